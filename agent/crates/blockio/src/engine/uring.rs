@@ -1,0 +1,163 @@
+//! io_uring: one ring per open disk, file and buffers registered where the kernel lets us, READ otherwise.
+use std::{io, mem::ManuallyDrop, os::fd::AsRawFd as _, sync::Arc};
+
+use io_uring::{IoUring as Ring, Probe, opcode, types};
+
+use super::{Completion, EngineKind, ReadEngine, ReadOp, Rejected, admit, completed};
+use crate::{Arena, Device};
+
+/// Consecutive failed waits after which `Drop` stops waiting for the kernel and leaks the memory it may still write.
+const DROP_PATIENCE: u32 = 8;
+
+/// See [`super::ReadEngine`].
+#[derive(Debug)]
+pub struct IoUring {
+    ring: ManuallyDrop<RingBox>,
+    /// Operations in the kernel's hands; the index is the completion's user data.
+    slots: Vec<Option<ReadOp>>,
+    free: Vec<usize>,
+    device: Arc<Device>,
+    arena: Arena,
+    registered_buffers: bool,
+}
+
+struct RingBox(Ring);
+
+impl std::fmt::Debug for RingBox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("IoUring")
+    }
+}
+
+impl IoUring {
+    /// # Errors
+    /// ENOSYS, EPERM, ENOMEM of `io_uring_setup`; `Unsupported` on kernels before 5.6, which lack READ.
+    pub fn new(device: &Arc<Device>, arena: &Arena, depth: u32) -> io::Result<Self> {
+        let ring = Ring::new(depth.max(1))?;
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        if !probe.is_supported(opcode::Read::CODE) || !probe.is_supported(opcode::ReadFixed::CODE) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel's io_uring has no READ (before 5.6)"));
+        }
+        ring.submitter().register_files(&[device.file().as_raw_fd()])?;
+        let slots = depth.max(1) as usize;
+        Ok(Self {
+            registered_buffers: register_buffers(&ring, arena),
+            ring: ManuallyDrop::new(RingBox(ring)),
+            slots: (0..slots).map(|_| None).collect(),
+            free: (0..slots).rev().collect(),
+            device: Arc::clone(device),
+            arena: arena.clone(),
+        })
+    }
+
+    fn entry(&self, op: &mut ReadOp, index: usize) -> io_uring::squeue::Entry {
+        let address = op.buffer.as_mut_ptr();
+        let fd = types::Fixed(0);
+        let entry = match u16::try_from(op.buffer.slot()) {
+            Ok(slot) if self.registered_buffers && self.arena.owns(&op.buffer) => {
+                opcode::ReadFixed::new(fd, address, op.length, slot).offset(op.offset).build()
+            }
+            _ => opcode::Read::new(fd, address, op.length).offset(op.offset).build(),
+        };
+        entry.user_data(index as u64)
+    }
+
+    fn reap(&mut self) -> Option<Completion> {
+        let cqe = self.ring.0.completion().next()?;
+        let index = usize::try_from(cqe.user_data()).ok()?;
+        let op = self.slots.get_mut(index)?.take()?;
+        self.free.push(index);
+        Some(completed(op, i64::from(cqe.result())))
+    }
+}
+
+/// Registration needs locked memory; without it reads still work, only slower.
+fn register_buffers(ring: &Ring, arena: &Arena) -> bool {
+    let length = arena.slot_bytes();
+    let vectors: Vec<_> =
+        arena.slot_addresses().map(|base| libc::iovec { iov_base: base.cast(), iov_len: length }).collect();
+    // SAFETY: the addresses stay mapped while `arena` or a buffer of it lives; IoUring keeps a clone of the arena
+    // until after the ring is closed.
+    match unsafe { ring.submitter().register_buffers(&vectors) } {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::debug!(%error, "io_uring buffers not registered, reading with READ instead of READ_FIXED");
+            false
+        }
+    }
+}
+
+impl ReadEngine for IoUring {
+    fn kind(&self) -> EngineKind {
+        EngineKind::IoUring
+    }
+
+    fn depth(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    fn submit(&mut self, op: ReadOp) -> Result<(), Rejected> {
+        let mut op = admit(op, self.in_flight(), self.depth())?;
+        let Some(index) = self.free.pop() else {
+            return Err(Rejected { op, error: io::ErrorKind::WouldBlock.into() });
+        };
+        let entry = self.entry(&mut op, index);
+        // SAFETY: the buffer is moved into `slots` below and stays there until its completion was reaped, and the
+        // registered file lives in `device`, so every address in the entry is valid while the kernel may use it.
+        if unsafe { self.ring.0.submission().push(&entry) }.is_err() {
+            self.free.push(index);
+            return Err(Rejected { op, error: io::ErrorKind::WouldBlock.into() });
+        }
+        if let Some(slot) = self.slots.get_mut(index) {
+            *slot = Some(op);
+        }
+        // The entry is queued: an error here (EINTR, EAGAIN, EBUSY) only delays it until `complete` submits again.
+        if let Err(error) = self.ring.0.submit() {
+            tracing::trace!(%error, "io_uring_enter postponed");
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self) -> io::Result<Option<Completion>> {
+        while self.in_flight() > 0 {
+            if let Some(completion) = self.reap() {
+                return Ok(Some(completion));
+            }
+            match self.ring.0.submit_and_wait(1) {
+                Err(error) if !is_transient(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
+}
+
+impl Drop for IoUring {
+    fn drop(&mut self) {
+        let mut failures = 0;
+        while self.in_flight() > 0 && failures < DROP_PATIENCE {
+            if self.complete().is_err() {
+                failures += 1;
+            }
+        }
+        if self.in_flight() > 0 {
+            // The kernel may still write into these buffers and use this file: leak them rather than free them.
+            tracing::error!(in_flight = self.in_flight(), "io_uring did not drain; its buffers are leaked");
+            std::mem::forget(std::mem::take(&mut self.slots));
+            std::mem::forget(self.arena.clone());
+            std::mem::forget(Arc::clone(&self.device));
+            return;
+        }
+        // SAFETY: dropped exactly once, here; nothing is in flight.
+        unsafe { ManuallyDrop::drop(&mut self.ring) };
+    }
+}

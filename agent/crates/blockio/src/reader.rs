@@ -1,0 +1,282 @@
+//! Reads ranges of a device through an engine and hands blocks over in order of offset.
+//!
+//! ```text
+//! ranges → pieces on the block grid → engine (≤ depth in flight) → window, ordered → sink
+//!                                        ▲ a free buffer of the arena is the credit
+//! ```
+//! Correctness lives here: a piece that comes back shorter than asked is an error, whatever the kernel called it. A
+//! removed disk answers reads with a clean end of file; a media error is narrowed down to its LBA.
+use std::{
+    collections::VecDeque,
+    io,
+    ops::{ControlFlow, Range},
+    os::unix::fs::FileExt as _,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Arena, Buffer, Device, ReadEngine,
+    device::SECTOR,
+    engine::{Completion, ReadOp},
+};
+
+/// How often a reader that waits for a free buffer looks at its cancel flag.
+const CANCEL_POLL: Duration = Duration::from_millis(50);
+
+/// What to read.
+#[derive(Debug)]
+pub struct ReadRequest<'a> {
+    /// Ascending, not overlapping, inside the device, multiples of its logical block.
+    pub ranges: &'a [Range<u64>],
+    /// Block size in bytes: a power of two, at most the arena's slot. Pieces never cross a multiple of it.
+    pub block: u32,
+    /// Set from outside to stop between two blocks.
+    pub cancel: &'a AtomicBool,
+}
+
+/// One block in order.
+#[derive(Debug)]
+pub struct Block {
+    pub offset: u64,
+    pub data: Buffer,
+}
+
+/// Figures of one read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReadStats {
+    /// Bytes handed to the sink.
+    pub bytes: u64,
+    pub reads: u64,
+    /// Start to first completed read.
+    pub first_byte: Option<Duration>,
+    pub elapsed: Duration,
+    /// The sink or the cancel flag ended it early; not every range was delivered.
+    pub stopped: bool,
+}
+
+/// Why a read failed. Nothing after the offset was delivered.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("range {start}..{end} is empty, out of order, outside the disk of {size} bytes, or not aligned to {align}")]
+    BadRange { start: u64, end: u64, size: u64, align: u32 },
+    #[error("block size {block} is not a power of two of at least {align} bytes that fits the buffers ({slot})")]
+    BadBlock { block: u32, align: u32, slot: usize },
+    #[error("the disk disappeared while it was read (at byte {offset})")]
+    Gone { offset: u64 },
+    #[error("media error at LBA {lba} (512-byte sectors; byte {offset})")]
+    Media { lba: u64, offset: u64, source: io::Error },
+    #[error("short read at byte {offset}: {got} of {wanted} bytes")]
+    Short { offset: u64, wanted: u32, got: usize },
+    #[error("read of {length} bytes at byte {offset} failed")]
+    Io { offset: u64, length: u32, source: io::Error },
+    #[error("the {engine} engine failed")]
+    Engine { engine: &'static str, source: io::Error },
+}
+
+/// Reads `request` to its end, or until the sink breaks.
+///
+/// # Errors
+/// See [`ReadError`]. The engine has nothing in flight when this returns.
+pub fn read(
+    device: &Device,
+    engine: &mut dyn ReadEngine,
+    arena: &Arena,
+    request: &ReadRequest<'_>,
+    sink: &mut dyn FnMut(Block) -> ControlFlow<()>,
+) -> Result<ReadStats, ReadError> {
+    validate(device, arena, request)?;
+    let mut run = Run {
+        device,
+        arena,
+        cancel: request.cancel,
+        window: VecDeque::with_capacity(engine.depth()),
+        start: Instant::now(),
+        stats: ReadStats::default(),
+    };
+    let outcome = run.pump(engine, &mut pieces(request.ranges, request.block), sink);
+    let drained = drain(engine);
+    run.stats.elapsed = run.start.elapsed();
+    outcome.and(drained).map(|()| run.stats)
+}
+
+fn validate(device: &Device, arena: &Arena, request: &ReadRequest<'_>) -> Result<(), ReadError> {
+    let align = device.logical_block();
+    let block = request.block;
+    if !block.is_power_of_two() || block < align || block as usize > arena.slot_bytes() {
+        return Err(ReadError::BadBlock { block, align, slot: arena.slot_bytes() });
+    }
+    let mut previous = 0;
+    for range in request.ranges {
+        let unit = u64::from(align);
+        let aligned = range.start.is_multiple_of(unit) && range.end.is_multiple_of(unit);
+        if range.start < previous || range.start >= range.end || range.end > device.size() || !aligned {
+            return Err(ReadError::BadRange { start: range.start, end: range.end, size: device.size(), align });
+        }
+        previous = range.end;
+    }
+    Ok(())
+}
+
+/// Cuts ranges at multiples of `block`.
+fn pieces(ranges: &[Range<u64>], block: u32) -> impl Iterator<Item = (u64, u32)> + '_ {
+    ranges.iter().flat_map(move |range| {
+        let end = range.end;
+        let mut at = range.start;
+        std::iter::from_fn(move || {
+            (at < end).then(|| {
+                let unit = u64::from(block);
+                let stop = (at / unit + 1).saturating_mul(unit).min(end);
+                let piece = (at, u32::try_from(stop - at).unwrap_or(block));
+                at = stop;
+                piece
+            })
+        })
+    })
+}
+
+/// A piece in the window: asked, and perhaps answered.
+struct Asked {
+    offset: u64,
+    length: u32,
+    answer: Option<Buffer>,
+}
+
+struct Run<'a> {
+    device: &'a Device,
+    arena: &'a Arena,
+    cancel: &'a AtomicBool,
+    window: VecDeque<Asked>,
+    start: Instant,
+    stats: ReadStats,
+}
+
+impl Run<'_> {
+    fn pump(
+        &mut self,
+        engine: &mut dyn ReadEngine,
+        pieces: &mut dyn Iterator<Item = (u64, u32)>,
+        sink: &mut dyn FnMut(Block) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        let mut next = pieces.next();
+        loop {
+            while let Some((offset, length)) = next
+                && engine.in_flight() < engine.depth()
+            {
+                let Some(buffer) = self.credit(engine.in_flight()) else { break };
+                self.ask(engine, ReadOp { offset, length, buffer })?;
+                next = pieces.next();
+            }
+            if self.cancel.load(Ordering::Relaxed) {
+                self.stats.stopped = true;
+                return Ok(());
+            }
+            if self.window.is_empty() && next.is_none() {
+                return Ok(());
+            }
+            if engine.in_flight() > 0 {
+                self.settle_one(engine)?;
+            }
+            if self.deliver(sink).is_break() {
+                self.stats.stopped = true;
+                return Ok(());
+            }
+        }
+    }
+
+    /// A free buffer: at once while reads are in flight, else waited for, because only the consumer can free one.
+    fn credit(&self, in_flight: usize) -> Option<Buffer> {
+        self.arena.try_take().or_else(|| if in_flight == 0 { self.arena.take(CANCEL_POLL) } else { None })
+    }
+
+    fn ask(&mut self, engine: &mut dyn ReadEngine, op: ReadOp) -> Result<(), ReadError> {
+        let (offset, length) = (op.offset, op.length);
+        engine.submit(op).map_err(|rejected| ReadError::Io { offset, length, source: rejected.error })?;
+        self.stats.reads += 1;
+        self.window.push_back(Asked { offset, length, answer: None });
+        Ok(())
+    }
+
+    fn settle_one(&mut self, engine: &mut dyn ReadEngine) -> Result<(), ReadError> {
+        let name = engine.kind().name();
+        let completion = engine.complete().map_err(|source| ReadError::Engine { engine: name, source })?;
+        let Some(Completion { op, result }) = completion else { return Ok(()) };
+        let got = match result {
+            Ok(got) if got == op.length as usize => got,
+            Ok(got) => return Err(self.explain(&op, Ok(got))),
+            Err(error) => return Err(self.explain(&op, Err(error))),
+        };
+        debug_assert_eq!(op.buffer.as_ref().len(), got);
+        self.stats.first_byte.get_or_insert_with(|| self.start.elapsed());
+        // Offsets in the window ascend, so the piece is found by its offset.
+        if let Ok(index) = self.window.binary_search_by_key(&op.offset, |asked| asked.offset)
+            && let Some(asked) = self.window.get_mut(index)
+        {
+            asked.answer = Some(op.buffer);
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, sink: &mut dyn FnMut(Block) -> ControlFlow<()>) -> ControlFlow<()> {
+        while self.window.front().is_some_and(|asked| asked.answer.is_some()) {
+            if let Some(Asked { offset, length, answer: Some(data) }) = self.window.pop_front() {
+                self.stats.bytes += u64::from(length);
+                sink(Block { offset, data })?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Turns a failed or short completion into the error that says what is wrong with the disk.
+    fn explain(&self, op: &ReadOp, result: io::Result<usize>) -> ReadError {
+        let offset = op.offset;
+        if !self.device.is_present() {
+            return ReadError::Gone { offset };
+        }
+        if let Some((bad, source)) = first_bad_sector(self.device, offset, op.length) {
+            return match source.raw_os_error() {
+                Some(libc::ENODEV | libc::ENXIO) => ReadError::Gone { offset: bad },
+                _ => ReadError::Media { lba: bad / SECTOR, offset: bad, source },
+            };
+        }
+        match result {
+            Ok(got) => ReadError::Short { offset, wanted: op.length, got },
+            Err(source) if matches!(source.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => {
+                ReadError::Gone { offset }
+            }
+            Err(source) => ReadError::Io { offset, length: op.length, source },
+        }
+    }
+}
+
+/// Reads the failed piece again, one logical block at a time; the first that fails is named.
+fn first_bad_sector(device: &Device, offset: u64, length: u32) -> Option<(u64, io::Error)> {
+    let unit = device.logical_block();
+    let arena = Arena::new(1, unit as usize).ok()?;
+    let mut buffer = arena.try_take()?;
+    (offset..offset + u64::from(length)).step_by(unit as usize).find_map(|at| {
+        match device.file().read_at(buffer.spare(unit as usize), at) {
+            Ok(0) => Some((at, io::Error::from_raw_os_error(libc::ENODEV))),
+            Ok(_) => None,
+            Err(error) => Some((at, error)),
+        }
+    })
+}
+
+fn drain(engine: &mut dyn ReadEngine) -> Result<(), ReadError> {
+    let name = engine.kind().name();
+    while engine.complete().map_err(|source| ReadError::Engine { engine: name, source })?.is_some() {}
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pieces;
+
+    #[test]
+    fn pieces_keep_to_the_grid() {
+        let got: Vec<_> = pieces(&[512..1024, 1_048_064..2_097_152 + 512], 1 << 20).collect();
+        assert_eq!(got, [(512, 512), (1_048_064, 512), (1 << 20, 1 << 20), (2 << 20, 512)]);
+        assert_eq!(pieces(&[0..10], 4).collect::<Vec<_>>(), [(0, 4), (4, 4), (8, 2)]);
+    }
+}
