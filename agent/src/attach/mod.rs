@@ -1,0 +1,19 @@
+//! The invariant lives here: nothing is attached that is not journalled first, and nothing journalled is forgotten
+//! before it is proven gone.
+//!
+//! [`attacher`] puts disks on the proxy, [`slots`] chooses where (pure), [`ours`] proves on vCenter's side which disk a
+//! duty names (pure), and [`settler`] is the only loop in the program that detaches: sessions that close, leases that
+//! end, and duties inherited from a killed agent all take the same way.
+pub mod attacher;
+mod ours;
+pub mod proxy_vm;
+pub mod settler;
+mod slots;
+
+pub use self::{
+    attacher::{Attached, Attacher, Wanted},
+    ours::{Claim, claim, own_disks},
+    proxy_vm::{ProxyVm, now},
+    settler::{Settled, Settler},
+    slots::{free_units, units_of},
+};

@@ -1,0 +1,360 @@
+//! The settler: the only loop in the program that detaches and that removes snapshots. It has no end but proof.
+//!
+//! ```text
+//! handed over ──▶ open ──pass──▶ vCenter: ours?  ── yes ─▶ delete in guest ─▶ reconfigure(remove) ─▶ read back ─┐
+//!                  ▲                  ├─ absent, nothing may still land ───────────────────────────────────────▶ guest: gone?
+//!                  │                  ├─ busy, or first absence of an unconfirmed intent ─▶ wait ─┐               │
+//!                  │                  └─ doubtful: alarm ─────────────────────────────────────────┤               ▼
+//!                  └──────────────────────────── back-off ◀──────────────────────────────────────┘           retired
+//! ```
+//! "Not there" alone is no proof: while a task runs on the proxy an attach may still land, and an intent that was
+//! never confirmed is believed gone only after a second look. A snapshot is removed only when no attach duty of its
+//! session is open. Sessions, leases and recovery after a kill all come through here.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, timeout},
+};
+
+use super::{
+    Claim, claim,
+    proxy_vm::{ProxyVm, View, now},
+};
+use crate::{
+    discover::{Expectation, proof},
+    error::{Error, Result},
+    hypervisor::OurDisk,
+    id::{DutyId, SessionId},
+    journal::{AttachDuty, Duty, DutyPhase, Record, SnapshotDuty},
+    reason,
+};
+
+/// First pause after a pass that left something open, doubled up to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// Passes after which a duty that stays open is logged as an error: somebody should look.
+const ALARM_AFTER: u32 = 8;
+
+/// Handle to the loop. Cheap to clone; handing over never blocks and never fails while the agent lives.
+#[derive(Debug, Clone)]
+pub struct Settler {
+    inbox: mpsc::UnboundedSender<DutyId>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    vm: Arc<ProxyVm>,
+    /// Why each open duty is still open.
+    open: Mutex<BTreeMap<DutyId, Open>>,
+    passes: watch::Sender<u64>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Open {
+    tries: u32,
+    last_error: String,
+    /// When an unconfirmed intent was first seen absent.
+    absent_since: Option<Instant>,
+}
+
+/// How a wait for the settler ended.
+#[derive(Debug)]
+pub enum Settled {
+    /// Every duty is retired, by proof.
+    Done,
+    /// Some are open; the settler goes on.
+    Owed(Error),
+}
+
+impl Settler {
+    /// Starts the loop.
+    #[must_use]
+    pub fn start(vm: Arc<ProxyVm>) -> Self {
+        let (inbox, orders) = mpsc::unbounded_channel();
+        let (passes, _) = watch::channel(0);
+        let shared = Arc::new(Shared { vm, open: Mutex::default(), passes });
+        tokio::spawn(run(Arc::clone(&shared), orders));
+        Self { inbox, shared }
+    }
+
+    /// Puts a duty on the loop's list and returns at once.
+    pub fn hand_over(&self, duty: DutyId) {
+        if self.inbox.send(duty).is_err() {
+            tracing::error!(%duty, "the settler is gone; the next start settles this duty");
+        }
+    }
+
+    /// Hands over and waits until all are retired, at most `patience`.
+    pub async fn settle(&self, duties: &[DutyId], patience: Duration) -> Settled {
+        let mut passes = self.shared.passes.subscribe();
+        duties.iter().for_each(|duty| self.hand_over(*duty));
+        let all_retired = async {
+            while self.still_open(duties).next().is_some() {
+                if passes.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+            }
+        };
+        if timeout(patience, all_retired).await.is_ok() {
+            return Settled::Done;
+        }
+        let why: Vec<String> =
+            self.still_open(duties).map(|id| self.why(id).unwrap_or_else(|| "not tried yet".to_owned())).collect();
+        if why.is_empty() { Settled::Done } else { Settled::Owed(Error::new(&reason::DUTY_OWED, why.join("; ")).owing()) }
+    }
+
+    fn still_open(&self, duties: &[DutyId]) -> impl Iterator<Item = DutyId> + use<> {
+        let state = self.shared.vm.journal.state();
+        duties.to_vec().into_iter().filter(move |id| state.get(*id).is_some())
+    }
+
+    /// Why a duty is still open, if the settler has it and met something.
+    #[must_use]
+    pub fn why(&self, duty: DutyId) -> Option<String> {
+        let open = self.shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.get(&duty).map(|o| o.last_error.clone())
+    }
+}
+
+async fn run(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<DutyId>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let idle = shared.ids().is_empty();
+        let order = if idle { Ok(orders.recv().await) } else { timeout(pause, orders.recv()).await };
+        match order {
+            Ok(Some(duty)) => {
+                shared.admit(duty);
+                while let Ok(more) = orders.try_recv() {
+                    shared.admit(more);
+                }
+                pause = FIRST_PAUSE;
+            }
+            Ok(None) => return,
+            Err(_) => {}
+        }
+        let before = shared.ids().len();
+        shared.pass().await;
+        pause = if shared.ids().len() < before { FIRST_PAUSE } else { (pause * 2).min(LAST_PAUSE) };
+        shared.passes.send_modify(|n| *n += 1);
+    }
+}
+
+/// What a pass found for one duty.
+enum Finding {
+    Gone(String),
+    Waits(String),
+}
+
+impl Shared {
+    fn admit(&self, duty: DutyId) {
+        if self.vm.journal.state().get(duty).is_some() {
+            self.open.lock().unwrap_or_else(PoisonError::into_inner).entry(duty).or_default();
+        }
+    }
+
+    fn ids(&self) -> BTreeSet<DutyId> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    async fn pass(&self) {
+        let ids = self.ids();
+        let state = self.vm.journal.state();
+        let duties: Vec<Duty> = ids.iter().filter_map(|id| state.get(*id)).cloned().collect();
+        self.forget(ids.iter().filter(|id| state.get(**id).is_none()));
+
+        let attached: Vec<(Duty, AttachDuty)> =
+            duties.iter().filter_map(|d| Some((d.clone(), d.attach()?.clone()))).collect();
+        if !attached.is_empty() {
+            match self.settle_attached(&attached).await {
+                Ok(findings) => self.conclude(findings).await,
+                Err(error) => attached.iter().for_each(|(d, _)| self.waits(d, &error.message())),
+            }
+        }
+        for duty in &duties {
+            if let Some(snapshot) = duty.snapshot() {
+                let finding = match self.settle_snapshot(duty, snapshot).await {
+                    Ok(finding) => finding,
+                    Err(error) => Finding::Waits(error.message()),
+                };
+                self.conclude(vec![(duty.clone(), finding)]).await;
+            }
+        }
+    }
+
+    async fn settle_attached(&self, duties: &[(Duty, AttachDuty)]) -> Result<Vec<(Duty, Finding)>> {
+        let _gate = self.vm.gate.lock().await;
+        let view = self.vm.view().await?;
+        let mut remove = Vec::new();
+        for (_, attach) in duties {
+            if let Claim::Ours(disk) = claim(attach, &view.proxy, &self.vm.listed_own) {
+                self.delete_in_guest(attach, &view).await;
+                remove.push(disk);
+            }
+        }
+        let view = if remove.is_empty() {
+            view
+        } else {
+            self.remove(&remove).await;
+            self.vm.view().await?
+        };
+        let mut findings = Vec::new();
+        for (duty, attach) in duties {
+            findings.push((duty.clone(), self.judge(duty, attach, &view).await));
+        }
+        Ok(findings)
+    }
+
+    /// All in one task; if that fails, one by one, so that one bad disk holds nobody else. Errors are only logged: what
+    /// counts is what vCenter's list says afterwards.
+    async fn remove(&self, disks: &[OurDisk]) {
+        let started = Instant::now();
+        let outcome = self.vm.hypervisor.detach(&self.vm.moref, disks).await;
+        let Err(error) = outcome else {
+            tracing::info!(op = "detach", disks = disks.len(), duration_ms = millis(started), "detached");
+            return;
+        };
+        tracing::warn!(op = "detach", disks = disks.len(), %error, "batched detach failed");
+        if disks.len() > 1 {
+            for disk in disks {
+                if let Err(error) = self.vm.hypervisor.detach(&self.vm.moref, std::slice::from_ref(disk)).await {
+                    tracing::warn!(op = "detach", key = disk.0.device_key, %error, "detach failed");
+                }
+            }
+        }
+    }
+
+    async fn judge(&self, duty: &Duty, attach: &AttachDuty, view: &View) -> Finding {
+        match claim(attach, &view.proxy, &self.vm.listed_own) {
+            Claim::Ours(_) => Finding::Waits(format!("{} is still attached at {}", attach.backing, attach.slot)),
+            Claim::Doubtful(why) => Finding::Waits(format!("not touched: {why}")),
+            Claim::Absent if view.proxy.busy => {
+                Finding::Waits(format!("{}: a task runs on the proxy; an attach may still land", attach.backing))
+            }
+            Claim::Absent if duty.phase == DutyPhase::Intended && !self.absent_long_enough(duty.id) => {
+                Finding::Waits(format!("{}: never confirmed and not there; looking once more", attach.backing))
+            }
+            Claim::Absent => self.judge_guest(attach, view).await,
+        }
+    }
+
+    /// vCenter says gone; the guest must agree. A device that stayed behind is deleted if it is proven, else waited for.
+    async fn judge_guest(&self, attach: &AttachDuty, view: &View) -> Finding {
+        let ghost = view.devices.iter().any(|device| {
+            let placed = view.map.address(attach.slot.controller_key);
+            let here = placed.is_ok_and(|address| proof::sits_at(device, address, attach.slot.unit));
+            (here || placed.is_err()) && proof::full_uuid(device) == Ok(attach.uuid)
+        });
+        if ghost {
+            self.delete_in_guest(attach, view).await;
+            return Finding::Waits(format!("{}: the guest still shows its device", attach.backing));
+        }
+        Finding::Gone(format!("vCenter's device list and the guest show no {} at {}", attach.backing, attach.slot))
+    }
+
+    /// Deletes the SCSI device if it is proven to be this disk; anything else is left alone.
+    async fn delete_in_guest(&self, attach: &AttachDuty, view: &View) {
+        let wanted = Expectation { slot: attach.slot, uuid: attach.uuid, size_bytes: attach.capacity_bytes };
+        let Ok(address) = proof::place(&wanted, &view.map) else { return };
+        let Some(device) = view.devices.iter().find(|d| proof::sits_at(d, address, attach.slot.unit)) else { return };
+        let disk = match proof::identify(&wanted, &view.map, device) {
+            Ok(disk) => disk,
+            Err(mismatch) => {
+                tracing::warn!(device = device.name, %mismatch, "a device in the slot is not the disk; not deleted");
+                return;
+            }
+        };
+        let platform = Arc::clone(&self.vm.platform);
+        match tokio::task::spawn_blocking(move || platform.delete(&disk)).await {
+            Ok(Ok(())) => tracing::debug!(device = device.name, backing = %attach.backing, "SCSI device deleted"),
+            // The removal in vCenter follows all the same: detaching matters more than a tidy guest.
+            Ok(Err(error)) => tracing::warn!(device = device.name, %error, "SCSI device not deleted"),
+            Err(error) => tracing::error!(device = device.name, %error, "deletion panicked"),
+        }
+    }
+
+    async fn settle_snapshot(&self, duty: &Duty, snapshot: &SnapshotDuty) -> Result<Finding> {
+        if self.session_holds_disks(duty.session) {
+            return Ok(Finding::Waits(format!("snapshot {}: its disks are not detached yet", snapshot.name)));
+        }
+        let hypervisor = &self.vm.hypervisor;
+        let morefs = match &snapshot.moref {
+            Some(moref) => vec![moref.clone()],
+            None => hypervisor.find_snapshots(&duty.vm, &snapshot.name).await?,
+        };
+        if morefs.is_empty() && !self.absent_long_enough(duty.id) {
+            return Ok(Finding::Waits(format!("snapshot {}: never confirmed and not there; looking once more", snapshot.name)));
+        }
+        for moref in &morefs {
+            hypervisor.remove_snapshot(&duty.vm, moref).await?;
+        }
+        Ok(Finding::Gone(format!("snapshot {} is not on {}", snapshot.name, duty.vm_name)))
+    }
+
+    fn session_holds_disks(&self, session: SessionId) -> bool {
+        self.vm.journal.duties_of(session).iter().any(|duty| duty.attach().is_some())
+    }
+
+    /// The second look at an absence, after the configured pause.
+    fn absent_long_enough(&self, duty: DutyId) -> bool {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = open.entry(duty).or_default();
+        match entry.absent_since {
+            Some(since) => since.elapsed() >= self.vm.deadlines.settle,
+            None => {
+                entry.absent_since = Some(Instant::now());
+                false
+            }
+        }
+    }
+
+    async fn conclude(&self, findings: Vec<(Duty, Finding)>) {
+        let mut records = Vec::new();
+        for (duty, finding) in &findings {
+            match finding {
+                Finding::Gone(proof) => {
+                    records.push(Record::Retired { duty: duty.id, at: now(), proof: proof.clone() });
+                }
+                Finding::Waits(why) => self.waits(duty, why),
+            }
+        }
+        let retired: Vec<DutyId> = records.iter().filter_map(retired_id).collect();
+        match self.vm.record(records).await {
+            Ok(()) => self.forget(retired.iter()),
+            Err(error) => tracing::error!(%error, "a proven duty could not be retired; it stays open"),
+        }
+    }
+
+    fn waits(&self, duty: &Duty, why: &str) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = open.entry(duty.id).or_default();
+        entry.tries += 1;
+        why.clone_into(&mut entry.last_error);
+        let (id, tries) = (duty.id, entry.tries);
+        if tries.is_multiple_of(ALARM_AFTER) {
+            tracing::error!(duty = %id, vm = duty.vm_name, tries, why, "a duty stays open; the agent goes on");
+        } else {
+            tracing::info!(duty = %id, vm = duty.vm_name, tries, why, "not settled yet");
+        }
+    }
+
+    fn forget<'a>(&self, ids: impl Iterator<Item = &'a DutyId>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in ids {
+            open.remove(id);
+        }
+    }
+}
+
+fn retired_id(record: &Record) -> Option<DutyId> {
+    if let Record::Retired { duty, .. } = record { Some(*duty) } else { None }
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,425 @@
+//! `/etc/hotadd/agent.toml`: read as it is written ([`RawConfig`], unknown keys refused), then checked as a whole into
+//! [`Config`]; every fault is reported at once. Secrets are only named here (a file), never held in the text.
+use std::{
+    collections::BTreeSet,
+    fmt, fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hotadd_blockio::EngineKind;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use crate::id::DiskUuid;
+
+/// The checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub tls: Tls,
+    pub vcenter: Vcenter,
+    pub state_dir: PathBuf,
+    pub limits: Limits,
+    pub deadlines: Deadlines,
+    /// Engines in order of preference.
+    pub engines: Vec<EngineKind>,
+    /// UUIDs of the proxy's own disks outside its home folder, never touched. Disks in the proxy's home folder are
+    /// its own without being listed.
+    pub own_disks: BTreeSet<DiskUuid>,
+}
+
+/// PEM of the server certificate, its key, and the CA that client certificates must chain to.
+#[derive(Clone)]
+pub struct Tls {
+    pub certificate: Vec<u8>,
+    pub key: SecretString,
+    pub client_ca: Vec<u8>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls { .. }")
+    }
+}
+
+/// Where and as whom to log in.
+#[derive(Debug, Clone)]
+pub struct Vcenter {
+    pub url: String,
+    pub user: String,
+    pub password: SecretString,
+    pub trust: Trust,
+}
+
+/// How vCenter's certificate is believed. There is no trust on first use.
+#[derive(Debug, Clone)]
+pub enum Trust {
+    Ca(Vec<u8>),
+    Pin([u8; 32]),
+}
+
+/// Counts and sizes.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Disks in one reconfigure task. 15: what one LSI controller holds, and small enough to bisect quickly.
+    pub attach_batch: usize,
+    /// Disks read at the same time by one job.
+    pub parallel_reads: usize,
+    /// Reads in flight per disk.
+    pub depth: u32,
+    /// Shortest and longest lease that a controller may ask for, and what it gets without asking.
+    pub lease_min: Duration,
+    pub lease_max: Duration,
+    pub lease_default: Duration,
+}
+
+/// Every wait has one of these.
+#[derive(Debug, Clone)]
+pub struct Deadlines {
+    /// A SOAP call without a task.
+    pub call: Duration,
+    /// A reconfigure task. Vendors report one to two minutes for attach and detach of a busy VM.
+    pub reconfigure: Duration,
+    /// A snapshot task; quiescing may take minutes.
+    pub snapshot: Duration,
+    /// Attached disk until it is proven in the guest.
+    pub discover: Duration,
+    /// Silence after which the controller is rescanned for an event that was lost.
+    pub rescan: Duration,
+    /// Pause before an absence is believed for an attach that was never confirmed.
+    pub settle: Duration,
+    /// How long a request waits for its clean-up before it answers OWED. The clean-up itself never ends unproven.
+    pub cleanup: Duration,
+    /// How long SIGTERM waits for everything to be detached.
+    pub drain: Duration,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    listen: String,
+    #[serde(default = "default_state_dir")]
+    state_dir: PathBuf,
+    tls: RawTls,
+    vcenter: RawVcenter,
+    #[serde(default)]
+    limits: RawLimits,
+    #[serde(default)]
+    deadlines: RawDeadlines,
+    #[serde(default)]
+    engines: Option<Vec<String>>,
+    #[serde(default)]
+    own_disks: Vec<String>,
+}
+
+fn default_state_dir() -> PathBuf {
+    PathBuf::from("/var/lib/hotadd")
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    certificate_file: PathBuf,
+    key_file: PathBuf,
+    client_ca_file: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawVcenter {
+    url: String,
+    user: String,
+    password_file: PathBuf,
+    ca_file: Option<PathBuf>,
+    pin_sha256: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLimits {
+    attach_batch: usize,
+    parallel_reads: usize,
+    depth: u32,
+    lease_min_seconds: u64,
+    lease_max_seconds: u64,
+    lease_default_seconds: u64,
+}
+
+impl Default for RawLimits {
+    fn default() -> Self {
+        Self {
+            attach_batch: 15,
+            parallel_reads: 4,
+            depth: 16,
+            lease_min_seconds: 10,
+            lease_max_seconds: 3600,
+            lease_default_seconds: 120,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawDeadlines {
+    call_seconds: u64,
+    reconfigure_seconds: u64,
+    snapshot_seconds: u64,
+    discover_seconds: u64,
+    rescan_seconds: u64,
+    settle_seconds: u64,
+    cleanup_seconds: u64,
+    drain_seconds: u64,
+}
+
+impl Default for RawDeadlines {
+    fn default() -> Self {
+        Self {
+            call_seconds: 60,
+            reconfigure_seconds: 600,
+            snapshot_seconds: 1800,
+            discover_seconds: 60,
+            rescan_seconds: 5,
+            settle_seconds: 10,
+            cleanup_seconds: 120,
+            drain_seconds: 240,
+        }
+    }
+}
+
+/// Everything that is wrong with a configuration, one line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Faults(pub Vec<String>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl std::error::Error for Faults {}
+
+impl Config {
+    /// Reads and checks the file and all files that it names.
+    ///
+    /// # Errors
+    /// [`Faults`]: all of them at once, each with its key.
+    pub fn load(path: &Path) -> Result<Self, Faults> {
+        let text = fs::read_to_string(path).map_err(|e| Faults(vec![format!("{}: {e}", path.display())]))?;
+        let raw: RawConfig = toml::from_str(&text)
+            .map_err(|e| Faults(vec![format!("{}: {}", path.display(), e.to_string().trim().replace('\n', " "))]))?;
+        check(raw)
+    }
+}
+
+fn check(raw: RawConfig) -> Result<Config, Faults> {
+    let mut faults = Collector::default();
+    let listen = faults.take("listen", raw.listen.parse::<SocketAddr>().map_err(|e| e.to_string()));
+    let tls = Tls {
+        certificate: faults.file("tls.certificate_file", &raw.tls.certificate_file),
+        key: faults.secret("tls.key_file", &raw.tls.key_file),
+        client_ca: faults.file("tls.client_ca_file", &raw.tls.client_ca_file),
+    };
+    let vcenter = faults.vcenter(raw.vcenter);
+    let limits = faults.limits(&raw.limits);
+    let deadlines = faults.deadlines(&raw.deadlines);
+    let engines = faults.engines(raw.engines);
+    let own_disks = raw
+        .own_disks
+        .iter()
+        .filter_map(|text| faults.take("own_disks", text.parse::<DiskUuid>().map_err(|e| e.to_string())))
+        .collect();
+    match (listen, vcenter, faults.0.is_empty()) {
+        (Some(listen), Some(vcenter), true) => {
+            Ok(Config { listen, tls, vcenter, state_dir: raw.state_dir, limits, deadlines, engines, own_disks })
+        }
+        _ => Err(Faults(faults.0)),
+    }
+}
+
+#[derive(Default)]
+struct Collector(Vec<String>);
+
+impl Collector {
+    fn take<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|e| self.0.push(format!("{key}: {e}"))).ok()
+    }
+
+    fn file(&mut self, key: &str, path: &Path) -> Vec<u8> {
+        self.take(key, fs::read(path).map_err(|e| format!("{}: {e}", path.display()))).unwrap_or_default()
+    }
+
+    /// A file that nobody but its owner may read.
+    fn secret(&mut self, key: &str, path: &Path) -> SecretString {
+        let read = || -> Result<String, String> {
+            let shown = path.display();
+            let mode = fs::metadata(path).map_err(|e| format!("{shown}: {e}"))?.permissions().mode();
+            if mode & 0o077 != 0 {
+                return Err(format!("{shown} is open to others (mode {:o}); chmod 0600 it", mode & 0o7777));
+            }
+            fs::read_to_string(path).map_err(|e| format!("{shown}: {e}"))
+        };
+        SecretString::from(self.take(key, read()).unwrap_or_default())
+    }
+
+    fn vcenter(&mut self, raw: RawVcenter) -> Option<Vcenter> {
+        use secrecy::ExposeSecret as _;
+        let password = self.secret("vcenter.password_file", &raw.password_file);
+        let password = SecretString::from(password.expose_secret().trim_end_matches(['\r', '\n']));
+        if !raw.url.starts_with("https://") {
+            self.0.push(format!("vcenter.url: {:?} does not start with https://", raw.url));
+        }
+        if raw.user.is_empty() {
+            self.0.push("vcenter.user: empty".into());
+        }
+        let trust = match (raw.ca_file, raw.pin_sha256) {
+            (Some(path), None) => Some(Trust::Ca(self.file("vcenter.ca_file", &path))),
+            (None, Some(pin)) => self.take("vcenter.pin_sha256", parse_pin(&pin)).map(Trust::Pin),
+            _ => {
+                self.0.push("vcenter: give exactly one of ca_file and pin_sha256".into());
+                None
+            }
+        };
+        trust.map(|trust| Vcenter { url: raw.url, user: raw.user, password, trust })
+    }
+
+    fn limits(&mut self, raw: &RawLimits) -> Limits {
+        let mut range = |key: &str, value: u64, low: u64, high: u64| {
+            if !(low..=high).contains(&value) {
+                self.0.push(format!("limits.{key}: {value} is not between {low} and {high}"));
+            }
+        };
+        range("attach_batch", raw.attach_batch as u64, 1, 60);
+        range("parallel_reads", raw.parallel_reads as u64, 1, 64);
+        range("depth", raw.depth.into(), 1, 256);
+        range("lease_min_seconds", raw.lease_min_seconds, 1, raw.lease_default_seconds);
+        range("lease_default_seconds", raw.lease_default_seconds, raw.lease_min_seconds, raw.lease_max_seconds);
+        range("lease_max_seconds", raw.lease_max_seconds, raw.lease_default_seconds, 86_400);
+        Limits {
+            attach_batch: raw.attach_batch,
+            parallel_reads: raw.parallel_reads,
+            depth: raw.depth,
+            lease_min: Duration::from_secs(raw.lease_min_seconds),
+            lease_max: Duration::from_secs(raw.lease_max_seconds),
+            lease_default: Duration::from_secs(raw.lease_default_seconds),
+        }
+    }
+
+    fn deadlines(&mut self, raw: &RawDeadlines) -> Deadlines {
+        let mut seconds = |key: &str, value: u64, low: u64| {
+            if !(low..=86_400).contains(&value) {
+                self.0.push(format!("deadlines.{key}: {value} is not between {low} and 86400"));
+            }
+            Duration::from_secs(value)
+        };
+        Deadlines {
+            call: seconds("call_seconds", raw.call_seconds, 1),
+            reconfigure: seconds("reconfigure_seconds", raw.reconfigure_seconds, 1),
+            snapshot: seconds("snapshot_seconds", raw.snapshot_seconds, 1),
+            discover: seconds("discover_seconds", raw.discover_seconds, 1),
+            rescan: seconds("rescan_seconds", raw.rescan_seconds, 1),
+            settle: seconds("settle_seconds", raw.settle_seconds, 0),
+            cleanup: seconds("cleanup_seconds", raw.cleanup_seconds, 1),
+            drain: seconds("drain_seconds", raw.drain_seconds, 1),
+        }
+    }
+
+    fn engines(&mut self, names: Option<Vec<String>>) -> Vec<EngineKind> {
+        let Some(names) = names else { return EngineKind::PREFERENCE.to_vec() };
+        if names.is_empty() {
+            self.0.push("engines: empty list".into());
+        }
+        names
+            .iter()
+            .filter_map(|name| {
+                let known = "io_uring, linux-aio or preadv";
+                self.take("engines", EngineKind::from_name(name).ok_or_else(|| format!("{name:?} is not {known}")))
+            })
+            .collect()
+    }
+}
+
+/// 64 hexadecimal digits, colons allowed.
+fn parse_pin(text: &str) -> Result<[u8; 32], String> {
+    let digits: String = text.chars().filter(|c| *c != ':').collect();
+    let bytes: Option<Vec<u8>> = (0..digits.len())
+        .step_by(2)
+        .map(|at| digits.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+        .collect();
+    bytes.and_then(|b| b.try_into().ok()).ok_or_else(|| "not a SHA-256 fingerprint (64 hexadecimal digits)".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(dir: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = dir.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    fn good(dir: &Path) -> String {
+        for name in ["cert.pem", "ca.pem", "vc.pem"] {
+            write(dir, name, "pem", 0o644);
+        }
+        write(dir, "key.pem", "pem", 0o600);
+        write(dir, "password", "s3cret\n", 0o600);
+        let d = dir.display();
+        format!(
+            "listen = '0.0.0.0:7443'\n[tls]\ncertificate_file = '{d}/cert.pem'\nkey_file = '{d}/key.pem'\n\
+             client_ca_file = '{d}/ca.pem'\n[vcenter]\nurl = 'https://vc/sdk'\nuser = 'u'\n\
+             password_file = '{d}/password'\nca_file = '{d}/vc.pem'\n"
+        )
+    }
+
+    #[test]
+    fn a_good_file_loads_and_its_secrets_stay_hidden() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(dir.path(), "agent.toml", &good(dir.path()), 0o644);
+        let config = Config::load(&path).unwrap();
+        assert_eq!(config.limits.attach_batch, 15);
+        assert_eq!(config.engines, EngineKind::PREFERENCE);
+        assert!(!format!("{config:?}").contains("s3cret"));
+        use secrecy::ExposeSecret as _;
+        assert_eq!(config.vcenter.password.expose_secret(), "s3cret");
+    }
+
+    #[test]
+    fn all_faults_are_reported_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = good(dir.path())
+            .replace("0.0.0.0:7443", "nowhere")
+            .replace("https://vc", "http://vc")
+            .replace("key.pem", "missing.pem")
+            + "pin_sha256 = 'zz'\n[limits]\ndepth = 0\n[deadlines]\ncall_seconds = 0\n";
+        write(dir.path(), "password", "x", 0o644);
+        let path = write(dir.path(), "agent.toml", &text, 0o644);
+        let Faults(faults) = Config::load(&path).unwrap_err();
+        for key in
+            ["listen:", "tls.key_file:", "vcenter.url:", "password_file:", "exactly one of", "limits.depth:", "call_seconds:"]
+        {
+            assert!(faults.iter().any(|f| f.contains(key)), "{key} missing in {faults:#?}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_and_engines_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(dir.path(), "a.toml", &format!("simulate = true\n{}", good(dir.path())), 0o644);
+        assert!(Config::load(&path).unwrap_err().to_string().contains("simulate"));
+        let path = write(dir.path(), "b.toml", &format!("engines = ['mmap']\n{}", good(dir.path())), 0o644);
+        assert!(Config::load(&path).unwrap_err().to_string().contains("mmap"));
+    }
+
+    #[test]
+    fn pins_are_64_digits() {
+        assert!(parse_pin(&"ab".repeat(32)).is_ok());
+        assert!(parse_pin(&vec!["AB"; 32].join(":")).is_ok());
+        assert!(parse_pin("abc").is_err());
+        assert!(parse_pin(&"é".repeat(32)).is_err());
+    }
+}

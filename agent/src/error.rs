@@ -1,0 +1,124 @@
+//! The agent's error: a registered reason, the facts of this case, what is still owed, and the chain of causes. What
+//! crosses the API is built from this and nothing else.
+use std::{error::Error as StdError, fmt, time::Duration};
+
+use hotadd_api::{
+    status,
+    v1::{Cleanup, Reason},
+};
+
+use crate::reason::{self, ReasonCode};
+
+/// How long a controller should wait before it repeats a request that met an unavailable vCenter or an open duty.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// See the module. Boxed inside: it travels through many results.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    reason: &'static ReasonCode,
+    detail: String,
+    cleanup: Cleanup,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// `detail` holds the facts of this case: names, numbers, the server's text.
+    pub fn new(reason: &'static ReasonCode, detail: impl Into<String>) -> Self {
+        Self(Box::new(Inner { reason, detail: detail.into(), cleanup: Cleanup::Done, source: None }))
+    }
+
+    #[must_use]
+    pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Box::new(source));
+        self
+    }
+
+    /// Marks that a duty stays open although the request ended.
+    #[must_use]
+    pub fn owing(mut self) -> Self {
+        self.0.cleanup = Cleanup::Owed;
+        self
+    }
+
+    #[must_use]
+    pub fn reason(&self) -> &'static ReasonCode {
+        self.0.reason
+    }
+
+    #[must_use]
+    pub fn cleanup(&self) -> Cleanup {
+        self.0.cleanup
+    }
+
+    /// The message as the API shows it.
+    #[must_use]
+    pub fn to_reason(&self) -> Reason {
+        Reason {
+            code: self.0.reason.code.to_owned(),
+            message: self.message(),
+            next_step: self.0.reason.next_step.to_owned(),
+            cleanup: self.0.cleanup.into(),
+        }
+    }
+
+    /// Summary, facts and the chain of causes on one line.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let mut text = self.0.reason.summary.to_owned();
+        if !self.0.detail.is_empty() {
+            text = format!("{text}: {}", self.0.detail);
+        }
+        let mut cause = self.0.source.as_deref().map(|s| s as &dyn StdError);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0.reason.code, self.message())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self} [cleanup {}]", status::cleanup_name(self.0.cleanup))
+    }
+}
+
+impl StdError for Error {}
+
+impl From<Error> for tonic::Status {
+    fn from(error: Error) -> Self {
+        let waiting_helps = error.0.reason.grpc == tonic::Code::Unavailable || error.0.cleanup == Cleanup::Owed;
+        status::to_status(error.0.reason.grpc, &error.to_reason(), waiting_helps.then_some(RETRY_AFTER))
+    }
+}
+
+/// A task of ours panicked or was aborted: a bug, told as such.
+impl From<tokio::task::JoinError> for Error {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::new(&reason::INTERNAL, "a task ended without an answer").with_source(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chain_is_told_once_and_the_status_carries_everything() {
+        let cause = std::io::Error::other("disk on fire");
+        let error = Error::new(&reason::ATT_LOCKED, "[ds] a/b.vmdk").with_source(cause).owing();
+        assert_eq!(error.message(), "the disk is locked: [ds] a/b.vmdk: disk on fire");
+        let back = status::from_status(&tonic::Status::from(error)).unwrap();
+        assert_eq!((back.code.as_str(), back.cleanup()), ("HA-ATT-002", Cleanup::Owed));
+        assert!(!back.next_step.is_empty());
+    }
+}

@@ -1,0 +1,169 @@
+//! The port to vSphere: what the agent needs of it, in the agent's own words. Three verbs that change the proxy or a
+//! target (attach, detach, snapshots) and the facts to decide. Its only implementation is [`vsphere`].
+//!
+//! A batch of adds is atomic in vSphere; the adapter takes it apart on a fault, so that one bad disk costs only
+//! itself. A lost reply is *unknown*, never *failed*. Nothing here can ask for the deletion of a file.
+pub mod convert;
+pub mod vsphere;
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{
+    discover::HostIdentity,
+    error::{Error, Result},
+    id::{BackingPath, DiskUuid, Moref, Slot},
+};
+
+/// A SCSI controller of the proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControllerFacts {
+    pub key: i32,
+    pub bus: i32,
+    /// `pvscsi`, `lsilogic`, …
+    pub kind: String,
+    pub pvscsi: bool,
+    /// slotInfo.pciSlotNumber, else extraConfig `scsiN.pciSlotNumber`.
+    pub pci_slot: Option<u32>,
+    /// scsiCtlrUnitNumber; 7 by convention.
+    pub reserved_unit: u32,
+}
+
+/// A disk on the proxy, whoever's it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyDisk {
+    pub device_key: i32,
+    /// `None`: not on a SCSI controller, or without a unit.
+    pub slot: Option<Slot>,
+    /// The backing's file and its parents: a nonpersistent disk may be shown under its redo log's name.
+    pub chain: Vec<BackingPath>,
+    pub uuid: Option<DiskUuid>,
+    pub capacity_bytes: u64,
+    /// diskMode is independent_nonpersistent.
+    pub nonpersistent: bool,
+}
+
+/// The proxy now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyFacts {
+    pub moref: Moref,
+    pub name: String,
+    /// Folder of its .vmx, `[ds] folder/`.
+    pub home: String,
+    /// The number of `vmx-NN`.
+    pub hardware_version: u32,
+    pub controllers: Vec<ControllerFacts>,
+    pub disks: Vec<ProxyDisk>,
+    /// A task on this VM is queued or running: what it will do is not in `disks` yet.
+    pub busy: bool,
+}
+
+/// The target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetFacts {
+    pub moref: Moref,
+    pub name: String,
+    /// `poweredOn`, `poweredOff`, `suspended`.
+    pub power_state: String,
+    pub template: bool,
+}
+
+/// A disk of the target, from its live configuration or from a snapshot's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetDisk {
+    pub device_key: i32,
+    pub label: String,
+    /// `scsi0:1`.
+    pub place: String,
+    pub backing: BackingPath,
+    pub backing_kind: BackingKind,
+    pub datastore: Option<Moref>,
+    pub datastore_name: String,
+    /// Whether the proxy's host has it mounted, accessible and writable; `None`: could not be read.
+    pub reachable: Option<bool>,
+    pub capacity_bytes: u64,
+    pub uuid: Option<DiskUuid>,
+    pub change_id: String,
+    pub independent: bool,
+    pub shared: bool,
+}
+
+/// What kind of backing it is, as far as attaching cares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackingKind {
+    FlatV2,
+    SeSparse,
+    SparseV2,
+    /// Named as the server names it.
+    Other(String),
+}
+
+/// One disk to attach, always independent_nonpersistent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachRequest {
+    pub slot: Slot,
+    pub backing: BackingPath,
+    pub backing_kind: BackingKind,
+    pub datastore: Option<Moref>,
+    pub capacity_bytes: u64,
+    pub uuid: DiskUuid,
+}
+
+/// What became of one request.
+#[derive(Debug)]
+pub enum AttachOutcome {
+    /// It is attached under this device key.
+    Attached { device_key: i32 },
+    /// vCenter refused it and its device list, read afterwards with no task running, does not have it.
+    Refused(Error),
+    /// It may be attached, or may still become so.
+    Unknown(Error),
+}
+
+/// A disk on the proxy that is proven, on vCenter's side, to be the one that a duty names. Made by
+/// [`crate::attach::ours`] only, so nothing else can be detached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OurDisk(pub(crate) ProxyDisk);
+
+/// How consistent a snapshot has to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quiesce {
+    None,
+    Yes { timeout: Option<Duration> },
+}
+
+/// Who answers, for GetInfo.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct About {
+    pub name: String,
+    pub api_version: String,
+    pub negotiated: String,
+}
+
+/// See the module.
+#[async_trait]
+pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
+    fn about(&self) -> About;
+    /// Finds the VM in which this agent runs.
+    async fn identify(&self, host: &HostIdentity) -> Result<Moref>;
+    /// The proxy's controllers, disks and running tasks, read now.
+    async fn proxy(&self, proxy: &Moref) -> Result<ProxyFacts>;
+    /// By moref, UUID or exact name.
+    async fn find_target(&self, what: &str) -> Result<TargetFacts>;
+    /// Disks of the live configuration (for preflight) or of a snapshot (for attaching).
+    async fn target_disks(&self, vm: &Moref, snapshot: Option<&Moref>, proxy: &Moref) -> Result<Vec<TargetDisk>>;
+    async fn create_snapshot(&self, vm: &Moref, name: &str, quiesce: Quiesce) -> Result<Moref>;
+    /// Snapshots of the VM with exactly this name.
+    async fn find_snapshots(&self, vm: &Moref, name: &str) -> Result<Vec<Moref>>;
+    /// Removes one snapshot, keeping its children; `Ok` when it is proven gone. Already gone is `Ok`.
+    async fn remove_snapshot(&self, vm: &Moref, snapshot: &Moref) -> Result<()>;
+    /// Adds all in one task; on a fault the batch is taken apart. One outcome per request, in order.
+    async fn attach(&self, proxy: &Moref, batch: &[AttachRequest]) -> Vec<AttachOutcome>;
+    /// Removes all in one task, keeping their files. `Ok` means that the task succeeded, not yet that they are gone:
+    /// the caller reads the proxy again.
+    async fn detach(&self, proxy: &Moref, batch: &[OurDisk]) -> Result<()>;
+    /// Keeps the session alive.
+    async fn keep_alive(&self) -> Result<()>;
+    async fn logout(&self);
+}

@@ -1,0 +1,142 @@
+//! The journal: what is owed to vSphere, durable before vSphere is asked for it.
+//!
+//! ```text
+//!            begin (fsync)            confirm (fsync)              retire (fsync)
+//! nothing ───────────────▶ Intended ─────────────────▶ Held ─────────────────────▶ nothing
+//!                             └───────────────── retire ──────────────────────────▲   (needs a proof)
+//! ```
+//! The same edges hold for an attached disk and for a snapshot of ours. State is a pure fold over the records
+//! ([`State::apply`]); an edge that is not drawn is an error. Files, frames and fsync live in [`file`], the records in
+//! [`record`].
+pub mod file;
+pub mod record;
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+pub use self::{
+    file::{JournalError, Opened},
+    record::{AttachDuty, Duty, DutyKind, DutyPhase, Record, SnapshotDuty},
+};
+use self::file::JournalFile;
+use crate::id::{DutyId, SessionId};
+
+/// Everything that is open, by duty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    duties: BTreeMap<DutyId, Duty>,
+}
+
+/// A record that does not fit the state before it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("duty {duty}: {what}")]
+pub struct IllegalEdge {
+    pub duty: DutyId,
+    pub what: &'static str,
+}
+
+impl State {
+    /// Folds one record in.
+    ///
+    /// # Errors
+    /// [`IllegalEdge`]; the state is unchanged then.
+    pub fn apply(&mut self, record: &Record) -> Result<(), IllegalEdge> {
+        match record {
+            Record::Began(duty) => {
+                if self.duties.contains_key(&duty.id) {
+                    return Err(IllegalEdge { duty: duty.id, what: "begun twice" });
+                }
+                self.duties.insert(duty.id, duty.clone());
+            }
+            Record::Confirmed { duty, device_key, moref } => {
+                let entry = self.duties.get_mut(duty).ok_or(IllegalEdge { duty: *duty, what: "confirmed unbegun" })?;
+                match (&mut entry.kind, device_key, moref) {
+                    (DutyKind::Attach(attach), Some(key), None) => attach.device_key = Some(*key),
+                    (DutyKind::Snapshot(snapshot), None, Some(moref)) => snapshot.moref = Some(moref.clone()),
+                    _ => return Err(IllegalEdge { duty: *duty, what: "confirmed as another kind" }),
+                }
+                entry.phase = DutyPhase::Held;
+            }
+            Record::Retired { duty, .. } => {
+                self.duties.remove(duty).ok_or(IllegalEdge { duty: *duty, what: "retired unbegun" })?;
+            }
+            Record::Started { .. } | Record::LeaseBegan { .. } | Record::LeaseEnded { .. } => {}
+        }
+        Ok(())
+    }
+
+    pub fn duties(&self) -> impl Iterator<Item = &Duty> {
+        self.duties.values()
+    }
+
+    #[must_use]
+    pub fn get(&self, id: DutyId) -> Option<&Duty> {
+        self.duties.get(&id)
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.duties.is_empty()
+    }
+}
+
+/// The open journal. Cheap to clone; every method returns only when its records are on disk, so call it off the
+/// runtime's threads.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: JournalFile,
+    state: State,
+}
+
+impl Journal {
+    /// Opens or creates the journal in `dir` and folds what is there.
+    ///
+    /// # Errors
+    /// See [`JournalError`]; a journal that is locked by another agent, or can't be read, is one.
+    pub fn open(dir: &Path) -> Result<(Self, Opened), JournalError> {
+        let (file, state, opened) = JournalFile::open(dir)?;
+        Ok((Self { inner: Arc::new(Mutex::new(Inner { file, state })) }, opened))
+    }
+
+    /// Appends all records with one fsync. Nothing is folded unless everything is durable.
+    ///
+    /// # Errors
+    /// An illegal edge (nothing written), or a write that failed: then the journal refuses everything that follows,
+    /// because what the disk holds is unknown until it is opened again.
+    pub fn append(&self, records: &[Record]) -> Result<(), JournalError> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = inner.state.clone();
+        for record in records {
+            next.apply(record)?;
+        }
+        inner.file.append(records)?;
+        inner.state = next;
+        if inner.state.is_empty() {
+            inner.file.compact_if_large(&[])?;
+        }
+        Ok(())
+    }
+
+    /// A copy of the state now.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).state.clone()
+    }
+
+    /// Open duties of one session.
+    #[must_use]
+    pub fn duties_of(&self, session: SessionId) -> Vec<Duty> {
+        self.state().duties().filter(|duty| duty.session == session).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

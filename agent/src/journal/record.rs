@@ -1,0 +1,98 @@
+//! The records and what they are about. Pure data: JSON inside the frames, so that a person can read them.
+use serde::{Deserialize, Serialize};
+
+use crate::id::{BackingPath, DiskUuid, DutyId, Moref, SessionId, Slot};
+
+/// One line of history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "snake_case")]
+pub enum Record {
+    /// An agent opened the journal.
+    Started { at: String, version: String },
+    /// Written before vSphere is asked.
+    Began(Duty),
+    /// vSphere did it: the device key of a disk, or the moref of a snapshot.
+    Confirmed {
+        duty: DutyId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device_key: Option<i32>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        moref: Option<Moref>,
+    },
+    /// Proven gone. `proof` says what was seen, for people.
+    Retired { duty: DutyId, at: String, proof: String },
+    /// A controller's lease began; history only, duties are what is settled.
+    LeaseBegan { session: SessionId, at: String, seconds: u64 },
+    /// A lease ended, and why.
+    LeaseEnded { session: SessionId, at: String, reason: String },
+}
+
+/// Something owed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Duty {
+    pub id: DutyId,
+    pub session: SessionId,
+    /// Moref of the target VM.
+    pub vm: Moref,
+    pub vm_name: String,
+    /// RFC 3339.
+    pub since: String,
+    #[serde(default)]
+    pub phase: DutyPhase,
+    pub kind: DutyKind,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DutyPhase {
+    #[default]
+    Intended,
+    Held,
+}
+
+/// Attachments are settled before snapshots of the same session: a snapshot outlives what hangs on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DutyKind {
+    Attach(AttachDuty),
+    Snapshot(SnapshotDuty),
+}
+
+/// A backing that is, or may be, attached to the proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachDuty {
+    pub backing: BackingPath,
+    pub uuid: DiskUuid,
+    pub capacity_bytes: u64,
+    pub slot: Slot,
+    /// VirtualDevice.key on the proxy, once vCenter told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_key: Option<i32>,
+}
+
+/// A snapshot of ours that exists, or may exist.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotDuty {
+    /// Unique name (it holds the duty's id), by which an unconfirmed snapshot is found again.
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moref: Option<Moref>,
+}
+
+impl Duty {
+    #[must_use]
+    pub fn attach(&self) -> Option<&AttachDuty> {
+        match &self.kind {
+            DutyKind::Attach(attach) => Some(attach),
+            DutyKind::Snapshot(_) => None,
+        }
+    }
+
+    #[must_use]
+    pub fn snapshot(&self) -> Option<&SnapshotDuty> {
+        match &self.kind {
+            DutyKind::Snapshot(snapshot) => Some(snapshot),
+            DutyKind::Attach(_) => None,
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Cuts, flips, illegal edges and random histories.
+use std::fs;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::id::{BackingPath, Moref, Slot};
+
+fn attach(id: DutyId) -> Duty {
+    Duty {
+        id,
+        session: SessionId::new(),
+        vm: Moref::new("vm-42"),
+        vm_name: "web 01 [ä] %2f".into(),
+        since: "2026-01-01T00:00:00Z".into(),
+        phase: DutyPhase::Intended,
+        kind: DutyKind::Attach(AttachDuty {
+            backing: BackingPath::new("[ds 1] a & b/<c>.vmdk"),
+            uuid: "6000c29abcdef0123456789abcdef012".parse().unwrap(),
+            capacity_bytes: 1 << 30,
+            slot: Slot { controller_key: 1001, unit: 3 },
+            device_key: None,
+        }),
+    }
+}
+
+fn confirmed(duty: DutyId) -> Record {
+    Record::Confirmed { duty, device_key: Some(2016), moref: None }
+}
+
+fn retired(duty: DutyId) -> Record {
+    Record::Retired { duty, at: "2026-01-01T00:00:01Z".into(), proof: "test".into() }
+}
+
+fn history() -> (Vec<Record>, DutyId) {
+    let (a, b) = (DutyId::new(), DutyId::new());
+    (vec![Record::Began(attach(a)), confirmed(a), Record::Began(attach(b)), retired(a), confirmed(b)], b)
+}
+
+#[test]
+fn what_was_appended_is_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let (records, open) = history();
+    let (journal, opened) = Journal::open(dir.path()).unwrap();
+    assert_eq!(opened, Opened::default());
+    journal.append(&records).unwrap();
+    let before = journal.state();
+    drop(journal);
+    let (journal, opened) = Journal::open(dir.path()).unwrap();
+    assert_eq!(opened, Opened::default());
+    assert_eq!(journal.state(), before);
+    let ids: Vec<_> = before.duties().map(|d| (d.id, d.phase)).collect();
+    assert_eq!(ids, [(open, DutyPhase::Held)]);
+}
+
+#[test]
+fn a_second_agent_is_kept_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = Journal::open(dir.path()).unwrap();
+    assert!(matches!(Journal::open(dir.path()), Err(JournalError::Locked { .. })));
+}
+
+#[test]
+fn every_cut_leaves_a_prefix() {
+    let dir = tempfile::tempdir().unwrap();
+    let (records, _) = history();
+    Journal::open(dir.path()).unwrap().0.append(&records).unwrap();
+    let path = dir.path().join("journal");
+    let whole = fs::read(&path).unwrap();
+    let prefixes: Vec<State> = (0..=records.len())
+        .map(|n| {
+            let mut state = State::default();
+            records[..n].iter().for_each(|r| state.apply(r).unwrap());
+            state
+        })
+        .collect();
+    let mut last = 0;
+    for cut in 0..=whole.len() {
+        fs::write(&path, &whole[..cut]).unwrap();
+        let (journal, opened) = Journal::open(dir.path()).unwrap();
+        assert!(opened.damage.is_none(), "cut at {cut}: {opened:?}");
+        let state = journal.state();
+        let n = prefixes.iter().position(|p| *p == state).expect("not a prefix");
+        assert!(n >= last, "a longer file must not know less");
+        last = n;
+        // The cut tail is gone for good: what is appended next is found again.
+        journal.append(&[Record::Started { at: String::new(), version: String::new() }]).unwrap();
+        drop(journal);
+        assert_eq!(Journal::open(dir.path()).unwrap().0.state(), state);
+    }
+    assert_eq!(last, records.len());
+}
+
+#[test]
+fn a_flip_in_the_middle_is_reported_and_later_duties_survive() {
+    let dir = tempfile::tempdir().unwrap();
+    let (records, open) = history();
+    Journal::open(dir.path()).unwrap().0.append(&records).unwrap();
+    let path = dir.path().join("journal");
+    let whole = fs::read(&path).unwrap();
+    let first_frame = 4..4 + 9 + 40;
+    for at in first_frame {
+        let mut bad = whole.clone();
+        bad[at] ^= 0x10;
+        fs::write(&path, &bad).unwrap();
+        let (journal, opened) = Journal::open(dir.path()).unwrap();
+        let (aside, _) = opened.damage.unwrap_or_else(|| panic!("flip at {at} was not noticed"));
+        assert_eq!(fs::read(&aside).unwrap(), bad, "the damaged file is kept");
+        assert!(journal.state().get(open).is_some(), "flip at {at}: a later duty was forgotten");
+        fs::remove_file(aside).unwrap();
+    }
+}
+
+#[test]
+fn a_foreign_file_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("journal"), b"something else").unwrap();
+    assert!(matches!(Journal::open(dir.path()), Err(JournalError::Foreign { .. })));
+    assert_eq!(fs::read(dir.path().join("journal")).unwrap(), b"something else");
+}
+
+#[test]
+fn illegal_edges_write_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(dir.path()).unwrap();
+    let id = DutyId::new();
+    assert!(journal.append(&[retired(id)]).is_err());
+    assert!(journal.append(&[confirmed(id)]).is_err());
+    journal.append(&[Record::Began(attach(id))]).unwrap();
+    assert!(journal.append(&[Record::Began(attach(id))]).is_err());
+    let snapshot = Record::Confirmed { duty: id, device_key: None, moref: Some(Moref::new("snapshot-1")) };
+    assert!(journal.append(&[snapshot]).is_err());
+    drop(journal);
+    assert_eq!(Journal::open(dir.path()).unwrap().0.state().duties().count(), 1);
+}
+
+#[test]
+fn a_full_disk_poisons_the_handle_and_loses_nothing() {
+    // /dev/full answers every write with ENOSPC: the real error of a real kernel.
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(dir.path()).unwrap();
+    let id = DutyId::new();
+    journal.append(&[Record::Began(attach(id))]).unwrap();
+    let before = journal.state();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let good = std::mem::replace(&mut journal.inner.lock().unwrap().file.file, full);
+    assert!(matches!(journal.append(&[retired(id)]), Err(JournalError::Io { .. })));
+    assert_eq!(journal.state(), before, "a retirement that is not durable did not happen");
+    journal.inner.lock().unwrap().file.file = good;
+    assert!(matches!(journal.append(&[retired(id)]), Err(JournalError::Poisoned)));
+}
+
+proptest! {
+    #[test]
+    fn a_random_history_folds_to_the_same_state_after_every_reopening(steps in prop::collection::vec((0..3_u8, 0..6_usize), 0..40)) {
+        let dir = tempfile::tempdir().unwrap();
+        let ids: Vec<_> = (0..6).map(|_| DutyId::new()).collect();
+        let mut model: BTreeMap<DutyId, DutyPhase> = BTreeMap::new();
+        for chunk in steps.chunks(7) {
+            let (journal, _) = Journal::open(dir.path()).unwrap();
+            for &(verb, index) in chunk {
+                let id = ids[index];
+                let (record, legal) = match verb {
+                    0 => (Record::Began(attach(id)), !model.contains_key(&id)),
+                    1 => (confirmed(id), model.contains_key(&id)),
+                    _ => (retired(id), model.contains_key(&id)),
+                };
+                prop_assert_eq!(journal.append(&[record]).is_ok(), legal);
+                match (verb, legal) {
+                    (0, true) => drop(model.insert(id, DutyPhase::Intended)),
+                    (1, true) => drop(model.insert(id, DutyPhase::Held)),
+                    (_, true) => drop(model.remove(&id)),
+                    _ => {}
+                }
+            }
+            let got: BTreeMap<_, _> = journal.state().duties().map(|d| (d.id, d.phase)).collect();
+            prop_assert_eq!(&got, &model);
+        }
+        let got: BTreeMap<_, _> = Journal::open(dir.path()).unwrap().0.state().duties().map(|d| (d.id, d.phase)).collect();
+        prop_assert_eq!(got, model);
+    }
+}

@@ -1,0 +1,135 @@
+//! The registry of reasons: every refusal and failure that a user can meet has one stable code here, with the gRPC
+//! code it maps to and the next step for a person. Codes are never re-used. `docs/reasons.md` is printed from this
+//! table (`hotadd-agent reasons`) and a test keeps the two equal.
+use tonic::Code;
+
+/// One entry of the registry.
+#[derive(Debug)]
+pub struct ReasonCode {
+    /// `HA-xxx-nnn`.
+    pub code: &'static str,
+    pub grpc: Code,
+    /// What it means, one line.
+    pub summary: &'static str,
+    /// What a person can do.
+    pub next_step: &'static str,
+}
+
+impl PartialEq for ReasonCode {
+    fn eq(&self, other: &Self) -> bool {
+        self.code == other.code
+    }
+}
+
+macro_rules! registry {
+    ($($name:ident = $code:literal, $grpc:ident, $summary:literal, $next:literal;)+) => {
+        $(#[doc = $summary] pub static $name: ReasonCode =
+            ReasonCode { code: $code, grpc: Code::$grpc, summary: $summary, next_step: $next };)+
+        /// Every reason, in order of its code's area.
+        pub static ALL: &[&ReasonCode] = &[$(&$name),+];
+    };
+}
+
+registry! {
+    CFG_INVALID = "HA-CFG-001", InvalidArgument, "the configuration has faults", "correct the listed keys of agent.toml; `hotadd-agent check-config` tests it";
+    CFG_IDENTITY = "HA-CFG-002", FailedPrecondition, "the agent can't tell which VM it runs in", "run it in a VMware VM with a unique BIOS UUID that this vCenter manages; a cloned proxy needs a new UUID or distinct MACs";
+
+    VC_UNREACHABLE = "HA-VC-001", Unavailable, "vCenter can't be reached", "check address, port 443, DNS and routing from the proxy; the agent retries";
+    VC_TLS = "HA-VC-002", Unavailable, "vCenter's certificate is not trusted", "set vcenter.ca_file to the issuing CA, or vcenter.pin_sha256 to the certificate's fingerprint";
+    VC_LOGIN = "HA-VC-003", Unauthenticated, "vCenter refused user name or password", "correct vcenter.user and the password file, then restart the agent";
+    VC_PRIVILEGE = "HA-VC-004", PermissionDenied, "a vSphere privilege is missing", "grant the named privilege on the named object to the agent's role";
+    VC_PROTOCOL = "HA-VC-005", Internal, "vCenter's answer could not be understood", "report the message with vCenter's build number";
+    VC_UNKNOWN_OUTCOME = "HA-VC-006", Unavailable, "the reply of a vSphere call was lost", "nothing: the agent reads the state back and settles it";
+    VC_FAULT = "HA-VC-007", FailedPrecondition, "vCenter refused an operation", "see the fault's text; the vSphere Client shows the task";
+    VC_DEADLINE = "HA-VC-008", DeadlineExceeded, "a vSphere task did not end in time", "look at the task in the vSphere Client; the agent goes on settling it";
+
+    VM_UNKNOWN = "HA-VM-001", NotFound, "no such VM", "give the exact name, the UUID or the moref of a VM in this vCenter";
+    VM_AMBIGUOUS = "HA-VM-002", FailedPrecondition, "more than one VM has this name or UUID", "give the moref (vm-…) instead";
+    VM_NO_DISKS = "HA-VM-003", FailedPrecondition, "the VM has no disk that can be backed up", "check the VM's disks; independent and physical RDM disks have no snapshot";
+    VM_IS_PROXY = "HA-VM-004", FailedPrecondition, "the VM is this proxy itself", "back the proxy up from another proxy while it holds no disks";
+    VM_DISK_UNKNOWN = "HA-VM-005", NotFound, "the VM has no disk with this device key", "list the disks with `hotaddctl ls --vm NAME`";
+
+    SNAP_QUIESCE = "HA-SNP-001", FailedPrecondition, "the guest could not be quiesced", "check VMware Tools in the guest, or allow a crash-consistent snapshot (prefer_app)";
+    SNAP_FAILED = "HA-SNP-002", FailedPrecondition, "the snapshot could not be taken", "see the fault's text; remove or consolidate old snapshots if it names them";
+    SNAP_REMOVE = "HA-SNP-003", FailedPrecondition, "our snapshot could not be removed yet", "the agent retries; check for a backup or migration that locks the VM";
+    SNAP_UNKNOWN = "HA-SNP-004", NotFound, "the given snapshot does not exist", "give the moref of a snapshot of this VM";
+    SNAP_CONSOLIDATE = "HA-SNP-005", FailedPrecondition, "the VM needs consolidation after the snapshot was removed", "consolidate the VM's disks in the vSphere Client";
+
+    PLAN_KIND = "HA-PLAN-001", FailedPrecondition, "this kind of disk can't be hot-added", "use another transport for this disk";
+    PLAN_INDEPENDENT = "HA-PLAN-002", FailedPrecondition, "an independent disk is not part of snapshots", "make the disk dependent, or back it up inside the guest";
+    PLAN_DATASTORE = "HA-PLAN-003", FailedPrecondition, "the disk's datastore can't be reached from the proxy's host", "mount the datastore on the proxy's host or move the proxy";
+    PLAN_SHARED = "HA-PLAN-004", FailedPrecondition, "a shared (multi-writer or bus-shared) disk has no snapshot", "back the disk up inside one of its guests";
+    PLAN_NO_UUID = "HA-PLAN-005", FailedPrecondition, "vCenter gives no UUID for this disk, so it could not be proven in the guest", "check the VMDK's descriptor (ddb.uuid)";
+    PLAN_IN_USE = "HA-PLAN-006", FailedPrecondition, "another disk with the same UUID is on this proxy now", "wait until the other session is closed, or use another proxy";
+
+    ATT_NO_SLOT = "HA-ATT-001", ResourceExhausted, "no free unit on any usable SCSI controller of the proxy", "close a session, or add PVSCSI controllers to the proxy";
+    ATT_LOCKED = "HA-ATT-002", FailedPrecondition, "the disk is locked", "find the holder of the lock: another proxy, or a VM that runs on this very file";
+    ATT_FAULT = "HA-ATT-003", FailedPrecondition, "vCenter refused to attach the disk", "see the fault's text";
+    ATT_DATASTORE = "HA-ATT-004", FailedPrecondition, "vCenter can't reach the disk's datastore", "check the datastore's state and its mount on the proxy's host";
+    ATT_UNKNOWN = "HA-ATT-005", Unavailable, "it is unknown whether the attach happened", "nothing: the agent settles it before it answers done";
+    ATT_CONTROLLER = "HA-ATT-006", FailedPrecondition, "no SCSI controller of the proxy can be identified in the guest", "keep one anchor disk on each controller and set disk.EnableUUID = TRUE; see GetCapacity";
+
+    DSC_MISSING = "HA-DSC-001", DeadlineExceeded, "the attached disk did not appear in the guest", "check the proxy's kernel log; spread disks over more controllers";
+    DSC_IDENTITY = "HA-DSC-002", FailedPrecondition, "the device in the slot is not the disk that was attached", "set disk.EnableUUID = TRUE on the proxy and power-cycle it; report if it is set";
+    DSC_WRITABLE = "HA-DSC-003", FailedPrecondition, "the device is not read-only", "install the agent's udev rule and reload udev";
+    DSC_OPEN = "HA-DSC-004", FailedPrecondition, "the device could not be opened", "check what else claims the device on the proxy";
+
+    READ_MEDIA = "HA-RD-001", DataLoss, "the disk has an unreadable sector", "check the datastore; restore the guest's data from an older backup";
+    READ_GONE = "HA-RD-002", DataLoss, "the disk disappeared while it was read", "check who removed it from the proxy; run the job again";
+    READ_SHORT = "HA-RD-003", DataLoss, "a read returned less than was asked", "run the job again; report if it repeats";
+    READ_IO = "HA-RD-004", DataLoss, "a read failed", "check the proxy's kernel log and the datastore";
+    READ_ENGINE = "HA-RD-005", Internal, "no read engine works here", "see the refusals listed; check seccomp and memory limits of the unit";
+    READ_RANGE = "HA-RD-006", InvalidArgument, "a requested range is invalid", "ranges must ascend, not overlap, lie inside the disk and be multiples of its logical block";
+    READ_STOPPED = "HA-RD-007", Aborted, "the read was stopped before its end", "run it again; the session or job was ending";
+
+    SES_UNKNOWN = "HA-SES-001", NotFound, "no such session", "open the disks again; ListSessions shows what lives";
+    SES_STATE = "HA-SES-002", FailedPrecondition, "the session is not open", "wait for its end, then open the disks again";
+    SES_CONFLICT = "HA-SES-003", AlreadyExists, "this request_id was used for a different request", "use a new request_id";
+    SES_LEASE = "HA-SES-004", Aborted, "the session's lease ended", "renew with KeepAlive more often than the lease";
+    SES_BUSY = "HA-SES-005", ResourceExhausted, "this VM already has a session or job on this proxy", "wait for it or close it";
+    SES_REQUEST = "HA-SES-006", InvalidArgument, "the request is malformed", "correct the named field";
+    SES_DRAINING = "HA-SES-007", Unavailable, "the agent is shutting down", "try again after it restarted";
+
+    JOB_UNKNOWN = "HA-JOB-001", NotFound, "no such job", "ListJobs shows the jobs of this run of the agent";
+    JOB_RUNNING = "HA-JOB-002", AlreadyExists, "a job with this request_id is running", "follow it with GetJob";
+    JOB_STREAM = "HA-JOB-003", Aborted, "the controller went away before the end", "start a new job";
+    JOB_PARTIAL = "HA-JOB-004", FailedPrecondition, "not every disk can be attached", "see the disks' reasons, or allow a partial backup";
+
+    DUTY_OWED = "HA-DUT-001", Unavailable, "clean-up is not finished", "nothing: the agent retries until it is proven; ListDuties shows why it waits";
+    DUTY_JOURNAL = "HA-DUT-002", Internal, "the journal can't be written", "check space and health of the state directory; nothing new is attached until then";
+
+    INTERNAL = "HA-INT-001", Internal, "the agent met a bug", "report it with the journal of the service";
+}
+
+/// The table as Markdown, for docs/reasons.md.
+#[must_use]
+pub fn markdown() -> String {
+    let rows = ALL.iter().map(|r| format!("| {} | {:?} | {} | {} |\n", r.code, r.grpc, r.summary, r.next_step));
+    format!(
+        "# Reasons\n\nPrinted by `hotadd-agent reasons`; codes are stable.\n\n| code | gRPC | meaning | next step |\n|---|---|---|---|\n{}",
+        rows.collect::<String>()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_well_formed() {
+        let mut codes: Vec<_> = ALL.iter().map(|r| r.code).collect();
+        codes.sort_unstable();
+        assert!(codes.windows(2).all(|w| w[0] != w[1]), "a code is used twice");
+        for code in codes {
+            let parts: Vec<_> = code.split('-').collect();
+            assert!(matches!(parts[..], ["HA", area, number] if !area.is_empty() && number.len() == 3), "{code}");
+        }
+    }
+
+    #[test]
+    fn the_document_is_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reasons.md");
+        let document = std::fs::read_to_string(path).unwrap();
+        assert_eq!(document, markdown(), "run `hotadd-agent reasons > docs/reasons.md`");
+    }
+}

@@ -1,0 +1,287 @@
+//! One read of one disk, on its own thread.
+//!
+//! Back-pressure: the sink is a bounded channel, frames hold their arena buffers until they are encoded for the wire,
+//! and a read needs a free buffer. So a client that stops reading stops the device, with `2 × depth` blocks of memory.
+use std::{
+    ops::{ControlFlow, Range},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use hotadd_api::v1::{self, DiskResult, Frame, Timings, Transport};
+use hotadd_blockio::{
+    Arena, Block, Device, EngineKind, ReadError, ReadRequest, ReadStats, Refusal, Selected, engine, reader, zero::is_zero,
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    attach::Attached,
+    discover::Platform,
+    error::{Error, Result},
+    plan::facts_to_api,
+    reason,
+};
+
+/// What to read.
+#[derive(Debug, Clone)]
+pub struct ReadOrder {
+    /// Empty: the whole disk.
+    pub ranges: Vec<Range<u64>>,
+    pub block_bytes: u32,
+    pub depth: u32,
+    pub engines: Vec<EngineKind>,
+}
+
+/// Takes frames in order; blocks while the client is slow; `Break` when it is gone.
+pub type Sink = Box<dyn FnMut(Frame) -> ControlFlow<()> + Send>;
+
+/// The end of a read. `error` is `None` only if every required byte was delivered.
+#[derive(Debug)]
+pub struct Report {
+    pub error: Option<Error>,
+    pub engine: Option<EngineKind>,
+    pub refusals: Vec<String>,
+    pub bytes_read: u64,
+    pub bytes_sent: u64,
+    pub zero_bytes: u64,
+    pub first_byte: Duration,
+    pub elapsed: Duration,
+}
+
+/// A running read.
+#[derive(Debug)]
+pub struct Reading {
+    cancel: Arc<AtomicBool>,
+    done: oneshot::Receiver<Report>,
+}
+
+impl Reading {
+    /// Starts the thread. It owns a share of `attached` and drops it last, after its descriptor is closed.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(
+        attached: Arc<Attached>,
+        platform: Arc<dyn Platform>,
+        order: ReadOrder,
+        sink: Sink,
+        cancel: Arc<AtomicBool>,
+    ) -> Result<Self> {
+        let (answer, done) = oneshot::channel();
+        let flag = Arc::clone(&cancel);
+        thread::Builder::new()
+            .name(format!("read-{}", attached.disk().device_key))
+            .spawn(move || {
+                let report = run(&attached, platform.as_ref(), &order, sink, &flag);
+                drop(attached);
+                // Nobody may be waiting any more; the report is for whoever does.
+                drop(answer.send(report));
+            })
+            .map_err(|e| Error::new(&reason::INTERNAL, "no thread for the read").with_source(e))?;
+        Ok(Self { cancel, done })
+    }
+
+    /// Asks the read to stop between two blocks.
+    pub fn stop(&self) {
+        self.cancel.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for the thread's end; its descriptor is closed then.
+    pub async fn join(self) -> Report {
+        self.done.await.unwrap_or_else(|_| Report::failed(Error::new(&reason::INTERNAL, "the read thread panicked")))
+    }
+}
+
+impl Report {
+    fn failed(error: Error) -> Self {
+        Self {
+            error: Some(error),
+            engine: None,
+            refusals: Vec::new(),
+            bytes_read: 0,
+            bytes_sent: 0,
+            zero_bytes: 0,
+            first_byte: Duration::ZERO,
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    /// As the API shows it; detach time is filled in later by who detaches.
+    #[must_use]
+    pub fn to_api(&self, attached: &Attached) -> DiskResult {
+        DiskResult {
+            disk: Some(facts_to_api(attached.disk())),
+            ok: self.error.is_none(),
+            reasons: self.error.iter().map(Error::to_reason).collect(),
+            engine: self.engine.map(|e| e.name().to_owned()).unwrap_or_default(),
+            engine_refusals: self.refusals.clone(),
+            bytes_read: self.bytes_read,
+            bytes_sent: self.bytes_sent,
+            zero_bytes: self.zero_bytes,
+            timings: Some(Timings {
+                attach_us: micros(attached.attach_time()),
+                discover_us: micros(attached.discover_time()),
+                first_byte_us: micros(self.first_byte),
+                transfer_us: micros(self.elapsed),
+                detach_us: 0,
+            }),
+            transport: Transport::Hotadd.into(),
+        }
+    }
+}
+
+/// Microseconds, saturating.
+#[must_use]
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn run(attached: &Attached, platform: &dyn Platform, order: &ReadOrder, sink: Sink, cancel: &AtomicBool) -> Report {
+    let opened = Instant::now();
+    let mut prepared = match Prepared::open(attached, platform, order) {
+        Ok(prepared) => prepared,
+        Err(error) => return Report::failed(error),
+    };
+    let mut framer = Framer::new(attached.disk().device_key, order.block_bytes, sink);
+    let whole = [0..prepared.device.size()];
+    let ranges = if order.ranges.is_empty() { &whole[..] } else { &order.ranges };
+    let request = ReadRequest { ranges, block: order.block_bytes, cancel };
+    let setup = opened.elapsed();
+    let result = reader::read(
+        &prepared.device,
+        prepared.selected.engine.as_mut(),
+        &prepared.arena,
+        &request,
+        &mut |block| framer.send(block),
+    );
+    let required: u64 = ranges.iter().map(|r| r.end - r.start).sum();
+    let error = verdict(&result, required, framer.covered, attached);
+    let stats = result.unwrap_or_default();
+    Report {
+        error,
+        engine: Some(prepared.selected.engine.kind()),
+        refusals: prepared.selected.refused.iter().map(Refusal::to_string).collect(),
+        bytes_read: framer.covered,
+        bytes_sent: framer.sent,
+        zero_bytes: framer.zeros,
+        first_byte: setup + stats.first_byte.unwrap_or_default(),
+        elapsed: stats.elapsed,
+    }
+}
+
+/// OK only if every required byte was handed over exactly once: pieces ascend and never overlap, so the sum decides.
+fn verdict(
+    result: &Result<ReadStats, ReadError>,
+    required: u64,
+    covered: u64,
+    attached: &Attached,
+) -> Option<Error> {
+    let name = || attached.disk().backing.to_string();
+    match result {
+        Ok(stats) if !stats.stopped && covered == required && stats.bytes == required => None,
+        Ok(stats) if stats.stopped => {
+            Some(Error::new(&reason::READ_STOPPED, format!("{} at {covered} of {required} bytes", name())))
+        }
+        Ok(_) => Some(Error::new(&reason::READ_SHORT, format!("{}: {covered} of {required} bytes", name()))),
+        Err(error) => Some(Error::new(kind(error), format!("{}: {}", name(), chain(error)))),
+    }
+}
+
+fn kind(error: &ReadError) -> &'static reason::ReasonCode {
+    match error {
+        ReadError::BadRange { .. } | ReadError::BadBlock { .. } => &reason::READ_RANGE,
+        ReadError::Gone { .. } => &reason::READ_GONE,
+        ReadError::Media { .. } => &reason::READ_MEDIA,
+        ReadError::Short { .. } => &reason::READ_SHORT,
+        ReadError::Io { .. } => &reason::READ_IO,
+        ReadError::Engine { .. } => &reason::READ_ENGINE,
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {}", chain(source)))
+}
+
+/// Everything a read needs before its first byte.
+struct Prepared {
+    // Dropped first: an engine may hold operations on the device and buffers of the arena.
+    selected: Selected,
+    arena: Arena,
+    device: Arc<Device>,
+}
+
+impl Prepared {
+    fn open(attached: &Attached, platform: &dyn Platform, order: &ReadOrder) -> Result<Self> {
+        let disk = attached.proven();
+        let name = || format!("{} ({})", attached.disk().backing, disk.facts().name);
+        let failed = |e: std::io::Error| Error::new(&reason::DSC_OPEN, name()).with_source(e);
+        let device = Arc::new(platform.open(disk).and_then(Device::from_file).map_err(failed)?);
+        let expected = disk.expectation().size_bytes;
+        if device.size() != expected {
+            let detail = format!("{}: {} bytes, expected {expected}", name(), device.size());
+            return Err(Error::new(&reason::DSC_IDENTITY, detail));
+        }
+        if !device.is_read_only().map_err(failed)? {
+            return Err(Error::new(&reason::DSC_WRITABLE, name()));
+        }
+        let slots = order.depth.saturating_mul(2);
+        let arena = Arena::new(slots, order.block_bytes as usize)
+            .map_err(|e| Error::new(&reason::READ_ENGINE, format!("{slots} buffers")).with_source(e))?;
+        let selected = engine::select(&order.engines, &device, &arena, order.depth).map_err(|refused| {
+            let why: Vec<_> = refused.iter().map(Refusal::to_string).collect();
+            Error::new(&reason::READ_ENGINE, format!("{}: {}", name(), why.join("; ")))
+        })?;
+        for refusal in &selected.refused {
+            tracing::info!(%refusal, chosen = %selected.engine.kind(), disk = name(), "read engine refused, using the next");
+        }
+        Ok(Self { selected, arena, device })
+    }
+}
+
+/// Blocks to frames.
+struct Framer {
+    device_key: i32,
+    block_bytes: u32,
+    /// BLAKE3 of a whole zero block: computed once, sent for every one.
+    zero_hash: Bytes,
+    sink: Sink,
+    covered: u64,
+    sent: u64,
+    zeros: u64,
+}
+
+impl Framer {
+    fn new(device_key: i32, block_bytes: u32, sink: Sink) -> Self {
+        let zero_hash = hash(&vec![0; block_bytes as usize]);
+        Self { device_key, block_bytes, zero_hash, sink, covered: 0, sent: 0, zeros: 0 }
+    }
+
+    fn send(&mut self, block: Block) -> ControlFlow<()> {
+        let data = block.data.as_ref();
+        let Ok(length) = u32::try_from(data.len()) else { return ControlFlow::Break(()) };
+        let zero = is_zero(data);
+        let blake3 = if zero && length == self.block_bytes { self.zero_hash.clone() } else { hash(data) };
+        let payload = if zero { Bytes::new() } else { Bytes::from(block.data) };
+        let frame = v1::Frame {
+            device_key: self.device_key,
+            offset: block.offset,
+            length,
+            zero,
+            data: payload,
+            blake3,
+        };
+        (self.sink)(frame)?;
+        self.covered += u64::from(length);
+        *(if zero { &mut self.zeros } else { &mut self.sent }) += u64::from(length);
+        ControlFlow::Continue(())
+    }
+}
+
+fn hash(data: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(blake3::hash(data).as_bytes())
+}
