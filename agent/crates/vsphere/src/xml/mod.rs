@@ -5,3 +5,6 @@ mod write;
 
 pub(crate) use tree::{Node, ParseError, Shape, parse};
 pub(crate) use write::Writer;
+
+#[cfg(test)]
+mod tests;
