@@ -1,1 +1,59 @@
-//! Placeholder.
+//! hotadd-vsphere: a hand-written vim25 SOAP client for the calls that a HotAdd proxy makes.
+//!
+//! Lives here: VMware's wire (SOAP, property collector, tasks, device specs, faults) and its meaning as plain types.
+//! May not live here: anything about agents, sessions of ours, journals, policies or block devices; `unsafe`.
+//!
+//! ```text
+//! Client ─ inventory, vm, snapshot, reconfigure, task, datastore, host     one file per subject
+//!    └── session   one login, re-login when it ended, who may be retried
+//!          └── soap, xml   envelope, bounded tree, writer
+//!                └── http, tls   deadline, size limit, CA or pinned certificate
+//! ```
+//!
+//! Rules that hold everywhere:
+//! * every call has a deadline; an answer has a size, depth and node limit; no entity is expanded;
+//! * a read may be repeated, a mutation never: a mutation whose answer was lost is [`ErrorKind::UnknownOutcome`];
+//! * a device change attaches or detaches a disk; nothing in this crate can ask the server to touch the disk's files.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod config;
+mod datastore;
+mod device;
+mod error;
+mod fault;
+mod host;
+mod http;
+mod inventory;
+mod moref;
+mod property;
+mod reconfigure;
+mod session;
+mod snapshot;
+mod soap;
+mod task;
+mod tls;
+mod version;
+mod vm;
+mod wait;
+mod xml;
+
+pub use client::Client;
+pub use config::{Config, Trust};
+pub use datastore::{DatastoreInfo, DatastoreKind, HostMount, NasVolume};
+pub use device::{
+    Backing, BackingKind, BackingPath, Device, Disk, KeyId, OtherController, OtherControllerKind, ScsiController,
+    ScsiKind,
+};
+pub use error::{Error, ErrorKind};
+pub use fault::{Fault, FaultKind};
+pub use host::HostInfo;
+pub use moref::{MoRef, ParseMoRefError};
+pub use property::MissingProperty;
+pub use reconfigure::{AddDisk, DeviceChanges, Reconfigure, RemoveDisk};
+pub use session::About;
+pub use snapshot::{Quiesce, SnapshotNode, SnapshotSpec, SnapshotTree};
+pub use task::{TaskInfo, TaskResult, TaskState};
+pub use version::ApiVersion;
+pub use vm::{GuestInfo, PowerState, VmInfo};

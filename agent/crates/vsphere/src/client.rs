@@ -1,0 +1,44 @@
+//! The client's front: connect, who the server is, keep-alive, logout. Operations are in the files of their subjects.
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::moref::MoRef;
+use crate::session::{About, Session};
+use crate::soap::Request;
+
+/// A connection to one vCenter. Cheap to clone; all clones share one session.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub(crate) session: Arc<Session>,
+}
+
+impl Client {
+    /// Negotiates the API version and logs in.
+    ///
+    /// # Errors
+    /// `Unreachable`, `Tls`, `Unauthorized`, `Unsupported` (server older than 6.5, or a URL that is not https), `Protocol`.
+    pub async fn connect(config: Config) -> Result<Client, Error> {
+        Ok(Client { session: Arc::new(Session::open(config).await?) })
+    }
+
+    /// The server, as it told at connect.
+    pub fn about(&self) -> &About {
+        &self.session.about
+    }
+
+    /// Keeps the session from ending by idleness (vCenter's default is 30 min), and renews it when it has ended.
+    ///
+    /// Asks for the current time (vSphere API, ServiceInstance.CurrentTime), which needs no privilege of its own.
+    pub async fn keep_alive(&self) -> Result<(), Error> {
+        self.session.sweep().await;
+        let request = Request::read("CurrentTime", &MoRef::new("ServiceInstance", "ServiceInstance"), |_| {});
+        self.session.call(&request, self.session.timeout).await.map(drop)
+    }
+
+    /// Ends the session on the server. A later call logs in again.
+    pub async fn logout(&self) -> Result<(), Error> {
+        self.session.log_out().await
+    }
+}

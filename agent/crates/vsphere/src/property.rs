@@ -1,0 +1,153 @@
+//! The property collector: reading named properties of objects, with paging and with what could not be read.
+//!
+//! Source: vSphere API 8.0, PropertyCollector.RetrievePropertiesEx and ContinueRetrievePropertiesEx.
+
+use crate::client::Client;
+use crate::error::{Error, ErrorKind};
+use crate::fault::Fault;
+use crate::moref::MoRef;
+use crate::soap::Request;
+use crate::xml::{Node, Shape, Writer};
+
+/// Objects asked for in one page.
+const PAGE: u32 = 250;
+/// Most objects taken from one query: beyond any inventory that vCenter supports (40 000 VMs).
+const MAX_OBJECTS: usize = 100_000;
+
+/// A property that the server has but did not give, and why: most often `NoPermission`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingProperty {
+    /// Property path, for example `config.keyId`.
+    pub path: String,
+    /// The reason.
+    pub fault: Fault,
+}
+
+/// Properties of one object.
+#[derive(Debug)]
+pub(crate) struct Properties {
+    pub(crate) object: MoRef,
+    values: Vec<(String, Node)>,
+    pub(crate) missing: Vec<MissingProperty>,
+}
+
+impl Properties {
+    pub(crate) fn get(&self, path: &str) -> Option<&Node> {
+        self.values.iter().find(|(p, _)| p == path).map(|(_, v)| v)
+    }
+
+    pub(crate) fn string(&self, path: &str) -> Option<String> {
+        self.get(path).map(|n| n.text.clone()).filter(|t| !t.is_empty())
+    }
+
+    pub(crate) fn flag(&self, path: &str) -> Result<Option<bool>, Shape> {
+        self.get(path).map(Node::boolean).transpose()
+    }
+
+    pub(crate) fn moref(&self, path: &str) -> Result<Option<MoRef>, Shape> {
+        self.get(path).map(Node::moref).transpose()
+    }
+
+    pub(crate) fn morefs(&self, path: &str) -> Result<Vec<MoRef>, Shape> {
+        self.get(path).map_or_else(|| Ok(Vec::new()), Node::morefs)
+    }
+
+    fn parse(node: Node) -> Result<Properties, Shape> {
+        let object = node.required("obj")?.moref()?;
+        let mut values = Vec::new();
+        let mut missing = Vec::new();
+        for mut child in node.children {
+            match &*child.name {
+                "propSet" => {
+                    let name = child.need::<String>("name")?;
+                    if let Some(at) = child.children.iter().position(|c| &*c.name == "val") {
+                        values.push((name, child.children.swap_remove(at)));
+                    }
+                }
+                "missingSet" => {
+                    let fault = Fault::from_localized(child.required("fault")?);
+                    missing.push(MissingProperty { path: child.need("path")?, fault });
+                }
+                _ => {}
+            }
+        }
+        Ok(Properties { object, values, missing })
+    }
+}
+
+/// Writes a `PropertySpec`.
+fn prop_set(w: &mut Writer, type_name: &str, paths: &[&str]) {
+    w.nest("propSet", |w| {
+        w.text("type", type_name);
+        paths.iter().for_each(|p| w.text("pathSet", p));
+    });
+}
+
+/// Writes the fields of a `PropertyFilterSpec` for one object.
+pub(crate) fn object_spec(w: &mut Writer, object: &MoRef, paths: &[&str]) {
+    prop_set(w, &object.type_name, paths);
+    w.nest("objectSet", |w| w.moref("obj", object));
+}
+
+/// Writes the fields of a `PropertyFilterSpec` for all objects of a container view.
+fn view_spec(w: &mut Writer, view: &MoRef, type_name: &str, paths: &[&str]) {
+    prop_set(w, type_name, paths);
+    w.nest("objectSet", |w| {
+        w.moref("obj", view);
+        w.value("skip", true);
+        w.typed("selectSet", "TraversalSpec", |w| {
+            w.text("type", "ContainerView");
+            w.text("path", "view");
+        });
+    });
+}
+
+impl Client {
+    /// Reads properties of one object; a property that is unset or not permitted is absent.
+    pub(crate) async fn properties(&self, object: &MoRef, paths: &[&str]) -> Result<Properties, Error> {
+        let mut all = self.collect(|w| object_spec(w, object, paths)).await?;
+        match all.pop() {
+            Some(p) if all.is_empty() && p.object == *object => Ok(p),
+            _ => Err(Error::protocol("RetrievePropertiesEx", format!("no single answer for {object}"))),
+        }
+    }
+
+    /// Reads properties of every object in a view.
+    pub(crate) async fn view_properties(
+        &self,
+        view: &MoRef,
+        type_name: &str,
+        paths: &[&str],
+    ) -> Result<Vec<Properties>, Error> {
+        self.collect(|w| view_spec(w, view, type_name, paths)).await
+    }
+
+    async fn collect(&self, spec: impl FnOnce(&mut Writer)) -> Result<Vec<Properties>, Error> {
+        let s = &self.session;
+        let collector = &s.content.property_collector;
+        let mut request = Request::read("RetrievePropertiesEx", collector, |w| {
+            w.nest("specSet", spec);
+            w.nest("options", |w| w.value("maxObjects", PAGE));
+        });
+        let mut found = Vec::new();
+        loop {
+            let response = s.call(&request, s.timeout).await?;
+            // No object at all is an answer without returnval.
+            let Some(page) = response.children.into_iter().find(|c| &*c.name == "returnval") else { break };
+            let token = page.string("token");
+            let before = found.len();
+            for object in page.children.into_iter().filter(|c| &*c.name == "objects") {
+                found.push(Properties::parse(object).map_err(|e| Error::shape(request.op, e))?);
+            }
+            let Some(token) = token else { break };
+            if found.len() > MAX_OBJECTS {
+                return Err(Error::new(ErrorKind::TooLarge, request.op, format!("more than {MAX_OBJECTS} objects")));
+            }
+            if found.len() == before {
+                return Err(Error::protocol(request.op, "an empty page that is not the last"));
+            }
+            request = Request::read("ContinueRetrievePropertiesEx", collector, |w| w.text("token", &token));
+        }
+        Ok(found)
+    }
+}

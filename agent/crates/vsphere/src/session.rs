@@ -1,0 +1,320 @@
+//! The login and what follows from it: service content, re-login, and who may be sent twice.
+//!
+//! ```text
+//!   fresh ──login──▶ live ──answer NotAuthenticated──▶ ended ──login (one at a time)──▶ live, generation + 1
+//!                     └──logout──▶ ended
+//! ```
+//! A call that got NotAuthenticated was not executed, so it is sent again after the login, mutation or not. A mutation
+//! that met a broken transport after it may have been sent is `UnknownOutcome` and is never sent again.
+
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::config::Config;
+use crate::error::{Error, ErrorKind};
+use crate::fault::FaultKind;
+use crate::http::{Answer, Cookies, Failure, Http};
+use crate::moref::MoRef;
+use crate::soap::{self, Effect, Request};
+use crate::version::{self, ApiVersion};
+use crate::xml::{self, Node, Shape};
+
+/// Most session-scoped objects remembered for later removal.
+const MAX_LITTER: usize = 256;
+
+/// What the server says of itself (vSphere API, AboutInfo), and the version in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Product, for example `VMware vCenter Server`.
+    pub name: String,
+    /// Product version, for example `8.0.2`.
+    pub version: String,
+    /// Build number.
+    pub build: String,
+    /// Newest API version of the server.
+    pub api_version: String,
+    /// `VirtualCenter`, or `HostAgent` for a bare ESXi host.
+    pub api_type: String,
+    /// Identity of this vCenter; absent on ESXi.
+    pub instance_uuid: Option<String>,
+    /// The API version that this client speaks to it.
+    pub negotiated: ApiVersion,
+}
+
+/// Well-known objects of the server.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) root_folder: MoRef,
+    pub(crate) property_collector: MoRef,
+    pub(crate) session_manager: MoRef,
+    pub(crate) view_manager: Option<MoRef>,
+    pub(crate) search_index: Option<MoRef>,
+}
+
+#[derive(Debug, Default)]
+struct Login {
+    cookies: Cookies,
+    generation: u64,
+}
+
+/// One vCenter, one user. Shared by all clones of the client.
+pub(crate) struct Session {
+    http: Http,
+    user: String,
+    password: SecretString,
+    pub(crate) timeout: Duration,
+    action: String,
+    pub(crate) about: About,
+    pub(crate) content: Content,
+    login: RwLock<Login>,
+    /// Held across the login call: callers that find the session ended wait for one login instead of starting many.
+    gate: tokio::sync::Mutex<()>,
+    litter: Mutex<Vec<(u64, MoRef)>>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("user", &self.user).field("about", &self.about).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Negotiates the version, reads the service content and logs in.
+    pub(crate) async fn open(config: Config) -> Result<Session, Error> {
+        let http = Http::new(&config)?;
+        let timeout = config.request_timeout;
+        let versions = read_versions(&http, timeout).await?;
+        let negotiated = version::negotiate(&versions)?;
+        let action = format!("urn:vim25/{negotiated}");
+        let op = "RetrieveServiceContent";
+        let request = Request::read(op, &MoRef::new("ServiceInstance", "ServiceInstance"), |_| {});
+        let (answer, _) = send(&http, &action, &Cookies::default(), &request, timeout).await?;
+        let returned = soap::returnval(op, answer)?;
+        let (about, content) = service_content(&returned, negotiated).map_err(|s| Error::shape(op, s))?;
+        let session = Session {
+            http,
+            user: config.user,
+            password: config.password,
+            timeout,
+            action,
+            about,
+            content,
+            login: RwLock::default(),
+            gate: tokio::sync::Mutex::new(()),
+            litter: Mutex::default(),
+        };
+        session.log_in(timeout).await?;
+        Ok(session)
+    }
+
+    /// Sends a request within `deadline`, with one re-login when the session has ended.
+    pub(crate) async fn call(&self, request: &Request, deadline: Duration) -> Result<Node, Error> {
+        let end = Instant::now() + deadline;
+        let left = || end.saturating_duration_since(Instant::now());
+        let mut relogins = 1;
+        let mut repeats = if request.effect == Effect::Read { 1 } else { 0 };
+        loop {
+            let (cookies, generation) = self.current();
+            if left().is_zero() {
+                return Err(Error::new(ErrorKind::Deadline, request.op, "not sent, no time left"));
+            }
+            match send(&self.http, &self.action, &cookies, request, left()).await {
+                Err(e) if e.is_not_authenticated() && relogins > 0 => {
+                    relogins -= 1;
+                    self.renew(generation, left()).await?;
+                }
+                // A pooled connection that the server had closed; a read may simply go again.
+                Err(e) if *e.kind() == ErrorKind::Unreachable && repeats > 0 && !left().is_zero() => repeats -= 1,
+                other => return other.map(|(node, _)| node),
+            }
+        }
+    }
+
+    /// Sends a request whose answer is one `returnval`.
+    pub(crate) async fn call_value(&self, request: &Request, deadline: Duration) -> Result<Node, Error> {
+        soap::returnval(request.op, self.call(request, deadline).await?)
+    }
+
+    /// Starts a task: the answer is its reference.
+    pub(crate) async fn start_task(&self, request: &Request) -> Result<MoRef, Error> {
+        // The change was made when this is reached; an answer that can't be read is an unknown outcome, not a failure.
+        let unknown = |e: Error| match e.kind() {
+            ErrorKind::Protocol | ErrorKind::TooLarge => {
+                Error::new(ErrorKind::UnknownOutcome, request.op, e.to_string()).with_source(e)
+            }
+            _ => e,
+        };
+        let node = self.call_value(request, self.timeout).await.map_err(unknown)?;
+        node.moref().map_err(|s| unknown(Error::shape(request.op, s)))
+    }
+
+    /// Ends the session on the server.
+    pub(crate) async fn log_out(&self) -> Result<(), Error> {
+        let (cookies, _) = self.current();
+        let request = Request::read("Logout", &self.content.session_manager, |_| {});
+        match send(&self.http, &self.action, &cookies, &request, self.timeout).await {
+            Err(e) if !e.is_not_authenticated() => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    fn current(&self) -> (Cookies, u64) {
+        let login = self.login.read().unwrap_or_else(PoisonError::into_inner);
+        (login.cookies.clone(), login.generation)
+    }
+
+    /// Generation of the login; session-scoped objects of an older one are gone.
+    pub(crate) fn generation(&self) -> u64 {
+        self.current().1
+    }
+
+    async fn renew(&self, seen: u64, deadline: Duration) -> Result<(), Error> {
+        let _gate = tokio::time::timeout(deadline, self.gate.lock())
+            .await
+            .map_err(|_| Error::new(ErrorKind::Deadline, "Login", "waiting for another login"))?;
+        if self.generation() != seen {
+            return Ok(());
+        }
+        tracing::info!(user = %self.user, "vCenter session ended, logging in again");
+        self.log_in(deadline).await
+    }
+
+    async fn log_in(&self, deadline: Duration) -> Result<(), Error> {
+        let op = "Login";
+        let request = Request::read(op, &self.content.session_manager, |w| {
+            w.text("userName", &self.user);
+            w.text("password", self.password.expose_secret());
+        });
+        // A login with the cookie of an ended or live session is refused: start without one.
+        let (_, cookies) =
+            send(&self.http, &self.action, &Cookies::default(), &request, deadline).await.map_err(login_error)?;
+        let mut login = self.login.write().unwrap_or_else(PoisonError::into_inner);
+        login.cookies = cookies;
+        login.generation += 1;
+        Ok(())
+    }
+
+    /// Remembers a session-scoped object (view, collector) that could not be removed at once.
+    pub(crate) fn leave_litter(&self, generation: u64, object: MoRef) {
+        let mut litter = self.litter.lock().unwrap_or_else(PoisonError::into_inner);
+        if litter.len() < MAX_LITTER {
+            litter.push((generation, object));
+        }
+    }
+
+    /// Removes what was left. Failures don't matter: the server drops these objects with the session.
+    pub(crate) async fn sweep(&self) {
+        let litter = std::mem::take(&mut *self.litter.lock().unwrap_or_else(PoisonError::into_inner));
+        for (generation, object) in litter {
+            if generation == self.generation() {
+                self.discard(&object).await;
+            }
+        }
+    }
+
+    /// Removes a view or a collector of this session, best effort.
+    pub(crate) async fn discard(&self, object: &MoRef) {
+        let op = if object.type_name == "PropertyCollector" { "DestroyPropertyCollector" } else { "DestroyView" };
+        let request = Request::read(op, object, |_| {});
+        let (cookies, _) = self.current();
+        if let Err(error) = send(&self.http, &self.action, &cookies, &request, self.timeout).await {
+            tracing::debug!(%object, %error, "session object not removed");
+        }
+    }
+}
+
+/// A session-scoped object that is removed even when the future that uses it is dropped.
+pub(crate) struct Scoped<'a> {
+    session: &'a Session,
+    generation: u64,
+    object: Option<MoRef>,
+}
+
+impl<'a> Scoped<'a> {
+    pub(crate) fn new(session: &'a Session, object: MoRef) -> Scoped<'a> {
+        Scoped { session, generation: session.generation(), object: Some(object) }
+    }
+
+    pub(crate) async fn discard(mut self) {
+        if let Some(object) = self.object.take() {
+            self.session.discard(&object).await;
+        }
+    }
+}
+
+impl Drop for Scoped<'_> {
+    fn drop(&mut self) {
+        if let Some(object) = self.object.take() {
+            self.session.leave_litter(self.generation, object);
+        }
+    }
+}
+
+/// One exchange; returns the response element and the cookies after it.
+async fn send(
+    http: &Http,
+    action: &str,
+    cookies: &Cookies,
+    request: &Request,
+    deadline: Duration,
+) -> Result<(Node, Cookies), Error> {
+    let result = http.post(request.op, action, cookies, request.envelope(), deadline).await;
+    let sent = !matches!(&result, Err(Failure { sent: false, .. }));
+    let answer: Result<(Node, Cookies), Error> = result.map_err(|f| f.error).and_then(|answer: Answer| {
+        let mut cookies = cookies.clone();
+        cookies.absorb(&answer.headers);
+        Ok((soap::response(request.op, &answer)?, cookies))
+    });
+    answer.map_err(|e| match e.kind() {
+        ErrorKind::Fault(_) => e,
+        _ if sent && request.effect == Effect::Mutation => {
+            Error::new(ErrorKind::UnknownOutcome, request.op, e.to_string()).with_source(e)
+        }
+        _ => e,
+    })
+}
+
+async fn read_versions(http: &Http, deadline: Duration) -> Result<Node, Error> {
+    let op = "vimServiceVersions.xml";
+    let answer = http.get(op, op, deadline).await.map_err(|f| f.error)?;
+    if answer.status != reqwest::StatusCode::OK {
+        return Err(soap::status_error(op, answer.status));
+    }
+    xml::parse(&answer.body).map_err(|e| Error::protocol(op, e.to_string()))
+}
+
+fn login_error(error: Error) -> Error {
+    let refused = matches!(
+        error.fault().map(|f| &f.kind),
+        Some(FaultKind::InvalidLogin | FaultKind::NoPermission { .. } | FaultKind::NotAuthenticated)
+    );
+    if refused {
+        Error::new(ErrorKind::Unauthorized, "Login", error.kind().to_string()).with_source(error)
+    } else {
+        error
+    }
+}
+
+fn service_content(node: &Node, negotiated: ApiVersion) -> Result<(About, Content), Shape> {
+    let about = node.required("about")?;
+    let text = |name| about.string(name).unwrap_or_default();
+    let about = About {
+        name: text("name"),
+        version: text("version"),
+        build: text("build"),
+        api_version: text("apiVersion"),
+        api_type: text("apiType"),
+        instance_uuid: about.string("instanceUuid"),
+        negotiated,
+    };
+    let content = Content {
+        root_folder: node.required("rootFolder")?.moref()?,
+        property_collector: node.required("propertyCollector")?.moref()?,
+        session_manager: node.required("sessionManager")?.moref()?,
+        view_manager: node.opt_ref("viewManager")?,
+        search_index: node.opt_ref("searchIndex")?,
+    };
+    Ok((about, content))
+}
