@@ -64,19 +64,28 @@ impl Error {
         }
     }
 
+    /// The same failure for somebody else who waits for it; the chain of causes becomes text.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self(Box::new(Inner { reason: self.0.reason, detail: self.facts(), cleanup: self.0.cleanup, source: None }))
+    }
+
     /// Summary, facts and the chain of causes on one line.
     #[must_use]
     pub fn message(&self) -> String {
-        let mut text = self.0.reason.summary.to_owned();
-        if !self.0.detail.is_empty() {
-            text = format!("{text}: {}", self.0.detail);
-        }
+        let facts = self.facts();
+        if facts.is_empty() { self.0.reason.summary.to_owned() } else { format!("{}: {facts}", self.0.reason.summary) }
+    }
+
+    fn facts(&self) -> String {
+        let mut parts = vec![self.0.detail.clone()];
         let mut cause = self.0.source.as_deref().map(|s| s as &dyn StdError);
         while let Some(error) = cause {
-            text = format!("{text}: {error}");
+            parts.push(error.to_string());
             cause = error.source();
         }
-        text
+        parts.retain(|part| !part.is_empty());
+        parts.join(": ")
     }
 }
 
@@ -117,6 +126,8 @@ mod tests {
         let cause = std::io::Error::other("disk on fire");
         let error = Error::new(&reason::ATT_LOCKED, "[ds] a/b.vmdk").with_source(cause).owing();
         assert_eq!(error.message(), "the disk is locked: [ds] a/b.vmdk: disk on fire");
+        assert_eq!(error.copy().message(), error.message());
+        assert_eq!(error.copy().cleanup(), Cleanup::Owed);
         let back = status::from_status(&tonic::Status::from(error)).unwrap();
         assert_eq!((back.code.as_str(), back.cleanup()), ("HA-ATT-002", Cleanup::Owed));
         assert!(!back.next_step.is_empty());

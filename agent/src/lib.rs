@@ -1,1 +1,25 @@
-//! Placeholder.
+//! hotadd-agent: attaches snapshot disks of other VMs to the VM it runs in, proves which devices they are, reads them,
+//! and always detaches.
+//!
+//! In reading order: [`config`] and [`app`] (what starts in which order) → [`api`] (gRPC) → [`session`] (who holds
+//! which disks) → [`plan`] (what may be attached) → [`attach`] (the invariant) → [`journal`] (what is owed) →
+//! [`hypervisor`] (vSphere as a port) and [`discover`] (the host as a port) → [`transport`] (bytes out).
+//! Leaves: [`id`], [`reason`], [`error`], [`telemetry`], [`systemd`].
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod app;
+pub mod attach;
+pub mod cli;
+pub mod config;
+pub mod discover;
+pub mod error;
+pub mod hypervisor;
+pub mod id;
+pub mod journal;
+pub mod plan;
+pub mod reason;
+pub mod session;
+pub mod systemd;
+pub mod telemetry;
+pub mod transport;

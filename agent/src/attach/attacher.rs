@@ -204,7 +204,7 @@ impl Attacher {
         if let Err(error) = self.vm.record(records).await {
             // Attached but not confirmed: the intents are durable, so the settler finds and removes them.
             held.iter().for_each(|p| self.settler.hand_over(p.duty));
-            answers.extend(held.into_iter().map(|p| (p.index, Err(again(&error).owing()))));
+            answers.extend(held.into_iter().map(|p| (p.index, Err(error.copy().owing()))));
             return None;
         }
         Some((held, view.map))
@@ -272,12 +272,7 @@ fn no_slot(view: &View, usable: &BTreeSet<i32>) -> Error {
 }
 
 fn refuse_all(batch: Vec<(usize, Wanted)>, answers: &mut Vec<(usize, Result<Attached>)>, error: &Error) {
-    answers.extend(batch.into_iter().map(|(index, _)| (index, Err(again(error)))));
-}
-
-/// The same failure for another disk of the batch.
-fn again(error: &Error) -> Error {
-    Error::new(error.reason(), error.message())
+    answers.extend(batch.into_iter().map(|(index, _)| (index, Err(error.copy()))));
 }
 
 fn expectation(pending: &Pending) -> Expectation {

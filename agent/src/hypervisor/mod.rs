@@ -3,6 +3,7 @@
 //!
 //! A batch of adds is atomic in vSphere; the adapter takes it apart on a fault, so that one bad disk costs only
 //! itself. A lost reply is *unknown*, never *failed*. Nothing here can ask for the deletion of a file.
+mod batch;
 pub mod convert;
 pub mod vsphere;
 
@@ -133,6 +134,14 @@ pub enum Quiesce {
     Yes { timeout: Option<Duration> },
 }
 
+/// A snapshot that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    pub moref: Moref,
+    /// What vCenter says it did: a quiesce is silently ignored when the VM is off or has no running Tools.
+    pub quiesced: bool,
+}
+
 /// Who answers, for GetInfo.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct About {
@@ -153,7 +162,7 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     async fn find_target(&self, what: &str) -> Result<TargetFacts>;
     /// Disks of the live configuration (for preflight) or of a snapshot (for attaching).
     async fn target_disks(&self, vm: &Moref, snapshot: Option<&Moref>, proxy: &Moref) -> Result<Vec<TargetDisk>>;
-    async fn create_snapshot(&self, vm: &Moref, name: &str, quiesce: Quiesce) -> Result<Moref>;
+    async fn create_snapshot(&self, vm: &Moref, name: &str, quiesce: Quiesce) -> Result<Snapshot>;
     /// Snapshots of the VM with exactly this name.
     async fn find_snapshots(&self, vm: &Moref, name: &str) -> Result<Vec<Moref>>;
     /// Removes one snapshot, keeping its children; `Ok` when it is proven gone. Already gone is `Ok`.

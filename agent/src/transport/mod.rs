@@ -1,5 +1,7 @@
 //! How bytes leave an attached disk: one OS thread per read, device → engine → zero scan and hash → frames.
 //! Nothing here attaches or detaches; a read holds its [`Attached`] for as long as its thread runs.
+pub mod outlet;
 pub mod read;
 
-pub use read::{Reading, ReadOrder, Report, Sink};
+pub use outlet::Outlet;
+pub use read::{Item, ReadOrder, Reading, Report, Sink, micros};

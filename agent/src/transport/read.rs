@@ -37,8 +37,17 @@ pub struct ReadOrder {
     pub engines: Vec<EngineKind>,
 }
 
-/// Takes frames in order; blocks while the client is slow; `Break` when it is gone.
-pub type Sink = Box<dyn FnMut(Frame) -> ControlFlow<()> + Send>;
+/// What a read hands over.
+#[derive(Debug)]
+pub enum Item {
+    /// First: the device is open and this engine reads it.
+    Opened { engine: EngineKind, bytes_required: u64 },
+    /// Then frames in order of offset.
+    Frame(Frame),
+}
+
+/// Takes items in order; blocks while the client is slow; `Break` when it is gone.
+pub type Sink = Box<dyn FnMut(Item) -> ControlFlow<()> + Send>;
 
 /// The end of a read. `error` is `None` only if every required byte was delivered.
 #[derive(Debug)]
@@ -151,7 +160,12 @@ fn run(attached: &Attached, platform: &dyn Platform, order: &ReadOrder, sink: Si
     let whole = [0..prepared.device.size()];
     let ranges = if order.ranges.is_empty() { &whole[..] } else { &order.ranges };
     let request = ReadRequest { ranges, block: order.block_bytes, cancel };
+    let required: u64 = ranges.iter().map(|r| r.end.saturating_sub(r.start)).sum();
     let setup = opened.elapsed();
+    let engine = prepared.selected.engine.kind();
+    if (framer.sink)(Item::Opened { engine, bytes_required: required }).is_break() {
+        return Report::failed(Error::new(&reason::READ_STOPPED, attached.disk().backing.to_string()));
+    }
     let result = reader::read(
         &prepared.device,
         prepared.selected.engine.as_mut(),
@@ -159,7 +173,6 @@ fn run(attached: &Attached, platform: &dyn Platform, order: &ReadOrder, sink: Si
         &request,
         &mut |block| framer.send(block),
     );
-    let required: u64 = ranges.iter().map(|r| r.end - r.start).sum();
     let error = verdict(&result, required, framer.covered, attached);
     let stats = result.unwrap_or_default();
     Report {
@@ -275,7 +288,7 @@ impl Framer {
             data: payload,
             blake3,
         };
-        (self.sink)(frame)?;
+        (self.sink)(Item::Frame(frame))?;
         self.covered += u64::from(length);
         *(if zero { &mut self.zeros } else { &mut self.sent }) += u64::from(length);
         ControlFlow::Continue(())

@@ -1,0 +1,116 @@
+//! DiskService.
+use std::{ops::Range, time::Duration};
+
+use hotadd_api::v1::{self, disk_service_server::DiskService, open_disks_request::From};
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{Context, text};
+use crate::{
+    error::{Error, Result},
+    id::Moref,
+    journal::{Duty, DutyKind, DutyPhase},
+    reason,
+    session::{OpenRequest, Source, manager::seconds, snapshot::Wish},
+};
+
+/// Frames between a read thread and its stream.
+const FRAMES: usize = 4;
+
+#[tonic::async_trait]
+impl DiskService for Context {
+    type ReadDiskStream = ReceiverStream<Result<v1::ReadDiskResponse, Status>>;
+
+    async fn open_disks(&self, r: Request<v1::OpenDisksRequest>) -> Result<Response<v1::OpenDisksResponse>, Status> {
+        let request = open_request(r.into_inner())?;
+        Ok(Response::new(self.manager.open(request).await?))
+    }
+
+    async fn read_disk(&self, r: Request<v1::ReadDiskRequest>) -> Result<Response<Self::ReadDiskStream>, Status> {
+        let request = r.into_inner();
+        let session = self.manager.get(&request.session_id)?;
+        let order = self.order(ranges(&request.ranges)?, request.block_bytes)?;
+        let (tx, rx) = mpsc::channel(FRAMES);
+        session.read(self.manager.opener(), request.device_key, order, tx)?;
+        Ok(Response::new(ReceiverStream::new(rx)))
+    }
+
+    async fn close_disks(&self, r: Request<v1::CloseDisksRequest>) -> Result<Response<v1::CloseDisksResponse>, Status> {
+        let session = self.manager.get(&r.into_inner().session_id)?;
+        Ok(Response::new(self.manager.close(&session, "closed by the controller").await))
+    }
+
+    async fn keep_alive(&self, r: Request<v1::KeepAliveRequest>) -> Result<Response<v1::KeepAliveResponse>, Status> {
+        let left = self.manager.get(&r.into_inner().session_id)?.keep_alive()?;
+        Ok(Response::new(v1::KeepAliveResponse { lease_seconds: seconds(left) }))
+    }
+
+    async fn list_sessions(
+        &self,
+        _: Request<v1::ListSessionsRequest>,
+    ) -> Result<Response<v1::ListSessionsResponse>, Status> {
+        Ok(Response::new(v1::ListSessionsResponse { sessions: self.manager.list() }))
+    }
+
+    async fn list_duties(&self, _: Request<v1::ListDutiesRequest>) -> Result<Response<v1::ListDutiesResponse>, Status> {
+        let opener = self.manager.opener();
+        let state = opener.vm.journal.state();
+        let duties = state.duties().map(|duty| to_api(duty, opener.settler.why(duty.id))).collect();
+        Ok(Response::new(v1::ListDutiesResponse { duties }))
+    }
+}
+
+fn open_request(request: v1::OpenDisksRequest) -> Result<OpenRequest> {
+    let fingerprint = v1::OpenDisksRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
+    let source = match request.from {
+        Some(From::SnapshotMoref(moref)) => Source::Existing(Moref::new(text("snapshot_moref", &moref, true)?)),
+        Some(From::Take(take)) => Source::Take(Wish::from_api(take)),
+        None => Source::Take(Wish::from_api(v1::SnapshotRequest::default())),
+    };
+    Ok(OpenRequest {
+        request_id: text("request_id", &request.request_id, false)?,
+        fingerprint,
+        vm: text("vm", &request.vm, true)?,
+        source,
+        keys: request.device_keys,
+        lease: (request.lease_seconds > 0).then(|| Duration::from_secs(request.lease_seconds.into())),
+    })
+}
+
+fn ranges(ranges: &[v1::Range]) -> Result<Vec<Range<u64>>> {
+    ranges
+        .iter()
+        .map(|range| {
+            let end = range.offset.checked_add(range.length);
+            let wrong = || Error::new(&reason::READ_RANGE, format!("{} + {}", range.offset, range.length));
+            end.map(|end| range.offset..end).ok_or_else(wrong)
+        })
+        .collect()
+}
+
+fn to_api(duty: &Duty, why: Option<String>) -> v1::Duty {
+    let (kind, backing, moref) = match &duty.kind {
+        DutyKind::Attach(attach) => ("attach", attach.backing.to_string(), String::new()),
+        DutyKind::Snapshot(snapshot) => {
+            ("snapshot", String::new(), snapshot.moref.as_ref().map(ToString::to_string).unwrap_or_default())
+        }
+    };
+    let state = match (duty.phase, &why) {
+        (_, Some(_)) => "settling",
+        (DutyPhase::Intended, None) => "intended",
+        (DutyPhase::Held, None) => "held",
+    };
+    v1::Duty {
+        duty_id: duty.id.to_string(),
+        kind: kind.to_owned(),
+        vm: duty.vm_name.clone(),
+        backing,
+        moref,
+        state: state.to_owned(),
+        since: duty.since.clone(),
+        last_error: why.unwrap_or_default(),
+        owner: duty.session.to_string(),
+    }
+}

@@ -1,0 +1,50 @@
+//! The gRPC surface: the only module that names tonic's services. Translates, never decides.
+mod disk;
+mod job;
+mod proxy;
+pub mod server;
+
+use hotadd_blockio::EngineKind;
+
+use crate::{
+    error::{Error, Result},
+    reason,
+    session::{Manager, job::Jobs},
+    transport::ReadOrder,
+};
+
+/// What the services share.
+#[derive(Debug, Clone)]
+pub struct Context {
+    pub manager: Manager,
+    pub jobs: Jobs,
+    pub engines: Vec<EngineKind>,
+    pub proxy_name: String,
+}
+
+impl Context {
+    fn order(&self, ranges: Vec<std::ops::Range<u64>>, block_bytes: u32) -> Result<ReadOrder> {
+        let depth = self.manager.opener().vm.limits.depth;
+        Ok(ReadOrder { ranges, block_bytes: block_size(block_bytes)?, depth, engines: self.engines.clone() })
+    }
+}
+
+/// The default for 0.
+fn block_size(asked: u32) -> Result<u32> {
+    use hotadd_api::{DEFAULT_BLOCK_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES};
+    match asked {
+        0 => Ok(DEFAULT_BLOCK_BYTES),
+        n if n.is_power_of_two() && (MIN_BLOCK_BYTES..=MAX_BLOCK_BYTES).contains(&n) => Ok(n),
+        n => Err(Error::new(&reason::SES_REQUEST, format!("block_bytes: {n} is not a power of two from 64 KiB to 4 MiB"))),
+    }
+}
+
+/// Longest text that a request may carry in one field.
+const MAX_TEXT: usize = 1024;
+
+fn text(field: &str, value: &str, required: bool) -> Result<String> {
+    if value.len() > MAX_TEXT || value.contains('\0') || (required && value.trim().is_empty()) {
+        return Err(Error::new(&reason::SES_REQUEST, format!("{field}: empty, longer than {MAX_TEXT} bytes, or with a NUL")));
+    }
+    Ok(value.to_owned())
+}

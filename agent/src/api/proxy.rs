@@ -1,0 +1,84 @@
+//! ProxyService.
+use hotadd_api::v1::{self, proxy_service_server::ProxyService};
+use hotadd_blockio::{Arena, Device, Refusal, engine};
+use tonic::{Request, Response, Status};
+
+use super::Context;
+use crate::{
+    attach::{free_units, units_of},
+    error::{Error, Result},
+    reason,
+};
+
+#[tonic::async_trait]
+impl ProxyService for Context {
+    async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::GetInfoResponse>, Status> {
+        let vm = &self.manager.opener().vm;
+        let about = vm.hypervisor.about();
+        let (engine, engine_refusals) = self.probe_engines();
+        Ok(Response::new(v1::GetInfoResponse {
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            proxy_name: self.proxy_name.clone(),
+            proxy_moref: vm.moref.to_string(),
+            vcenter_name: about.name,
+            vcenter_api_version: about.api_version,
+            negotiated_version: about.negotiated,
+            engine,
+            engine_refusals,
+            kernel: kernel(),
+            open_duties: u32::try_from(vm.journal.state().duties().count()).unwrap_or(u32::MAX),
+            draining: self.manager.draining().is_cancelled(),
+        }))
+    }
+
+    async fn get_capacity(
+        &self,
+        _: Request<v1::GetCapacityRequest>,
+    ) -> Result<Response<v1::GetCapacityResponse>, Status> {
+        let vm = &self.manager.opener().vm;
+        let proxy = vm.facts().await?;
+        let map = vm.controller_map(&proxy).await?;
+        let state = vm.journal.state();
+        let reserved = state.duties().filter_map(|d| d.attach().map(|a| a.slot)).collect();
+        let free = free_units(&proxy, &reserved);
+        let signed = |unit: u32| i32::try_from(unit).unwrap_or(i32::MAX);
+        let controllers = proxy.controllers.iter().map(|controller| {
+            let free = free.get(&controller.key).cloned().unwrap_or_default();
+            let used = units_of(controller, proxy.hardware_version).filter(|unit| !free.contains(unit));
+            let place = map.address(controller.key);
+            let refused = |why: &dyn std::fmt::Display| Error::new(&reason::ATT_CONTROLLER, why.to_string()).to_reason();
+            v1::ControllerCapacity {
+                key: controller.key,
+                bus: controller.bus,
+                kind: controller.kind.clone(),
+                pci_address: place.map(ToString::to_string).unwrap_or_default(),
+                used_units: used.map(signed).collect(),
+                free_units: free.into_iter().map(signed).collect(),
+                refused: place.err().map(|why| refused(why)),
+            }
+        });
+        Ok(Response::new(v1::GetCapacityResponse { controllers: controllers.collect() }))
+    }
+}
+
+impl Context {
+    /// Probes on /dev/null, so that no device is touched: it is the set-up of an engine that kernels refuse.
+    fn probe_engines(&self) -> (String, Vec<String>) {
+        let probe = || {
+            let file = std::fs::File::open("/dev/null").ok()?;
+            let device = std::sync::Arc::new(Device::from_file(file).ok()?);
+            let arena = Arena::new(1, 4096).ok()?;
+            Some(engine::select(&self.engines, &device, &arena, 1))
+        };
+        let texts = |refused: &[Refusal]| refused.iter().map(Refusal::to_string).collect();
+        match probe() {
+            Some(Ok(selected)) => (selected.engine.kind().name().to_owned(), texts(&selected.refused)),
+            Some(Err(refused)) => (String::new(), texts(&refused)),
+            None => (String::new(), Vec::new()),
+        }
+    }
+}
+
+fn kernel() -> String {
+    nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default()
+}

@@ -1,0 +1,80 @@
+//! The listener: mutual TLS only, health and reflection on.
+use std::{future::Future, net::SocketAddr, time::Duration};
+
+use hotadd_api::v1::{
+    disk_service_server::DiskServiceServer, job_service_server::JobServiceServer, proxy_service_server::ProxyServiceServer,
+};
+use secrecy::ExposeSecret as _;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+use super::Context;
+use crate::{
+    config::Tls,
+    error::{Error, Result},
+    reason,
+};
+
+/// A peer that vanished without a FIN is noticed after one interval and one timeout.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long a connection may take for its TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// HTTP/2 streams of one connection at the same time.
+const STREAMS: u32 = 256;
+
+/// Binds, so that readiness can be told before serving begins.
+///
+/// # Errors
+/// [`reason::CFG_INVALID`] when the address can't be bound.
+pub async fn bind(listen: SocketAddr) -> Result<TcpListener> {
+    let failed = |e| Error::new(&reason::CFG_INVALID, format!("listen: {listen}")).with_source(e);
+    TcpListener::bind(listen).await.map_err(failed)
+}
+
+/// Serves until `stop` ends, then lets the running calls finish.
+///
+/// # Errors
+/// [`reason::CFG_INVALID`] for certificates that can't be used, [`reason::INTERNAL`] when serving fails.
+pub async fn serve(
+    listener: TcpListener,
+    tls: &Tls,
+    context: Context,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<()> {
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |e: tonic::transport::Error| Error::new(&reason::CFG_INVALID, what).with_source(e)
+    };
+    let identity = Identity::from_pem(&tls.certificate, tls.key.expose_secret());
+    let config = ServerTlsConfig::new()
+        .identity(identity)
+        .client_ca_root(Certificate::from_pem(&tls.client_ca))
+        .client_auth_optional(false)
+        .timeout(HANDSHAKE);
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    health_reporter.set_serving::<ProxyServiceServer<Context>>().await;
+    health_reporter.set_serving::<DiskServiceServer<Context>>().await;
+    health_reporter.set_serving::<JobServiceServer<Context>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(hotadd_api::DESCRIPTOR)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|e| Error::new(&reason::INTERNAL, "reflection").with_source(e))?;
+    Server::builder()
+        .tls_config(config)
+        .map_err(failed("tls"))?
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .tcp_keepalive(Some(KEEPALIVE))
+        .tcp_nodelay(true)
+        .max_concurrent_streams(STREAMS)
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(ProxyServiceServer::new(context.clone()))
+        .add_service(DiskServiceServer::new(context.clone()))
+        .add_service(JobServiceServer::new(context))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
+        .await
+        .map_err(failed("serving"))
+}

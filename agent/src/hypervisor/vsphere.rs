@@ -1,0 +1,387 @@
+//! The port's implementation over hotadd-vsphere. Taking a failed batch apart is in [`super::batch`]; conversions are
+//! in [`super::convert`].
+use std::{collections::BTreeMap, time::Duration};
+
+use async_trait::async_trait;
+use hotadd_vsphere as vim;
+use vim::{ErrorKind, FaultKind};
+
+use super::{
+    About, AttachOutcome, AttachRequest, Hypervisor, OurDisk, ProxyFacts, Quiesce, Snapshot, TargetDisk, TargetFacts, batch,
+    convert::{self, datastore_ref, error, fault_error, moref, snapshot_ref, vm_ref},
+};
+use crate::{
+    config::{Deadlines, Trust, Vcenter},
+    discover::HostIdentity,
+    error::{Error, Result},
+    id::Moref,
+    reason,
+};
+
+/// Shown in the vSphere Client beside the snapshot.
+const SNAPSHOT_TEXT: &str = "Temporary. Made by hotadd-agent, which removes it. Do not remove it while a backup runs.";
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Vsphere {
+    pub(super) client: vim::Client,
+    pub(super) deadlines: Deadlines,
+}
+
+impl Vsphere {
+    /// Connects and logs in.
+    ///
+    /// # Errors
+    /// [`reason::VC_UNREACHABLE`], [`reason::VC_TLS`], [`reason::VC_LOGIN`] or [`reason::VC_PROTOCOL`].
+    pub async fn connect(vcenter: &Vcenter, deadlines: &Deadlines) -> Result<Self> {
+        let trust = match &vcenter.trust {
+            Trust::Ca(pem) => vim::Trust::Ca(pem.clone()),
+            Trust::Pin(pin) => vim::Trust::Pin(*pin),
+        };
+        let mut config = vim::Config::new(&vcenter.url, &vcenter.user, vcenter.password.clone(), trust);
+        config.request_timeout = deadlines.call;
+        let client = vim::Client::connect(config).await.map_err(error)?;
+        Ok(Self { client, deadlines: deadlines.clone() })
+    }
+
+    pub(super) async fn wait(&self, task: &vim::MoRef, deadline: Duration) -> Result<vim::TaskInfo, vim::Error> {
+        self.client.wait_task(task, deadline, None).await
+    }
+
+    /// Whether any task on this VM has not ended. A task that the server forgot has ended.
+    pub(super) async fn is_busy(&self, vm: &vim::VmInfo) -> Result<bool> {
+        for task in &vm.recent_tasks {
+            match self.client.task(task).await {
+                Ok(info) if !info.state.is_final() => return Ok(true),
+                Ok(_) => {}
+                Err(e) if matches!(e.kind(), ErrorKind::TaskGone) => {}
+                Err(e) => return Err(error(e)),
+            }
+        }
+        Ok(false)
+    }
+
+    async fn candidates(&self, what: &str) -> Result<Vec<vim::MoRef>> {
+        if what.starts_with("vm-") && what[3..].bytes().all(|b| b.is_ascii_digit()) && what.len() > 3 {
+            let reference = vim::MoRef::new("VirtualMachine", what);
+            match self.client.vm(&reference).await {
+                Ok(_) => return Ok(vec![reference]),
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(error(e)),
+            }
+        }
+        if uuid::Uuid::parse_str(what).is_ok() {
+            let mut found = self.client.find_vms_by_uuid(what, true).await.map_err(error)?;
+            found.extend(self.client.find_vms_by_uuid(what, false).await.map_err(error)?);
+            found.sort();
+            found.dedup();
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        self.client.find_vms_by_name(what).await.map_err(error)
+    }
+
+    /// Whether the proxy's host can use a datastore; `None` when that can't be read.
+    async fn reachable(&self, datastore: &Moref, host: Option<&vim::MoRef>) -> Option<bool> {
+        let info = self.client.datastore(&datastore_ref(datastore)).await.ok()?;
+        if !info.accessible {
+            return Some(false);
+        }
+        let mount = info.hosts.iter().find(|mount| Some(&mount.host) == host);
+        match mount {
+            Some(mount) => {
+                Some(mount.accessible != Some(false) && mount.access_mode.as_deref() != Some("readOnly"))
+            }
+            None if info.hosts.is_empty() || host.is_none() => None,
+            None => Some(false),
+        }
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Vsphere {
+    fn about(&self) -> About {
+        let about = self.client.about();
+        About {
+            name: format!("{} {} build-{}", about.name, about.version, about.build),
+            api_version: about.api_version.clone(),
+            negotiated: about.negotiated.to_string(),
+        }
+    }
+
+    async fn identify(&self, host: &HostIdentity) -> Result<Moref> {
+        let mut found = Vec::new();
+        for uuid in uuid_candidates(host) {
+            found = self.client.find_vms_by_uuid(&uuid, false).await.map_err(error)?;
+            if !found.is_empty() {
+                break;
+            }
+        }
+        let mut matching = Vec::new();
+        for vm in &found {
+            let info = self.client.vm(vm).await.map_err(error)?;
+            if found.len() == 1 || macs_match(&info, host) {
+                matching.push(moref(vm));
+            }
+        }
+        match (matching.pop(), matching.is_empty()) {
+            (Some(proxy), true) => Ok(proxy),
+            (Some(_), false) => Err(Error::new(
+                &reason::CFG_IDENTITY,
+                format!("{} VMs share this BIOS UUID and their MAC addresses do not decide", found.len()),
+            )),
+            (None, _) => Err(Error::new(
+                &reason::CFG_IDENTITY,
+                format!("no VM of this vCenter has the UUID of {:?} / {:?}", host.serial, host.uuid),
+            )),
+        }
+    }
+
+    async fn proxy(&self, proxy: &Moref) -> Result<ProxyFacts> {
+        // Tasks first: one that ends between the two reads has its effect in the device list that is read after it.
+        let vm = self.client.vm(&vm_ref(proxy)).await.map_err(error)?;
+        let busy = self.is_busy(&vm).await?;
+        let vm = self.client.vm(&vm_ref(proxy)).await.map_err(error)?;
+        Ok(convert::proxy_facts(&vm, busy))
+    }
+
+    async fn find_target(&self, what: &str) -> Result<TargetFacts> {
+        let found = self.candidates(what).await?;
+        match &found[..] {
+            [] => Err(Error::new(&reason::VM_UNKNOWN, format!("{what:?}"))),
+            [vm] => {
+                let info = self.client.vm(vm).await.map_err(error)?;
+                Ok(TargetFacts {
+                    moref: moref(vm),
+                    name: info.name,
+                    power_state: info.power_state.map(|p| format!("{p:?}")).unwrap_or_default(),
+                    template: info.is_template,
+                })
+            }
+            many => {
+                let morefs: Vec<_> = many.iter().map(|m| m.value.as_str()).collect();
+                Err(Error::new(&reason::VM_AMBIGUOUS, format!("{what:?}: {}", morefs.join(", "))))
+            }
+        }
+    }
+
+    async fn target_disks(&self, vm: &Moref, snapshot: Option<&Moref>, proxy: &Moref) -> Result<Vec<TargetDisk>> {
+        let devices = match snapshot {
+            Some(snapshot) => self.client.snapshot_devices(&snapshot_ref(snapshot)).await.map_err(|e| {
+                let gone = e.is_not_found();
+                if gone { Error::new(&reason::SNAP_UNKNOWN, snapshot.to_string()) } else { error(e) }
+            })?,
+            None => self.client.vm(&vm_ref(vm)).await.map_err(error)?.devices,
+        };
+        let host = self.client.vm(&vm_ref(proxy)).await.map_err(error)?.host;
+        let mut disks: Vec<TargetDisk> = devices
+            .iter()
+            .filter_map(vim::Device::as_disk)
+            .map(|disk| convert::target_disk(disk, &devices))
+            .collect();
+        let mut known: BTreeMap<Moref, Option<bool>> = BTreeMap::new();
+        for disk in &mut disks {
+            let Some(datastore) = disk.datastore.clone() else { continue };
+            if !known.contains_key(&datastore) {
+                let reachable = self.reachable(&datastore, host.as_ref()).await;
+                known.insert(datastore.clone(), reachable);
+            }
+            disk.reachable = known.get(&datastore).copied().flatten();
+        }
+        Ok(disks)
+    }
+
+    async fn create_snapshot(&self, vm: &Moref, name: &str, quiesce: Quiesce) -> Result<Snapshot> {
+        let quiesce = match quiesce {
+            Quiesce::None => vim::Quiesce::No,
+            Quiesce::Yes { timeout: None } => vim::Quiesce::Yes,
+            Quiesce::Yes { timeout: Some(limit) } => {
+                vim::Quiesce::Timeout(u32::try_from(limit.as_secs().div_ceil(60)).unwrap_or(u32::MAX))
+            }
+        };
+        let spec = vim::SnapshotSpec { name: name.to_owned(), description: SNAPSHOT_TEXT.to_owned(), quiesce };
+        let started = self.client.create_snapshot(&vm_ref(vm), &spec).await;
+        let task = started.map_err(snapshot_error)?;
+        let info = self.wait(&task, self.deadlines.snapshot).await.map_err(error)?;
+        match (info.error, info.result) {
+            (Some(fault), _) => Err(snapshot_fault(&fault)),
+            (None, Some(vim::TaskResult::MoRef(snapshot))) => {
+                let quiesced = spec.quiesce != vim::Quiesce::No && self.was_quiesced(vm, &snapshot).await;
+                Ok(Snapshot { moref: moref(&snapshot), quiesced })
+            }
+            (None, _) => Err(Error::new(&reason::VC_PROTOCOL, "the snapshot task gave no snapshot")),
+        }
+    }
+
+    async fn find_snapshots(&self, vm: &Moref, name: &str) -> Result<Vec<Moref>> {
+        let info = match self.client.vm(&vm_ref(vm)).await {
+            Err(e) if e.is_not_found() => return Ok(Vec::new()),
+            other => other.map_err(error)?,
+        };
+        let busy = self.is_busy(&info).await?;
+        let info = self.client.vm(&vm_ref(vm)).await.map_err(error)?;
+        let mut open: Vec<&vim::SnapshotNode> = info.snapshots.iter().flat_map(|tree| &tree.roots).collect();
+        let mut found = Vec::new();
+        while let Some(node) = open.pop() {
+            if node.name == name {
+                found.push(moref(&node.moref));
+            }
+            open.extend(&node.children);
+        }
+        if found.is_empty() && busy {
+            return Err(Error::new(&reason::SNAP_REMOVE, "a task runs on the VM; a snapshot may still appear"));
+        }
+        Ok(found)
+    }
+
+    async fn remove_snapshot(&self, vm: &Moref, snapshot: &Moref) -> Result<()> {
+        if !self.has_snapshot(vm, snapshot).await? {
+            return Ok(());
+        }
+        let started = self.client.remove_snapshot(&snapshot_ref(snapshot), true).await;
+        let task = match started {
+            Err(e) if e.is_not_found() => return Ok(()),
+            other => other.map_err(removal_error)?,
+        };
+        let info = self.wait(&task, self.deadlines.snapshot).await.map_err(error)?;
+        if let Some(fault) = info.error {
+            return Err(fault_error(&fault, &reason::SNAP_REMOVE));
+        }
+        if self.has_snapshot(vm, snapshot).await? {
+            return Err(Error::new(&reason::SNAP_REMOVE, format!("{snapshot} is still listed")));
+        }
+        Ok(())
+    }
+
+    async fn attach(&self, proxy: &Moref, requests: &[AttachRequest]) -> Vec<AttachOutcome> {
+        batch::attach(self, proxy, requests).await
+    }
+
+    async fn detach(&self, proxy: &Moref, disks: &[OurDisk]) -> Result<()> {
+        let vm = self.client.vm(&vm_ref(proxy)).await.map_err(error)?;
+        // The full device as the server describes it now, and only if it still is the disk that was claimed.
+        let scsi: Vec<i32> = vm.scsi_controllers().map(|c| c.key).collect();
+        let remove: Vec<vim::RemoveDisk> = vm
+            .disks()
+            .filter(|disk| disks.iter().any(|OurDisk(ours)| *ours == convert::proxy_disk(disk, &scsi)))
+            .map(vim::RemoveDisk::new)
+            .collect();
+        if remove.is_empty() {
+            return Ok(());
+        }
+        let spec = vim::Reconfigure { change_version: vm.change_version, change: vim::DeviceChanges::Remove(remove) };
+        let task = self.client.reconfigure(&vm_ref(proxy), &spec).await.map_err(error)?;
+        let info = self.wait(&task, self.deadlines.reconfigure).await.map_err(error)?;
+        match info.error {
+            Some(fault) if matches!(fault.kind, FaultKind::DeviceNotFound) => Ok(()),
+            Some(fault) => Err(fault_error(&fault, &reason::VC_FAULT)),
+            None => Ok(()),
+        }
+    }
+
+    async fn keep_alive(&self) -> Result<()> {
+        self.client.keep_alive().await.map_err(error)
+    }
+
+    async fn logout(&self) {
+        if let Err(error) = self.client.logout().await {
+            tracing::debug!(%error, "logout failed; the session ends by itself");
+        }
+    }
+}
+
+impl Vsphere {
+    /// Unreadable counts as not quiesced: nothing is promised that was not seen.
+    async fn was_quiesced(&self, vm: &Moref, snapshot: &vim::MoRef) -> bool {
+        let info = self.client.vm(&vm_ref(vm)).await.ok();
+        info.and_then(|info| info.snapshots?.find(snapshot).map(|node| node.quiesced)).unwrap_or(false)
+    }
+
+    /// `false` also when the VM itself is gone: its snapshots went with it.
+    async fn has_snapshot(&self, vm: &Moref, snapshot: &Moref) -> Result<bool> {
+        match self.client.vm(&vm_ref(vm)).await {
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(error(e)),
+            Ok(info) => {
+                let there = info.snapshots.is_some_and(|tree| tree.find(&snapshot_ref(snapshot)).is_some());
+                if !there && info.consolidation_needed == Some(true) {
+                    tracing::warn!(vm = info.name, reason = reason::SNAP_CONSOLIDATE.code, "{}", reason::SNAP_CONSOLIDATE.summary);
+                }
+                Ok(there)
+            }
+        }
+    }
+}
+
+fn snapshot_error(e: vim::Error) -> Error {
+    match e.fault() {
+        Some(fault) => snapshot_fault(fault),
+        None => error(e),
+    }
+}
+
+fn snapshot_fault(fault: &vim::Fault) -> Error {
+    let quiescing = matches!(
+        fault.kind,
+        FaultKind::FilesystemQuiesceFault | FaultKind::ApplicationQuiesceFault | FaultKind::ToolsUnavailable
+    );
+    fault_error(fault, if quiescing { &reason::SNAP_QUIESCE } else { &reason::SNAP_FAILED })
+}
+
+fn removal_error(e: vim::Error) -> Error {
+    match e.fault() {
+        Some(fault) => fault_error(fault, &reason::SNAP_REMOVE),
+        None => error(e),
+    }
+}
+
+/// UUIDs under which vCenter may know this VM, best first: the serial number is in vCenter's byte order on every
+/// hardware version; product_uuid has its first three fields swapped on most VMs from version 13, but not on all.
+fn uuid_candidates(host: &HostIdentity) -> Vec<String> {
+    let serial = host.serial.as_deref().and_then(|text| text.strip_prefix("VMware-")).map(|text| {
+        text.chars().filter(char::is_ascii_hexdigit).collect::<String>()
+    });
+    let from_serial = serial.and_then(|hex| uuid::Uuid::parse_str(&hex).ok());
+    let as_is = host.uuid.as_deref().and_then(|text| uuid::Uuid::parse_str(text).ok());
+    let swapped = as_is.map(|uuid| uuid::Uuid::from_bytes(uuid.to_bytes_le()));
+    let mut all: Vec<String> = Vec::new();
+    for uuid in [from_serial, as_is, swapped].into_iter().flatten() {
+        let text = uuid.to_string();
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+    all
+}
+
+fn macs_match(vm: &vim::VmInfo, host: &HostIdentity) -> bool {
+    vm.devices.iter().any(|device| match device {
+        vim::Device::Nic { mac: Some(mac), .. } => host.macs.contains(&mac.to_lowercase()),
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_byte_orders_are_tried_after_the_serial() {
+        let host = HostIdentity {
+            vendor: "VMware, Inc.".into(),
+            serial: Some("VMware-42 1c 82 7e 09 15 aa f2-b1 54 1f ad 4a 62 97 fb".into()),
+            uuid: Some("8ac43342-7478-0792-f6c6-131b895335ba".into()),
+            macs: Vec::new(),
+        };
+        assert_eq!(
+            uuid_candidates(&host),
+            [
+                "421c827e-0915-aaf2-b154-1fad4a6297fb",
+                "8ac43342-7478-0792-f6c6-131b895335ba",
+                "4233c48a-7874-9207-f6c6-131b895335ba"
+            ]
+        );
+        assert!(uuid_candidates(&HostIdentity::default()).is_empty());
+    }
+}

@@ -1,0 +1,145 @@
+//! The steps that sessions and jobs share: preflight, snapshot, attach.
+use std::sync::Arc;
+
+use super::snapshot::{self, HeldSnapshot, Wish};
+use crate::{
+    attach::{Attached, Attacher, ProxyVm, Settler, Wanted, free_units},
+    discover::Platform,
+    error::{Error, Result},
+    hypervisor::TargetFacts,
+    id::{Moref, SessionId},
+    plan::{Decision, decide},
+    reason,
+};
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Opener {
+    pub vm: Arc<ProxyVm>,
+    pub attacher: Attacher,
+    pub settler: Settler,
+}
+
+/// Where the disks' state comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    Existing(Moref),
+    Take(Wish),
+}
+
+/// The target and what can be done with its disks, before anything is touched.
+#[derive(Debug)]
+pub struct Preflight {
+    pub target: TargetFacts,
+    pub decisions: Vec<Decision>,
+}
+
+/// One disk after attaching.
+#[derive(Debug)]
+pub struct Opened {
+    pub decision: Decision,
+    pub attached: Result<Arc<Attached>, Vec<Error>>,
+}
+
+impl Opener {
+    #[must_use]
+    pub fn platform(&self) -> Arc<dyn Platform> {
+        Arc::clone(&self.vm.platform)
+    }
+
+    /// Finds the VM and decides for every wanted disk. `partial`: some disks may be refused.
+    ///
+    /// # Errors
+    /// Unknown VM, the proxy itself, unknown disk keys, no disk left, a refused disk without `partial`, no free unit.
+    pub async fn preflight(&self, what: &str, keys: &[i32]) -> Result<Preflight> {
+        let target = self.vm.hypervisor.find_target(what).await?;
+        if target.moref == self.vm.moref {
+            return Err(Error::new(&reason::VM_IS_PROXY, target.name));
+        }
+        let decisions = self.decide(&target, None, keys).await?;
+        Ok(Preflight { target, decisions })
+    }
+
+    /// Refuses what can't succeed before a snapshot is taken.
+    ///
+    /// # Errors
+    /// [`reason::VM_NO_DISKS`], [`reason::JOB_PARTIAL`], [`reason::ATT_NO_SLOT`], [`reason::ATT_CONTROLLER`].
+    pub async fn admit(&self, preflight: &Preflight, partial: bool) -> Result<()> {
+        let refused: Vec<String> = preflight
+            .decisions
+            .iter()
+            .flat_map(|d| d.refusals.iter().map(|e| format!("{}: {e}", d.disk.label)))
+            .collect();
+        let able = preflight.decisions.iter().filter(|d| d.is_hotadd()).count();
+        if able == 0 {
+            let why = if refused.is_empty() { preflight.target.name.clone() } else { refused.join("; ") };
+            return Err(Error::new(&reason::VM_NO_DISKS, why));
+        }
+        if !partial && !refused.is_empty() {
+            return Err(Error::new(&reason::JOB_PARTIAL, refused.join("; ")));
+        }
+        let proxy = self.vm.facts().await?;
+        let map = self.vm.controller_map(&proxy).await?;
+        if map.usable().next().is_none() {
+            let why: Vec<String> = proxy
+                .controllers
+                .iter()
+                .filter_map(|c| map.address(c.key).err().map(|refused| format!("scsi{}: {refused}", c.bus)))
+                .collect();
+            return Err(Error::new(&reason::ATT_CONTROLLER, why.join("; ")));
+        }
+        let state = self.vm.journal.state();
+        let reserved = state.duties().filter_map(|d| d.attach().map(|a| a.slot)).collect();
+        let free = free_units(&proxy, &reserved);
+        let room: usize = map.usable().filter_map(|key| free.get(&key)).map(Vec::len).sum();
+        if room == 0 || (!partial && room < able) {
+            return Err(Error::new(&reason::ATT_NO_SLOT, format!("{able} disks, {room} free units")));
+        }
+        Ok(())
+    }
+
+    /// Takes the snapshot, or takes note of the caller's.
+    ///
+    /// # Errors
+    /// See [`snapshot::take`].
+    pub async fn snapshot(&self, session: SessionId, target: &TargetFacts, source: &Source) -> Result<HeldSnapshot> {
+        match source {
+            Source::Existing(moref) => Ok(HeldSnapshot::foreign(moref.clone())),
+            Source::Take(wish) => snapshot::take(&self.vm, &self.settler, session, target, *wish).await,
+        }
+    }
+
+    /// Attaches the snapshot's disks; one answer per wanted disk.
+    ///
+    /// # Errors
+    /// When the snapshot's disks can't be read.
+    pub async fn attach(
+        &self,
+        session: SessionId,
+        target: &TargetFacts,
+        snapshot: &Moref,
+        keys: &[i32],
+    ) -> Result<Vec<Opened>> {
+        let decisions = self.decide(target, Some(snapshot), keys).await?;
+        let wanted: Vec<Wanted> = decisions.iter().filter_map(Decision::wanted).collect();
+        let mut attached = self.attacher.attach(session, target, wanted).await.into_iter();
+        let join = |mut decision: Decision| {
+            let attached = if decision.is_hotadd() {
+                let lost = || Err(Error::new(&reason::INTERNAL, "no answer for this disk"));
+                attached.next().unwrap_or_else(lost).map(Arc::new).map_err(|error| vec![error])
+            } else {
+                Err(std::mem::take(&mut decision.refusals))
+            };
+            Opened { decision, attached }
+        };
+        Ok(decisions.into_iter().map(join).collect())
+    }
+
+    async fn decide(&self, target: &TargetFacts, snapshot: Option<&Moref>, keys: &[i32]) -> Result<Vec<Decision>> {
+        let disks = self.vm.hypervisor.target_disks(&target.moref, snapshot, &self.vm.moref).await?;
+        if let Some(key) = keys.iter().find(|key| !disks.iter().any(|disk| disk.device_key == **key)) {
+            return Err(Error::new(&reason::VM_DISK_UNKNOWN, format!("{}: key {key}", target.name)));
+        }
+        Ok(disks.into_iter().filter(|d| keys.is_empty() || keys.contains(&d.device_key)).map(decide).collect())
+    }
+}

@@ -1,0 +1,184 @@
+//! Snapshots of ours: journalled before they are asked for, and the ladder of consistency.
+//!
+//! ```text
+//! required_app │ filesystem:  quiesced ▶ quiesced once more ▶ fail
+//! prefer_app:                 quiesced ▶ quiesced once more ▶ crash-consistent, with the fault told
+//! crash:                      crash-consistent
+//! ```
+//! vSphere ignores a wish to quiesce when Tools do not run; what counts is what the snapshot says afterwards. A
+//! powered-off VM is at rest: whatever was asked is reached.
+use std::{sync::Arc, time::Duration};
+
+use hotadd_api::v1::{self, Consistency};
+
+use crate::{
+    attach::{ProxyVm, Settled, Settler, now},
+    error::{Error, Result},
+    hypervisor::{Quiesce, Snapshot, TargetFacts},
+    id::{DutyId, Moref, SessionId},
+    journal::{Duty, DutyKind, DutyPhase, Record, SnapshotDuty},
+    reason,
+};
+
+/// A snapshot that a session reads from. If it is ours, dropping this makes the settler remove it.
+#[derive(Debug)]
+pub struct HeldSnapshot {
+    pub moref: Moref,
+    reached: Consistency,
+    fault: Option<v1::Reason>,
+    ours: Option<(DutyId, Settler)>,
+}
+
+impl HeldSnapshot {
+    /// A snapshot that the caller made and will remove.
+    #[must_use]
+    pub fn foreign(moref: Moref) -> Self {
+        Self { moref, reached: Consistency::Unspecified, fault: None, ours: None }
+    }
+
+    /// The duty to remove it, if it is ours.
+    #[must_use]
+    pub fn duty(&self) -> Option<DutyId> {
+        self.ours.as_ref().map(|(duty, _)| *duty)
+    }
+
+    #[must_use]
+    pub fn to_api(&self) -> v1::SnapshotResult {
+        v1::SnapshotResult {
+            moref: self.moref.to_string(),
+            reached: self.reached.into(),
+            fault: self.fault.clone(),
+            ours: self.ours.is_some(),
+        }
+    }
+}
+
+impl Drop for HeldSnapshot {
+    fn drop(&mut self) {
+        if let Some((duty, settler)) = &self.ours {
+            settler.hand_over(*duty);
+        }
+    }
+}
+
+/// What is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish {
+    pub consistency: Consistency,
+    pub timeout: Option<Duration>,
+}
+
+impl Wish {
+    #[must_use]
+    pub fn from_api(request: v1::SnapshotRequest) -> Self {
+        let timeout = (request.timeout_seconds > 0).then(|| Duration::from_secs(request.timeout_seconds.into()));
+        let consistency = match request.consistency() {
+            Consistency::Unspecified => Consistency::Crash,
+            asked => asked,
+        };
+        Self { consistency, timeout }
+    }
+
+    fn quiesces(self) -> bool {
+        self.consistency != Consistency::Crash
+    }
+}
+
+/// Takes the snapshot.
+///
+/// # Errors
+/// [`reason::SNAP_QUIESCE`], [`reason::SNAP_FAILED`], or of the hypervisor. Anything that may exist is owed by then.
+pub async fn take(
+    vm: &Arc<ProxyVm>,
+    settler: &Settler,
+    session: SessionId,
+    target: &TargetFacts,
+    wish: Wish,
+) -> Result<HeldSnapshot> {
+    let mut quiesce_fault = None;
+    if wish.quiesces() {
+        for attempt in 1..=2 {
+            match quiesced(vm, settler, session, target, wish).await {
+                Ok(held) => return Ok(held),
+                Err(error) if *error.reason() == reason::SNAP_QUIESCE => {
+                    tracing::warn!(vm = target.name, attempt, %error, "quiescing failed");
+                    quiesce_fault = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(error) = quiesce_fault.take_if(|_| wish.consistency != Consistency::PreferApp) {
+            return Err(error);
+        }
+    }
+    let (mut held, _) = create(vm, settler, session, target, Quiesce::None).await?;
+    held.fault = quiesce_fault.map(|error| error.to_reason());
+    Ok(held)
+}
+
+async fn quiesced(
+    vm: &Arc<ProxyVm>,
+    settler: &Settler,
+    session: SessionId,
+    target: &TargetFacts,
+    wish: Wish,
+) -> Result<HeldSnapshot> {
+    let (mut held, done) = create(vm, settler, session, target, Quiesce::Yes { timeout: wish.timeout }).await?;
+    let at_rest = target.power_state == "poweredOff";
+    if done || at_rest {
+        let app = wish.consistency != Consistency::Filesystem;
+        held.reached = if app { Consistency::RequiredApp } else { Consistency::Filesystem };
+        return Ok(held);
+    }
+    let detail = format!("{}: vCenter took the snapshot without quiescing (VMware Tools not running?)", target.name);
+    let error = Error::new(&reason::SNAP_QUIESCE, detail);
+    let duty: Vec<DutyId> = held.duty().into_iter().collect();
+    drop(held);
+    match settler.settle(&duty, vm.deadlines.cleanup).await {
+        Settled::Done => Err(error),
+        Settled::Owed(_) => Err(error.owing()),
+    }
+}
+
+/// Journal first, then vCenter, in a task of its own: a caller that goes away leaves no half-known snapshot, and the
+/// result that nobody takes hands itself to the settler. Also tells whether the guest was quiesced.
+async fn create(
+    vm: &Arc<ProxyVm>,
+    settler: &Settler,
+    session: SessionId,
+    target: &TargetFacts,
+    quiesce: Quiesce,
+) -> Result<(HeldSnapshot, bool)> {
+    let (vm, settler, target) = (Arc::clone(vm), settler.clone(), target.clone());
+    tokio::spawn(async move {
+        let id = DutyId::new();
+        let name = format!("hotadd-agent {id}");
+        let duty = Duty {
+            id,
+            session,
+            vm: target.moref.clone(),
+            vm_name: target.name.clone(),
+            since: now(),
+            phase: DutyPhase::Intended,
+            kind: DutyKind::Snapshot(SnapshotDuty { name: name.clone(), moref: None }),
+        };
+        vm.record(vec![Record::Began(duty)]).await?;
+        let made = match vm.hypervisor.create_snapshot(&target.moref, &name, quiesce).await {
+            Ok(made) => made,
+            Err(error) => {
+                // Refused or unknown: the settler looks for it by name before it believes that there is none.
+                let settled = settler.settle(&[id], vm.deadlines.settle + vm.deadlines.call).await;
+                return Err(if matches!(settled, Settled::Done) { error } else { error.owing() });
+            }
+        };
+        let confirmed = Record::Confirmed { duty: id, device_key: None, moref: Some(made.moref.clone()) };
+        if let Err(error) = vm.record(vec![confirmed]).await {
+            settler.hand_over(id);
+            return Err(error.owing());
+        }
+        let Snapshot { moref, quiesced } = made;
+        let held = HeldSnapshot { moref, reached: Consistency::Crash, fault: None, ours: Some((id, settler)) };
+        Ok((held, quiesced))
+    })
+    .await?
+}
