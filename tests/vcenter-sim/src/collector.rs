@@ -65,7 +65,7 @@ pub(crate) struct Filter {
 pub(crate) struct PcState {
     pub session: String,
     pub filters: Vec<Filter>,
-    version: u64,
+    pub version: u64,
     /// Raised by CancelWaitForUpdates; a waiter that sees it change ends.
     pub cancels: u64,
 }

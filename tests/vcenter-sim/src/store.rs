@@ -33,9 +33,6 @@ impl Extents {
         self.0.iter().map(|(s, e)| (*s, *e))
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 #[derive(Clone, Debug)]
