@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""VMware's own client drives the whole hot-add job against vcenter-sim: log in, find, snapshot, attach, wait, list, detach, remove
+the snapshot, wrong password, ended session. Usage: pyvmomi_job.py --sim BINARY [--dump DIR] [--api VERSION …]"""
+import argparse, os, ssl, sys
+
+from pyVim.connect import Disconnect, SmartConnect
+from pyVmomi import vim, vmodl
+
+from sim import PASSWORD, Sim
+
+USER = "administrator@vsphere.local"
+PC = vmodl.query.PropertyCollector
+ODD = "web 01 %25 %2f %5c # & < [x] 'q' \"d\" ü"
+CHECKS = []
+
+
+def check(what, ok):
+    CHECKS.append((what, bool(ok)))
+    print(("ok    " if ok else "FAIL  ") + what, flush=True)
+
+
+def raises(what, fault, call):
+    try: call()
+    except fault as e: check(what, True); return e
+    except Exception as e: check(f"{what} (got {type(e).__name__}: {e})", False); return None
+    check(what + " (no fault)", False); return None
+
+
+def inventory():
+    return {"datacenter": "DC0", "hosts": [{"name": "esx1.lab"}, {"name": "esx2.lab", "datastores": ["ds1"]}],
+            "datastores": [{"name": "ds1"}, {"name": "nfs", "kind": "nfs3"}, {"name": "vs", "kind": "vsan"}, {"name": "vv", "kind": "vvol"},
+                           {"name": "far", "accessible": False}],
+            "vms": [{"name": "proxy", "datastore": "ds1", "controllers": [{"bus": 0, "pci_slot": 160}, {"bus": 1, "pci_slot": 192, "in_extra_config_only": True}],
+                     "extra_config": {"disk.EnableUUID": "TRUE"}, "disks": [{"bus": 0, "unit": 0}, {"bus": 1, "unit": 0}]},
+                    {"name": ODD, "datastore": "ds1", "change_tracking": True, "disks": [{}, {"capacity": 33554432, "key_id": None}]},
+                    {"name": "kinds", "controllers": [{"kind": "lsilogic", "bus": 0}, {"kind": "nvme", "bus": 0}, {"kind": "sata", "bus": 0}], "power": "off",
+                     "disks": [{"controller": "ide", "unit": 0}, {"controller": "sata"}, {"controller": "nvme"}, {"backing": "sesparse"},
+                               {"backing": "rdm_virtual"}, {"fcd": "f00d"}, {"path": "[nfs] k/k.vmdk"}]},
+                    {"name": "old", "snapshots": 2, "disks": [{}]}]}
+
+
+def wait(si, task):
+    """The way every pyvmomi program waits: a filter on the task, WaitForUpdatesEx until it ends."""
+    pc = si.content.propertyCollector
+    spec = PC.FilterSpec(objectSet=[PC.ObjectSpec(obj=task)],
+                         propSet=[PC.PropertySpec(type=vim.Task, pathSet=["info.state", "info.error", "info.result", "info.progress"])])
+    flt = pc.CreateFilter(spec, True)
+    try:
+        version, state, error, result = "", None, None, None
+        while state not in ("success", "error"):
+            update = pc.WaitForUpdatesEx(version, PC.WaitOptions(maxWaitSeconds=30))
+            if update is None: raise TimeoutError("task")
+            version = update.version
+            for fs in update.filterSet:
+                for o in fs.objectSet:
+                    for c in o.changeSet:
+                        if c.name == "info.state": state = str(c.val)
+                        elif c.name == "info.error": error = c.val
+                        elif c.name == "info.result": result = c.val
+        if error is not None: raise error
+        return result
+    finally:
+        flt.DestroyPropertyFilter()
+
+
+def connect(sim, password=PASSWORD):
+    ctx = ssl.create_default_context(cafile=sim.ca)
+    return SmartConnect(host=sim.host, port=int(sim.port), user=USER, pwd=password, sslContext=ctx)
+
+
+def disks(vm): return [d for d in vm.config.hardware.device if isinstance(d, vim.vm.device.VirtualDisk)]
+
+
+def add_spec(path, ctl, unit, key, mode="independent_nonpersistent"):
+    disk = vim.vm.device.VirtualDisk(key=key, controllerKey=ctl, unitNumber=unit, capacityInKB=0)
+    disk.backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(fileName=path, diskMode=mode)
+    return vim.vm.device.VirtualDeviceSpec(operation="add", device=disk)
+
+
+def read_everything(si, sim):
+    """Every property of every object by Fetch and by `all`: nothing may be of a type that pyvmomi doesn't know."""
+    content = si.content
+    view = content.viewManager.CreateContainerView(content.rootFolder, [vim.ManagedEntity], True)
+    seen = set()
+    for obj in view.view:
+        for p in obj._GetPropertyList():
+            try: getattr(obj, p.name)
+            except vmodl.query.InvalidProperty: pass     # newer than the server
+        seen.add(type(obj).__name__)
+    for kind in (vim.VirtualMachine, vim.Datastore, vim.HostSystem, vim.Folder, vim.Datacenter, vim.ComputeResource, vim.ResourcePool):
+        spec = PC.FilterSpec(objectSet=[PC.ObjectSpec(obj=view, skip=True, selectSet=[PC.TraversalSpec(name="v", type=vim.view.ContainerView, path="view", skip=False)])],
+                             propSet=[PC.PropertySpec(type=kind, all=True)])
+        content.propertyCollector.RetrieveContents([spec])
+    check(f"all properties of {len(seen)} types are readable", len(seen) >= 6)
+    spec = PC.FilterSpec(objectSet=[PC.ObjectSpec(obj=view, skip=True, selectSet=[PC.TraversalSpec(name="v", type=vim.view.ContainerView, path="view", skip=False)])],
+                         propSet=[PC.PropertySpec(type=vim.ManagedEntity, pathSet=["name"])])
+    pages, page = 0, content.propertyCollector.RetrievePropertiesEx([spec], PC.RetrieveOptions(maxObjects=3))
+    total = 0
+    while True:
+        pages += 1; total += len(page.objects)
+        if not page.token: break
+        page = content.propertyCollector.ContinueRetrievePropertiesEx(page.token)
+    check(f"paging by 3: {total} objects in {pages} pages", total == len(view.view) and pages == (total + 2) // 3)
+    raises("unknown property is InvalidProperty", vmodl.query.InvalidProperty, lambda: content.propertyCollector.RetrieveContents([
+        PC.FilterSpec(objectSet=[PC.ObjectSpec(obj=content.rootFolder)], propSet=[PC.PropertySpec(type=vim.Folder, pathSet=["bogus"])])]))
+    view.DestroyView()
+    check("unset property reads as None", next(v for v in content.rootFolder.childEntity[0].vmFolder.childEntity if v.name == "proxy").snapshot is None)
+
+
+def job(sim, api):
+    raises("wrong password is InvalidLogin", vim.fault.InvalidLogin, lambda: connect(sim, "wrong"))
+    si = connect(sim)
+    about = si.content.about
+    check(f"logged in to {about.fullName}, API {about.apiVersion}", about.apiType == "VirtualCenter" and about.apiVersion == api)
+    session = si.content.sessionManager.currentSession
+    check("the session is ours", session.userName == USER)
+    check("SessionIsActive", si.content.sessionManager.SessionIsActive(session.key, session.userName))
+    read_everything(si, sim)
+    proxy = si.content.searchIndex.FindByInventoryPath("DC0/vm/proxy")
+    found = si.content.searchIndex.FindAllByUuid(None, proxy.config.uuid.upper(), True, False)
+    check("FindAllByUuid finds the proxy once", found == [proxy])
+    target = next(v for v in proxy.parent.childEntity if v.config.name.startswith("web"))
+    check("names show %, / and \\ encoded", target.name == ODD.replace("%", "%25"))
+
+    before = {d.key: d.backing.fileName for d in disks(target)}
+    task = target.CreateSnapshot_Task(name="hotadd job", description="temporary", memory=False, quiesce=True)
+    snap = wait(si, task)
+    check("the task's result is the snapshot", isinstance(snap, vim.vm.Snapshot) and task.info.entity == target)
+    check("snapshot config keeps the base files", {d.key: d.backing.fileName for d in snap.config.hardware.device if isinstance(d, vim.vm.device.VirtualDisk)} == before)
+    check("the VM runs on deltas with the base as parent", all(d.backing.fileName.endswith("-000001.vmdk") and d.backing.parent.fileName == before[d.key] for d in disks(target)))
+    check("changeId is told with CBT on", all(d.backing.changeId for d in snap.config.hardware.device if isinstance(d, vim.vm.device.VirtualDisk)))
+    check("snapshot tree", target.snapshot.currentSnapshot == snap and target.snapshot.rootSnapshotList[0].name == "hotadd job")
+
+    ctl = {c.busNumber: c for c in proxy.config.hardware.device if isinstance(c, vim.vm.device.VirtualSCSIController)}
+    check("slot numbers: slotInfo on bus 0, extraConfig on bus 1", ctl[0].slotInfo.pciSlotNumber == 160 and ctl[1].slotInfo is None
+          and any(o.key == "scsi1.pciSlotNumber" and o.value == "192" for o in proxy.config.extraConfig))
+    delta = disks(target)[0].backing.fileName
+    e = raises("the running delta is FileLocked", vim.fault.FileLocked, lambda: wait(si, proxy.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[add_spec(delta, ctl[0].key, 5, -1)]))))
+    spec = vim.vm.ConfigSpec(changeVersion=proxy.config.changeVersion, deviceChange=[add_spec(p, ctl[1].key, 2 + i, -100 - i) for i, p in enumerate(before.values())])
+    old_version = proxy.config.changeVersion
+    wait(si, proxy.ReconfigVM_Task(spec))
+    added = [d for d in disks(proxy) if d.backing.fileName in before.values()]
+    check("both disks attached under positive keys", len(added) == 2 and all(d.key >= 2000 and d.controllerKey == ctl[1].key for d in added))
+    check("backing tells uuid and mode", all(d.backing.uuid.startswith("6000C29") and d.backing.diskMode == "independent_nonpersistent" for d in added))
+    raises("a stale changeVersion is ConcurrentAccess", vim.fault.ConcurrentAccess, lambda: wait(si, proxy.ReconfigVM_Task(vim.vm.ConfigSpec(changeVersion=old_version))))
+    first = next(iter(before.values()))
+    raises("the same disk twice is refused", vim.fault.InvalidDeviceSpec, lambda: wait(si, proxy.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[add_spec(first, ctl[0].key, 6, -1)]))))
+    e = raises("unit 7 is refused, with the device's index", vim.fault.InvalidDeviceSpec, lambda: wait(si, proxy.ReconfigVM_Task(
+        vim.vm.ConfigSpec(deviceChange=[add_spec("[ds1] old/old.vmdk", ctl[0].key, 8, -1), add_spec("[ds1] old/x.vmdk", ctl[0].key, 7, -2)]))))
+    check("deviceIndex is 1 and nothing was attached", e is not None and e.deviceIndex == 1 and len(disks(proxy)) == 4)
+    raises("missing file is FileNotFound", vim.fault.FileNotFound, lambda: wait(si, proxy.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[add_spec("[ds1] no/no.vmdk", ctl[0].key, 6, -1)]))))
+    raises("missing controller is InvalidController", vim.fault.InvalidController, lambda: wait(si, proxy.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[add_spec("[ds1] old/old.vmdk", 4711, 6, -1)]))))
+    check("recentTask lists the proxy's tasks", len(proxy.recentTask) >= 3)
+
+    raises("removing the snapshot while a disk is attached fails", vim.fault.FileLocked, lambda: wait(si, snap.RemoveSnapshot_Task(removeChildren=False)))
+    check("consolidation is needed then", target.runtime.consolidationNeeded and target.snapshot is None)
+    removes = [vim.vm.device.VirtualDeviceSpec(operation="remove", device=d) for d in added]
+    wait(si, proxy.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=removes)))
+    check("both are gone", len(disks(proxy)) == 2)
+    raises("removing again is DeviceNotFound", vim.fault.DeviceNotFound, lambda: wait(si, proxy.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=removes[:1]))))
+    wait(si, target.ConsolidateVMDisks_Task())
+    check("consolidated to the base files", {d.key: d.backing.fileName for d in disks(target)} == before and not target.runtime.consolidationNeeded)
+    snap = wait(si, target.CreateSnapshot_Task(name="again", memory=False, quiesce=False))
+    wait(si, snap.RemoveSnapshot_Task(removeChildren=False))
+    check("a snapshot nobody holds is removed", target.snapshot is None and {d.key: d.backing.fileName for d in disks(target)} == before)
+    raises("a removed snapshot is ManagedObjectNotFound", vmodl.fault.ManagedObjectNotFound, lambda: snap.config)
+
+    version = si.content.propertyCollector.WaitForUpdates(version="") if False else None
+    sim.control("set_privileges", privileges=["System.Read"])
+    e = raises("a missing privilege is NoPermission", vim.fault.NoPermission, lambda: proxy.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[add_spec(first, ctl[0].key, 6, -1)])))
+    check("it names privilege and object", e is not None and e.privilegeId == "VirtualMachine.Config.AddExistingDisk" and e.object == proxy)
+    sim.control("set_privileges", privileges=None)
+    sim.control("end_sessions")
+    raises("an ended session is NotAuthenticated", vim.fault.NotAuthenticated, lambda: proxy.name)
+    si = connect(sim); Disconnect(si)
+    counters = sim.control("counters")
+    check("no file operation happened", counters["file_operation_count"] == 0)
+    check("every answer agreed with the simulator's own table: " + "; ".join(counters["problems"]), not counters["problems"])
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--sim", required=True); p.add_argument("--dump"); p.add_argument("--api", action="append")
+    a = p.parse_args()
+    for api in a.api or ["6.7", "7.0.3.0", "8.0.2.0", "9.1.0.0"]:
+        print(f"--- API {api}")
+        dump = None
+        if a.dump: dump = os.path.join(a.dump, api); os.makedirs(dump, exist_ok=True)
+        with Sim(a.sim, inventory(), api, dump) as sim: job(sim, api)
+    failed = [w for w, ok in CHECKS if not ok]
+    print(f"{len(CHECKS) - len(failed)} passed, {len(failed)} failed, 0 skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__": sys.exit(main())

@@ -1,0 +1,158 @@
+//! Attached disks as loop devices of this machine, with the facts that a guest would see, for hosts without SCSI.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio::sync::broadcast;
+
+use super::{AttachReq, event, pci_address};
+
+#[derive(Debug)]
+struct Entry {
+    device: Value,
+    node: String,
+    letter: String,
+    flattened: Option<std::path::PathBuf>,
+    /// The guest deleted the device; vCenter has not detached it yet.
+    forgotten: bool,
+    /// Its add event was suppressed.
+    hidden: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct LoopBackend {
+    entries: Mutex<BTreeMap<String, Entry>>,
+    events: broadcast::Sender<Value>,
+    suppress: AtomicBool,
+}
+
+impl Default for LoopBackend {
+    fn default() -> Self {
+        LoopBackend { entries: Mutex::default(), events: broadcast::channel(1024).0, suppress: AtomicBool::new(false) }
+    }
+}
+
+impl LoopBackend {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn suppress(&self, on: bool) {
+        self.suppress.store(on, Ordering::SeqCst);
+    }
+
+    pub(crate) fn events(&self) -> broadcast::Receiver<Value> {
+        self.events.subscribe()
+    }
+
+    pub(crate) fn devices(&self) -> Vec<Value> {
+        self.lock().values().filter(|e| !e.forgotten).map(|e| e.device.clone()).collect()
+    }
+
+    pub(crate) async fn attach(&self, req: &AttachReq) -> Result<(), String> {
+        self.attach_id(&req.id(), req).await
+    }
+
+    pub(crate) async fn attach_id(&self, id: &str, req: &AttachReq) -> Result<(), String> {
+        let pci = pci_address(req.pci_slot.unwrap_or(160));
+        let address = format!("{pci}.0");
+        let occupied = |e: &Entry| {
+            !e.forgotten && e.device["pci_address"] == json!(address) && e.device["target"] == json!(req.unit)
+        };
+        if self.lock().values().any(occupied) {
+            return Err(format!("target {} on {pci} is in use", req.unit));
+        }
+        let node = losetup(&req.image, req.size).await?;
+        let size = std::fs::metadata(&req.image).map(|m| m.len()).unwrap_or(req.size);
+        let letter = self.letter();
+        let hidden = self.suppress.load(Ordering::SeqCst);
+        let hex = req.hex();
+        let device = json!({
+            "id": id, "pci_address": address, "host": req.bus, "channel": 0, "target": req.unit, "lun": 0, "name": letter, "node": node,
+            "serial": hex, "designators": hex.iter().collect::<Vec<_>>(), "size_bytes": req.size.min(size), "logical_block": 512, "read_only": true,
+        });
+        let flattened = req.flattened.then(|| req.image.clone());
+        self.lock()
+            .insert(id.to_owned(), Entry { device: device.clone(), node, letter, flattened, forgotten: false, hidden });
+        if !hidden {
+            self.events.send(event("add", &device)).ok();
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn detach(&self, id: &str) -> Result<(), String> {
+        let Some(e) = self.lock().remove(id) else { return Ok(()) };
+        let gone = detach_node(&e.node).await;
+        if let Some(f) = &e.flattened {
+            std::fs::remove_file(f).ok();
+        }
+        if !e.forgotten && !self.suppress.load(Ordering::SeqCst) {
+            self.events.send(event("remove", &e.device)).ok();
+        }
+        gone
+    }
+
+    /// The guest deletes the SCSI device: gone for the guest, still attached for vCenter.
+    pub(crate) fn forget(&self, id: &str) -> Result<(), String> {
+        let mut entries = self.lock();
+        let e = entries.get_mut(id).filter(|e| !e.forgotten).ok_or("no such device")?;
+        e.forgotten = true;
+        self.events.send(event("remove", &e.device)).ok();
+        Ok(())
+    }
+
+    /// Re-announces what was suppressed on one controller.
+    pub(crate) fn rescan(&self, pci: &str) -> u64 {
+        let mut found = 0;
+        for e in self.lock().values_mut().filter(|e| e.hidden && !e.forgotten) {
+            let at = e.device["pci_address"].as_str().unwrap_or("");
+            if at.trim_end_matches(".0") == pci.trim_end_matches(".0") {
+                e.hidden = false;
+                found += 1;
+                self.events.send(event("add", &e.device)).ok();
+            }
+        }
+        found
+    }
+
+    pub(crate) async fn shutdown(&self) {
+        let ids: BTreeSet<String> = self.lock().keys().cloned().collect();
+        for id in ids {
+            if let Err(e) = self.detach(&id).await {
+                tracing::warn!(id, error = e, "loop device left");
+            }
+        }
+    }
+
+    /// The lowest free letter, used again at once as Linux does.
+    fn letter(&self) -> String {
+        let entries = self.lock();
+        let name = |n: u32| {
+            let c = |i: u32| char::from_u32(u32::from(b'a') + i % 26).unwrap_or('a');
+            if n < 26 { format!("sd{}", c(n)) } else { format!("sd{}{}", c(n / 26 - 1), c(n)) }
+        };
+        (0..676)
+            .map(name)
+            .find(|l| entries.values().all(|e| e.forgotten || e.letter != *l))
+            .unwrap_or_else(|| "sdzz".into())
+    }
+}
+
+async fn losetup(image: &Path, size: u64) -> Result<String, String> {
+    let mut cmd = Command::new("losetup");
+    cmd.args(["--find", "--show", "--read-only", "--sizelimit", &size.to_string()]).arg(image);
+    let out = cmd.output().await.map_err(|e| format!("losetup: {e}"))?;
+    if !out.status.success() {
+        return Err(format!("losetup: {}", String::from_utf8_lossy(&out.stderr).trim()));
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
+}
+
+async fn detach_node(node: &str) -> Result<(), String> {
+    let out = Command::new("losetup").args(["--detach", node]).output().await.map_err(|e| format!("losetup: {e}"))?;
+    if out.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&out.stderr).trim().to_owned()) }
+}

@@ -1,0 +1,167 @@
+//! The commands. Each answers a JSON object; Err is the text of `{"ok":false,"error":…}`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use base64::Engine;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::{device, inventory};
+use crate::Sim;
+use crate::cue::Cue;
+use crate::ops::{power, writer};
+use crate::soap;
+
+/// Writers started over one connection end with it.
+#[derive(Default)]
+pub(crate) struct Writers(HashMap<String, (watch::Sender<bool>, JoinHandle<u64>)>, u64);
+
+impl Writers {
+    pub(crate) async fn stop_all(&mut self) {
+        for (_, (stop, task)) in self.0.drain() {
+            stop.send_replace(true);
+            task.await.ok();
+        }
+    }
+}
+
+pub(crate) fn text<'a>(v: &'a Value, key: &str) -> Result<&'a str, String> {
+    v[key].as_str().ok_or_else(|| format!("{key} missing"))
+}
+
+/// A field that may be written as text or number.
+fn word(v: &Value, key: &str) -> Option<String> {
+    v[key].as_str().map(str::to_owned).or_else(|| v[key].as_i64().map(|n| n.to_string()))
+}
+
+fn on(v: &Value) -> Result<bool, String> {
+    v["on"].as_bool().ok_or_else(|| "on missing".into())
+}
+
+pub(crate) async fn run(sim: &Arc<Sim>, v: &Value, writers: &mut Writers) -> Result<Value, String> {
+    let done = match text(v, "cmd")? {
+        "writer_start" => return writer_start(sim, v, writers),
+        "writer_stop" => return writer_stop(v, writers).await,
+        "vm_write" => vm_write(sim, v).await,
+        "devices" | "device_delete" | "device_rescan" | "device_remove" | "attach_raw" | "detach_raw"
+        | "guest_writes" => device::run(sim, v).await,
+        "state" | "attached" | "snapshots" | "disk_file" | "add_vm" | "add_datastore" | "remove_disk" | "datastore"
+        | "host" => inventory::run(sim, v),
+        _ => switches(sim, v),
+    };
+    sim.touch();
+    done
+}
+
+fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
+    let mut guard = sim.lock();
+    let s = &mut *guard;
+    match text(v, "cmd")? {
+        "set_write_through" => s.knobs.write_through = on(v)?,
+        "set_wrap_locked" => s.knobs.wrap_locked = on(v)?,
+        "set_show_redo" => s.knobs.show_redo = on(v)?,
+        "set_shared_reads" => s.knobs.shared_reads = on(v)?,
+        "set_task_ms" => s.knobs.task_ms = v["ms"].as_u64().ok_or("ms missing")?,
+        "set_page_max" => {
+            s.page_max = usize::try_from(v["objects"].as_u64().ok_or("objects missing")?).unwrap_or(usize::MAX)
+        }
+        "suppress_events" => {
+            s.knobs.suppress_events = on(v)?;
+            if let crate::backend::Live::Loop(b) = &sim.backend {
+                b.suppress(on(v)?);
+            }
+        }
+        "set_privileges" => s.knobs.privileges = strings(&v["privileges"]).map(|l| l.into_iter().collect()),
+        "deny_properties" => s.denied = strings(&v["paths"]).unwrap_or_default().into_iter().collect(),
+        "power" => {
+            let id = s.find_vm(text(v, "vm")?).ok_or("no such vm")?;
+            power::set(s, &id, on(v)?).map_err(|f| format!("{}: {}", f.ty(), f.text))?;
+        }
+        "locked" => {
+            let path = text(v, "path")?.to_owned();
+            if on(v)? {
+                s.locked.insert(path)
+            } else {
+                s.locked.remove(&path)
+            };
+        }
+        "fault" => s.cues.push(Cue::parse(v)?),
+        "clear_faults" => s.cues.clear(),
+        "disk_fault" => {
+            s.disk_faults.insert(text(v, "path")?.to_owned(), v.clone());
+        }
+        "attach_as" => {
+            s.attach_as.insert(text(v, "path")?.to_owned(), v.clone());
+        }
+        "end_sessions" => return Ok(json!({"ended": soap_end(s)})),
+        "restart" => {
+            soap_end(s);
+            s.tasks.clear();
+            for vm in s.vms.values_mut() {
+                vm.busy = None;
+            }
+        }
+        "requests" => {
+            let list: Vec<Value> = s.requests.iter().map(|r| json!({"method": r.method, "body": r.body})).collect();
+            if v["clear"].as_bool().unwrap_or(false) {
+                s.requests.clear();
+            }
+            return Ok(json!({"requests": list}));
+        }
+        "counters" => {
+            return Ok(
+                json!({"file_operation_count": s.counters.file_operations, "logins": s.counters.logins, "calls": s.counters.calls,
+                "sessions": s.sessions.len(), "problems": s.problems}),
+            );
+        }
+        other => return Err(format!("unknown command '{other}'")),
+    }
+    Ok(json!({}))
+}
+
+fn soap_end(s: &mut crate::state::State) -> usize {
+    soap::session::end_all(s)
+}
+
+fn strings(v: &Value) -> Option<Vec<String>> {
+    v.as_array().map(|l| l.iter().filter_map(|x| x.as_str().map(str::to_owned)).collect())
+}
+
+/// The bytes to write: `data` (base64), or `pattern` (a byte) times `length`.
+fn payload(v: &Value) -> Result<Vec<u8>, String> {
+    if let Some(b64) = v["data"].as_str() {
+        return base64::engine::general_purpose::STANDARD.decode(b64).map_err(|e| e.to_string());
+    }
+    let byte = u8::try_from(v["pattern"].as_u64().ok_or("data or pattern missing")?).map_err(|e| e.to_string())?;
+    let len = usize::try_from(v["length"].as_u64().ok_or("length missing")?).map_err(|e| e.to_string())?;
+    Ok(vec![byte; len])
+}
+
+async fn vm_write(sim: &Arc<Sim>, v: &Value) -> Result<Value, String> {
+    let (vm, disk) = (text(v, "vm")?.to_owned(), word(v, "disk").unwrap_or_else(|| "0:0".into()));
+    let (offset, data, sim) = (v["offset"].as_u64().ok_or("offset missing")?, payload(v)?, Arc::clone(sim));
+    let done = tokio::task::spawn_blocking(move || writer::write(&mut sim.lock(), &vm, &disk, offset, &data)).await;
+    Ok(json!({"file": done.map_err(|e| e.to_string())??}))
+}
+
+fn writer_start(sim: &Arc<Sim>, v: &Value, writers: &mut Writers) -> Result<Value, String> {
+    let spec = writer::WriterSpec::parse(v)?;
+    {
+        let s = sim.lock();
+        let id = s.find_vm(&spec.vm).ok_or("no such vm")?;
+        s.vm(&id).map_err(|f| f.text)?.find_disk(&spec.disk).ok_or("no such disk")?;
+    }
+    writers.1 += 1;
+    let id = format!("w{}", writers.1);
+    let (stop, stopped) = watch::channel(false);
+    writers.0.insert(id.clone(), (stop, tokio::spawn(writer::run(Arc::clone(sim), spec, stopped))));
+    Ok(json!({"writer": id}))
+}
+
+async fn writer_stop(v: &Value, writers: &mut Writers) -> Result<Value, String> {
+    let (stop, task) = writers.0.remove(text(v, "writer")?).ok_or("no such writer")?;
+    stop.send_replace(true);
+    Ok(json!({"passes": task.await.map_err(|e| e.to_string())?}))
+}

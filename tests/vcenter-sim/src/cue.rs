@@ -1,0 +1,71 @@
+//! Faults on cue: what a test asked to go wrong with the next calls of a method.
+
+use serde_json::Value;
+
+/// How a call goes wrong.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum CueKind {
+    /// The call answers with this fault.
+    Fault(String, Value),
+    /// The task ends with this fault.
+    TaskFault(String, Value),
+    /// Executed, connection closed without an answer.
+    DropReply,
+    /// The task starts this late.
+    DelayMs(u64),
+    /// Connection closed without an answer; executed this much later.
+    LateLand(u64),
+    /// Never answered; the connection stays open.
+    Hang,
+    Http500,
+    BadXml,
+    /// An answer of this many bytes.
+    Huge(u64),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Cue {
+    pub method: String,
+    /// Calls of the method to let pass first.
+    pub skip: u32,
+    pub count: u32,
+    pub kind: CueKind,
+}
+
+impl Cue {
+    /// From the control command `fault` (CONTROL.md).
+    pub(crate) fn parse(v: &Value) -> Result<Cue, String> {
+        let method = v["method"].as_str().ok_or("method missing")?.to_owned();
+        let num = |k: &str, d: u64| v[k].as_u64().unwrap_or(d);
+        let name = || v["fault"].as_str().map(str::to_owned).ok_or("fault missing");
+        let kind = match v["kind"].as_str().unwrap_or("fault") {
+            "fault" => CueKind::Fault(name()?, v["fields"].clone()),
+            "task_fault" => CueKind::TaskFault(name()?, v["fields"].clone()),
+            "drop_reply" => CueKind::DropReply,
+            "delay_ms" => CueKind::DelayMs(num("ms", 1000)),
+            "late_land" => CueKind::LateLand(num("ms", 1000)),
+            "hang" => CueKind::Hang,
+            "http_500" => CueKind::Http500,
+            "bad_xml" => CueKind::BadXml,
+            "huge" => CueKind::Huge(num("bytes", 100 << 20)),
+            other => return Err(format!("unknown kind '{other}'")),
+        };
+        let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(Cue { method, skip: small(num("nth", 1).saturating_sub(1)), count: small(num("count", 1)), kind })
+    }
+}
+
+/// Counts this call against the cues and returns those that hit it.
+pub(crate) fn take(cues: &mut Vec<Cue>, method: &str) -> Vec<CueKind> {
+    let mut hits = Vec::new();
+    for c in cues.iter_mut().filter(|c| c.method == method || c.method == "*") {
+        if c.skip > 0 {
+            c.skip -= 1;
+        } else if c.count > 0 {
+            c.count -= 1;
+            hits.push(c.kind.clone());
+        }
+    }
+    cues.retain(|c| c.count > 0);
+    hits
+}

@@ -1,0 +1,189 @@
+//! Snapshots: create moves the VM's disks to new deltas; remove merges a delta into its parent unless somebody else has either open.
+
+use crate::fault::{Fault, Res};
+use crate::state::{Kind, Snapshot, State, now};
+use crate::store::split_path;
+use crate::value::{MoRef, Val};
+
+/// Longest chain that ESXi allows.
+const MAX_DEPTH: usize = 32;
+
+fn io(e: &std::io::Error) -> Fault {
+    Fault::new("SystemError", e.to_string())
+}
+
+pub(crate) fn create(s: &mut State, id: &str, name: &str, description: &str, quiesce: bool) -> Res<Val> {
+    let vm = s.vm(id)?;
+    if vm.template {
+        return Err(Fault::new("NotSupported", "The operation is not supported on the object."));
+    }
+    for (dev, d) in vm.disks() {
+        let shared = dev.controller.and_then(|c| vm.device(c)).is_some_and(|c| match &c.kind {
+            Kind::Controller { sharing, .. } => !sharing.is_empty() && sharing != "noSharing",
+            _ => false,
+        });
+        let rdm = s.store.files.get(&d.path).is_some_and(|f| f.backing == crate::inventory::BackingKind::RdmPhysical);
+        if shared || d.sharing.as_deref() == Some("sharingMultiWriter") || rdm && d.snapshotted() {
+            let inner =
+                Fault::new("DeviceNotSupported", "Device is not supported").with("device", format!("disk {}", dev.key));
+            return Err(Fault::new(
+                "SnapshotIncompatibleDeviceInVm",
+                "An error occurred while taking a snapshot: Device incompatible.",
+            )
+            .with("fault", inner.localized()));
+        }
+        if s.store.chain(&d.path).len() >= MAX_DEPTH {
+            return Err(Fault::new("TooManySnapshotLevels", "Snapshot hierarchy is too deep."));
+        }
+    }
+    let frozen = vm.devices.clone();
+    let tops: Vec<(i32, String)> =
+        vm.disks().filter(|(_, d)| d.snapshotted()).map(|(dev, d)| (dev.key, d.path.clone())).collect();
+    let number = vm.next_snapshot;
+    let (on, tools, tracked, parent) = (vm.on, vm.tools, vm.change_tracking, vm.current.clone());
+    for (key, top) in tops {
+        let (path, dir) = delta_name(s, &top)?;
+        let content = u32::try_from(s.next()).unwrap_or(1).wrapping_mul(2_654_435_761);
+        if tracked && let Some(f) = s.store.files.get_mut(&top) {
+            f.change_id = Some(format!("52 de 1b 5e 73 66 61 c1-{:08x}/{number}", f.content_id));
+        }
+        s.store.create_delta(&top, &path, &dir, content).map_err(|e| io(&e))?;
+        if let Some(f) = s.store.files.get_mut(&path) {
+            f.change_id = None;
+        }
+        set_path(s, id, key, &path)?;
+    }
+    let snap_id = format!("snapshot-{}", s.next());
+    let vm = s.vm_mut(id)?;
+    vm.snapshots.push(Snapshot {
+        id: snap_id.clone(),
+        number,
+        name: name.into(),
+        description: description.into(),
+        created: now(),
+        on,
+        quiesced: quiesce && tools && on,
+        parent,
+        devices: frozen,
+    });
+    vm.next_snapshot += 1;
+    vm.current = Some(snap_id.clone());
+    vm.change_version = now();
+    Ok(Val::Ref(MoRef::new("VirtualMachineSnapshot", snap_id)))
+}
+
+fn set_path(s: &mut State, vm: &str, key: i32, path: &str) -> Res<()> {
+    for d in &mut s.vm_mut(vm)?.devices {
+        if let (true, Kind::Disk(disk)) = (d.key == key, &mut d.kind) {
+            disk.path = path.into();
+        }
+    }
+    Ok(())
+}
+
+/// `[ds] a/b.vmdk` or `[ds] a/b-000003.vmdk` → the next free `[ds] a/b-00000N.vmdk`, and the datastore's folder.
+fn delta_name(s: &State, top: &str) -> Res<(String, std::path::PathBuf)> {
+    let (ds, rel) = split_path(top).ok_or_else(|| Fault::file_locked(top))?;
+    let store = s.datastore(ds).ok_or_else(|| Fault::new("InvalidDatastore", ds).with("name", ds))?;
+    if !store.accessible {
+        let r = MoRef::new("Datastore", store.id.clone());
+        return Err(Fault::new("InaccessibleDatastore", format!("Datastore '{ds}' is not accessible."))
+            .with("datastore", r)
+            .with("name", ds));
+    }
+    let stem = rel.strip_suffix(".vmdk").unwrap_or(rel);
+    let plain = match stem.rsplit_once('-') {
+        Some((head, n)) if n.len() == 6 && n.bytes().all(|b| b.is_ascii_digit()) => head,
+        _ => stem,
+    };
+    let free = (1..1_000_000).map(|n| format!("[{ds}] {plain}-{n:06}.vmdk")).find(|p| !s.store.files.contains_key(p));
+    free.map(|p| (p, store.dir.clone())).ok_or_else(|| Fault::new("TooManySnapshotLevels", "no free delta name"))
+}
+
+/// Takes a snapshot out of the tree. With `consolidate` its delta is merged; a file open elsewhere leaves the VM in need of consolidation.
+pub(crate) fn remove(s: &mut State, id: &str, children: bool, consolidate: bool) -> Res<()> {
+    let vm = s.snapshot(id)?.0.id.clone();
+    let mut gone = vec![id.to_owned()];
+    let v = s.vm_mut(&vm)?;
+    if children {
+        let mut i = 0;
+        while i < gone.len() {
+            let next: Vec<String> =
+                v.snapshots.iter().filter(|x| x.parent.as_ref() == Some(&gone[i])).map(|x| x.id.clone()).collect();
+            gone.extend(next);
+            i += 1;
+        }
+    }
+    for g in gone.iter().rev() {
+        let parent = v.snapshots.iter().find(|x| x.id == *g).and_then(|x| x.parent.clone());
+        v.snapshots.retain(|x| x.id != *g);
+        for x in &mut v.snapshots {
+            if x.parent.as_ref() == Some(g) {
+                x.parent = parent.clone();
+            }
+        }
+        if v.current.as_ref() == Some(g) {
+            v.current = parent;
+        }
+    }
+    v.change_version = now();
+    if consolidate { self::consolidate(s, &vm) } else { Ok(()) }
+}
+
+pub(crate) fn remove_all(s: &mut State, vm: &str) -> Res<()> {
+    let v = s.vm_mut(vm)?;
+    v.snapshots.clear();
+    v.current = None;
+    v.change_version = now();
+    consolidate(s, vm)
+}
+
+/// Merges every link of the VM's chains that no snapshot needs. Err(FileLocked) when one could not be merged.
+pub(crate) fn consolidate(s: &mut State, vm: &str) -> Res<()> {
+    let mut blocked = None;
+    while let Some((child, parent)) = redundant(s, vm, blocked.as_deref()) {
+        let open = |p: &str| s.locked.contains(p) || !s.holders(p, vm).is_empty();
+        if open(&child) || open(&parent) {
+            blocked = Some(parent);
+            break;
+        }
+        s.store.merge_into_parent(&child).map_err(|e| io(&e))?;
+        for v in s.vms.values_mut() {
+            let frozen = v.snapshots.iter_mut().flat_map(|x| x.devices.iter_mut());
+            for d in v.devices.iter_mut().chain(frozen) {
+                if let Kind::Disk(disk) = &mut d.kind
+                    && disk.path == child
+                {
+                    disk.path = parent.clone();
+                }
+            }
+        }
+    }
+    let v = s.vm_mut(vm)?;
+    v.change_version = now();
+    v.consolidation_needed = blocked.is_some();
+    match blocked {
+        Some(path) => Err(s.locked_fault(&path)),
+        None => Ok(()),
+    }
+}
+
+/// A (child, parent) link of the VM whose parent is no snapshot's frozen file.
+fn redundant(s: &State, vm: &str, skip: Option<&str>) -> Option<(String, String)> {
+    let v = s.vms.get(vm)?;
+    let needed = |path: &str| {
+        s.vms
+            .values()
+            .flat_map(|v| v.snapshots.iter())
+            .flat_map(|x| x.devices.iter())
+            .any(|d| matches!(&d.kind, Kind::Disk(k) if k.path == path))
+    };
+    for (_, d) in v.disks().filter(|(_, d)| d.snapshotted()) {
+        for pair in s.store.chain(&d.path).windows(2) {
+            if !needed(&pair[1]) && skip != Some(pair[1].as_str()) {
+                return Some((pair[0].clone(), pair[1].clone()));
+            }
+        }
+    }
+    None
+}

@@ -1,0 +1,64 @@
+//! Login, logout and who is logged in.
+
+use uuid::Uuid;
+
+use super::Reply;
+use crate::fault::{Fault, Res};
+use crate::render::{self, Ctx};
+use crate::state::{Session, State, now};
+use crate::value::MoRef;
+use crate::xml::Node;
+
+pub(crate) fn call(s: &mut State, method: &str, body: &Node, ctx: &Ctx, user_agent: &str) -> Res<Reply> {
+    match method {
+        "Login" => login(s, body, ctx, user_agent),
+        "Logout" => {
+            end(s, ctx.session.as_deref().unwrap_or(""));
+            Ok(Reply::none())
+        }
+        "SessionIsActive" => {
+            s.need(MoRef::new("Folder", crate::state::ROOT), "Sessions.ValidateSession")?;
+            let id = body.str("sessionID").unwrap_or("").trim();
+            Ok(Reply::of("boolean", s.sessions.values().any(|x| x.key == id)))
+        }
+        _ => Err(Fault::new("NotSupported", "The operation is not supported on the object.")),
+    }
+}
+
+fn login(s: &mut State, body: &Node, ctx: &Ctx, user_agent: &str) -> Res<Reply> {
+    // A second login in one session is refused (vSphere API 8.0, SessionManager.Login: InvalidLogin).
+    if ctx.session.is_some()
+        || body.str("userName") != Some(s.user.as_str())
+        || body.str("password") != Some(s.password.as_str())
+    {
+        return Err(Fault::new("InvalidLogin", "Cannot complete login due to an incorrect user name or password."));
+    }
+    let cookie = Uuid::new_v4().simple().to_string();
+    let session = Session {
+        key: Uuid::new_v4().to_string(),
+        user: s.user.clone(),
+        login: now(),
+        user_agent: user_agent.to_owned(),
+        calls: 1,
+    };
+    let info = render::session_info(&session);
+    s.sessions.insert(cookie.clone(), session);
+    s.counters.logins += 1;
+    Ok(Reply { cookie: Some(cookie), ..Reply::of("UserSession", info) })
+}
+
+/// A session's end takes its filters, views and collectors along.
+pub(crate) fn end(s: &mut State, cookie: &str) {
+    s.sessions.remove(cookie);
+    s.pcs.retain(|_, p| p.session != cookie);
+    s.views.retain(|_, v| v.2.trim_start_matches('r') != cookie);
+}
+
+pub(crate) fn end_all(s: &mut State) -> usize {
+    let all: Vec<String> = s.sessions.keys().cloned().collect();
+    for cookie in &all {
+        end(s, cookie);
+    }
+    s.tokens.clear();
+    all.len()
+}
