@@ -9,15 +9,23 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/hex"
 	"flag"
 	"fmt"
 	"io"
 	"log"
+	"math/big"
+	"net"
 	"net/url"
 	"os"
+	"time"
 
 	"github.com/vmware/govmomi/simulator"
 )
@@ -40,7 +48,12 @@ func main() {
 	defer model.Remove()
 
 	service := model.Service
-	service.TLS = new(tls.Config)
+	certificate, err := selfSigned()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "certificate:", err)
+		os.Exit(1)
+	}
+	service.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	service.Listen = &url.URL{Host: "127.0.0.1:0", User: url.UserPassword(*user, *password)}
 	server := service.NewServer()
 	defer server.Close()
@@ -52,4 +65,25 @@ func main() {
 
 	// End of input: the test is over or dead.
 	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// selfSigned makes a certificate for this run: the one that the package brings has a key of 1024 bits, which the client's
+// TLS library refuses.
+func selfSigned() (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()),
+		Subject:      pkix.Name{CommonName: "vcsim"},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(24 * time.Hour),
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
 }

@@ -94,3 +94,9 @@ fn device_index_file_and_the_vmx_text() {
     assert_eq!(fault.fault_messages, ["Failed to lock the file", "cause", "k2"]);
     assert!(fault.to_string().contains("Failed to lock the file"));
 }
+
+#[test]
+fn a_giant_message_is_clipped() {
+    let text = format!("<error><fault/><localizedMessage>{}</localizedMessage></error>", "é".repeat(1_000_000));
+    assert_eq!(Fault::from_localized(&parse(&text).unwrap()).message.chars().count(), 4096);
+}

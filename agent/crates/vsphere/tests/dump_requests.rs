@@ -2,6 +2,8 @@
 //! file each: `<version>-<number>-<method>.xml`. A type checker outside reads them (tests/README.md). Without the variable
 //! the requests are made all the same, so that none can break unseen.
 
+#![allow(clippy::unwrap_used, reason = "tests, helpers included")]
+
 mod support;
 
 use std::path::PathBuf;

@@ -95,6 +95,7 @@ impl Server {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((socket, _)) = listener.accept().await {
                 let (acceptor, script, log) = (acceptor.clone(), script.clone(), log.clone());
+                let _ = socket.set_nodelay(true);
                 connections.spawn(async move {
                     if let Ok(stream) = acceptor.accept(socket).await {
                         serve(stream, &*script, &log).await;

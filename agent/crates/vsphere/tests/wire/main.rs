@@ -1,5 +1,7 @@
 //! The client against a scripted HTTPS server: sessions, requests byte by byte, facts, tasks, and a hostile server.
 
+#![allow(clippy::unwrap_used, reason = "tests, helpers included")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

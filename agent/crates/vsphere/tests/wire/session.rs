@@ -159,7 +159,8 @@ async fn a_lost_answer_to_a_mutation_is_unknown_and_never_repeated() {
     let empty = || vim::answer("ReconfigVM_Task", "");
     let wrong = || vim::answer("ReconfigVM_Task", "<returnval>no reference</returnval>");
     let other = || vim::answer("Something", "");
-    let cases: [(&str, Box<dyn Fn() -> Reply + Send + Sync>); 7] = [
+    type Make = Box<dyn Fn() -> Reply + Send + Sync>;
+    let cases: [(&str, Make); 7] = [
         ("hangup", Box::new(|| Reply::Hangup)),
         ("torn", Box::new(torn)),
         ("bad gateway", Box::new(bad_gateway)),

@@ -135,6 +135,22 @@ async fn the_deadline_ends_the_wait_and_the_collector_is_swept_later() {
 }
 
 #[tokio::test]
+async fn a_clean_up_without_answer_does_not_cost_the_result() {
+    let (server, client) = scripted(|op, _| (op == "DestroyPropertyCollector").then_some(Reply::Silence)).await;
+    assert_eq!(wait(&client).await.unwrap().state, TaskState::Success);
+    assert_eq!(server.count("DestroyPropertyCollector"), 1);
+}
+
+#[tokio::test]
+async fn a_deadline_on_a_broken_connection_names_the_cause() {
+    let (_server, client) = scripted(|op, _| (op == "WaitForUpdatesEx").then_some(Reply::Hangup)).await;
+    let error = client.wait_task(&vim::task_ref(), Duration::from_secs(2), None).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Deadline);
+    let cause = std::error::Error::source(&error).expect("the last failure").to_string();
+    assert!(cause.contains("WaitForUpdatesEx"), "{cause}");
+}
+
+#[tokio::test]
 async fn a_cancelled_wait_leaves_the_task_alone() {
     let token = CancellationToken::new();
     let trigger = token.clone();
