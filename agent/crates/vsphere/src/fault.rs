@@ -9,6 +9,8 @@ use crate::xml::Node;
 
 /// Most messages kept of one fault, and deepest chain of causes followed.
 const MAX_MESSAGES: usize = 32;
+/// Longest text kept, in characters: enough for any real message, too little to fill a log.
+const MAX_TEXT: usize = 4096;
 const MAX_CAUSES: usize = 8;
 
 macro_rules! fault_kinds {
@@ -106,7 +108,7 @@ impl Fault {
         collect_messages(detail, 0, &mut fault_messages);
         Fault {
             kind: kind_of(&type_name, detail),
-            message: message.to_owned(),
+            message: clip(message),
             fault_messages,
             device_index: detail.opt::<usize>("deviceIndex").ok().flatten(),
             file: detail.string("file"),
@@ -136,14 +138,18 @@ fn no_permission(detail: &Node) -> FaultKind {
     }
 }
 
+fn clip(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
+}
+
 fn collect_messages(node: &Node, depth: usize, out: &mut Vec<String>) {
     for message in node.all("faultMessage") {
         if let Some(text) = message.string("message").or_else(|| message.string("key")) {
-            out.push(text);
+            out.push(clip(&text));
         }
     }
     if let Some(cause) = node.child("faultCause").filter(|_| depth < MAX_CAUSES) {
-        out.extend(cause.string("localizedMessage"));
+        out.extend(cause.str("localizedMessage").map(clip));
         if let Some(fault) = cause.child("fault") {
             collect_messages(fault, depth + 1, out);
         }

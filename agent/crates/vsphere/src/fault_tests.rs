@@ -46,7 +46,8 @@ fn without_a_type_the_element_names_the_fault() {
 
 #[test]
 fn no_permission_names_object_and_privilege() {
-    let inner = "<object type=\"VirtualMachine\">vm-7</object><privilegeId>VirtualMachine.Config.AddExistingDisk</privilegeId>";
+    let inner =
+        "<object type=\"VirtualMachine\">vm-7</object><privilegeId>VirtualMachine.Config.AddExistingDisk</privilegeId>";
     let fault = soap("NoPermission", inner);
     let expected = FaultKind::NoPermission {
         object: Some(MoRef::new("VirtualMachine", "vm-7")),
@@ -79,7 +80,10 @@ fn faults_that_carry_an_object() {
 
 #[test]
 fn device_index_file_and_the_vmx_text() {
-    let fault = localized("InvalidDeviceSpec", "<property>virtualDeviceSpec.device.backing</property><deviceIndex>3</deviceIndex>");
+    let fault = localized(
+        "InvalidDeviceSpec",
+        "<property>virtualDeviceSpec.device.backing</property><deviceIndex>3</deviceIndex>",
+    );
     assert_eq!((fault.kind, fault.device_index), (FaultKind::InvalidDeviceSpec, Some(3)));
     assert_eq!(localized("InvalidDeviceSpec", "<deviceIndex>-1</deviceIndex>").device_index, None);
     assert_eq!(localized("FileLocked", "<file>[ds1] a/b.vmdk</file>").file.as_deref(), Some("[ds1] a/b.vmdk"));
@@ -89,4 +93,10 @@ fn device_index_file_and_the_vmx_text() {
     let fault = localized("GenericVmConfigFault", inner);
     assert_eq!(fault.fault_messages, ["Failed to lock the file", "cause", "k2"]);
     assert!(fault.to_string().contains("Failed to lock the file"));
+}
+
+#[test]
+fn a_giant_message_is_clipped() {
+    let text = format!("<error><fault/><localizedMessage>{}</localizedMessage></error>", "é".repeat(1_000_000));
+    assert_eq!(Fault::from_localized(&parse(&text).unwrap()).message.chars().count(), 4096);
 }

@@ -23,6 +23,8 @@ use crate::xml::{self, Node, Shape};
 
 /// Most session-scoped objects remembered for later removal.
 const MAX_LITTER: usize = 256;
+/// Longest time spent on removing one of them: nobody needs the answer.
+const DISCARD: Duration = Duration::from_secs(5);
 
 /// What the server says of itself (vSphere API, AboutInfo), and the version in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,20 +209,27 @@ impl Session {
     /// Removes what was left. Failures don't matter: the server drops these objects with the session.
     pub(crate) async fn sweep(&self) {
         let litter = std::mem::take(&mut *self.litter.lock().unwrap_or_else(PoisonError::into_inner));
-        for (generation, object) in litter {
-            if generation == self.generation() {
-                self.discard(&object).await;
+        let mut litter = litter.into_iter();
+        while let Some((generation, object)) = litter.next() {
+            if generation == self.generation() && !self.discard(&object).await {
+                // The server does not answer: leave the rest for later instead of waiting for each.
+                litter.for_each(|(g, o)| self.leave_litter(g, o));
+                return;
             }
         }
     }
 
-    /// Removes a view or a collector of this session, best effort.
-    pub(crate) async fn discard(&self, object: &MoRef) {
+    /// Removes a view or a collector of this session, best effort; false when there was no answer at all.
+    async fn discard(&self, object: &MoRef) -> bool {
         let op = if object.type_name == "PropertyCollector" { "DestroyPropertyCollector" } else { "DestroyView" };
         let request = Request::read(op, object, |_| {});
         let (cookies, _) = self.current();
-        if let Err(error) = send(&self.http, &self.action, &cookies, &request, self.timeout).await {
-            tracing::debug!(%object, %error, "session object not removed");
+        match send(&self.http, &self.action, &cookies, &request, self.timeout.min(DISCARD)).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::debug!(%object, %error, "session object not removed");
+                matches!(error.kind(), ErrorKind::Fault(_))
+            }
         }
     }
 }
@@ -238,8 +247,10 @@ impl<'a> Scoped<'a> {
     }
 
     pub(crate) async fn discard(mut self) {
-        if let Some(object) = self.object.take() {
-            self.session.discard(&object).await;
+        if let Some(object) = &self.object
+            && self.session.discard(object).await
+        {
+            self.object = None;
         }
     }
 }

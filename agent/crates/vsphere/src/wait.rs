@@ -11,6 +11,7 @@
 //! Every waiter has a collector of its own: updates of one collector come to one caller only, and a caller that goes away
 //! must not take the updates of others with it. Destroying the collector destroys its filter.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ use crate::soap::Request;
 use crate::task::{TaskInfo, TaskState, gone};
 use crate::xml::Node;
 
+const OP: &str = "wait_task";
 /// Longest long poll; shorter than the idle limits of the proxies and firewalls between.
 const POLL: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -44,6 +46,7 @@ impl Client {
         cancel: Option<&CancellationToken>,
     ) -> Result<TaskInfo, Error> {
         let end = Instant::now() + deadline;
+        let last: Mutex<Option<Error>> = Mutex::default();
         let work = async {
             self.session.sweep().await;
             let mut pause = FIRST_PAUSE;
@@ -51,6 +54,7 @@ impl Client {
                 match self.watch(task, end).await {
                     Err(error) if may_watch_again(&error) => {
                         tracing::debug!(%task, %error, "watching the task anew");
+                        *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                         tokio::time::sleep(pause).await;
                         pause = (pause * 2).min(LONGEST_PAUSE);
                     }
@@ -64,16 +68,29 @@ impl Client {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            result = tokio::time::timeout(deadline, work) => {
-                result.unwrap_or_else(|_| Err(Error::new(ErrorKind::Deadline, "wait_task", format!("{task} not done in {deadline:?}"))))
+        let done = tokio::select! {
+            result = tokio::time::timeout(deadline, work) => result.ok(),
+            () = cancelled => return Err(Error::new(ErrorKind::Cancelled, OP, format!("{task} goes on"))),
+        };
+        match done {
+            Some(Ok((info, collector))) => {
+                // After the deadline's reach: a slow clean-up must not turn a known end into an unknown one.
+                collector.discard().await;
+                Ok(info)
             }
-            () = cancelled => Err(Error::new(ErrorKind::Cancelled, "wait_task", format!("{task} goes on"))),
+            Some(Err(error)) => Err(error),
+            None => {
+                let late = Error::new(ErrorKind::Deadline, OP, format!("{task} not done in {deadline:?}"));
+                Err(match last.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                    Some(cause) => late.with_source(cause),
+                    None => late,
+                })
+            }
         }
     }
 
     /// One try: from a new collector to the task's end.
-    async fn watch(&self, task: &MoRef, end: Instant) -> Result<TaskInfo, Error> {
+    async fn watch(&self, task: &MoRef, end: Instant) -> Result<(TaskInfo, Scoped<'_>), Error> {
         let s = &self.session;
         let create = Request::read("CreatePropertyCollector", &s.content.property_collector, |_| {});
         let collector = s.call_value(&create, s.timeout).await?.moref().map_err(|e| Error::shape(create.op, e))?;
@@ -99,9 +116,7 @@ impl Client {
             version = next;
         }
         // The whole info in one read: an update may carry the state before the result.
-        let info = self.task(task).await;
-        scoped.discard().await;
-        info
+        Ok((self.task(task).await?, scoped))
     }
 
     /// One long poll; `None` when nothing happened.

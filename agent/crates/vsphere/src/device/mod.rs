@@ -15,6 +15,7 @@ use crate::xml::Node;
 /// A device of a VM or of a snapshot. Kinds without a variant are kept as `Other`.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "a VM has tens of devices; a box would only burden every match")]
 pub enum Device {
     /// A virtual disk.
     Disk(Disk),

@@ -77,7 +77,8 @@ fn disk(node: &Node) -> Result<Disk, Shape> {
         controller_key: node.opt("controllerKey")?,
         unit: node.opt("unitNumber")?,
         capacity_bytes: capacity(node)?,
-        backing: backing(node.required("backing")?)?,
+        // Optional in the schema: a disk without one stays visible, as a kind that can't be attached.
+        backing: backing(node.child("backing").unwrap_or(&Node::default()))?,
         v_disk_id: node.child("vDiskId").and_then(|d| d.string("id")),
         io_filters: node.all("iofilter").map(|n| n.text.clone()).collect(),
         raw: Arc::new(node.clone()),

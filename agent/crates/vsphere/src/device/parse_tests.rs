@@ -92,6 +92,13 @@ fn names_survive_entities_and_cdata() {
 }
 
 #[test]
+fn a_disk_without_backing_stays_visible() {
+    let text = "<val xmlns:xsi='x'><d xsi:type='VirtualDisk'><key>2000</key><capacityInKB>1</capacityInKB></d></val>";
+    let all = devices(&parse(text).unwrap()).unwrap();
+    assert_eq!(all[0].as_disk().unwrap().backing.kind, BackingKind::Other(String::new()));
+}
+
+#[test]
 fn capacity_prefers_the_exact_field() {
     assert_eq!(the_disk(2001).capacity_bytes, 5121);
     assert_eq!(the_disk(2002).capacity_bytes, 1 << 20);

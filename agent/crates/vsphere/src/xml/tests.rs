@@ -8,7 +8,9 @@ use crate::moref::MoRef;
 
 #[test]
 fn plain_type_and_xsi_type_are_kept_apart() {
-    let root = parse("<a xmlns:xsi='x'><v type='Datastore' xsi:type='vim25:ManagedObjectReference'>ds-1</v><w i:type='B'/></a>");
+    let root = parse(
+        "<a xmlns:xsi='x'><v type='Datastore' xsi:type='vim25:ManagedObjectReference'>ds-1</v><w i:type='B'/></a>",
+    );
     let root = root.unwrap();
     let v = root.child("v").unwrap();
     assert_eq!((v.ref_type.as_deref(), v.xsi_type.as_deref()), (Some("Datastore"), Some("ManagedObjectReference")));
@@ -38,7 +40,20 @@ fn document_types_and_entities_are_refused() {
 
 #[test]
 fn malformed_documents_are_errors() {
-    for bad in ["", "   ", "text", "<a>", "<a></b>", "</a>", "<a/><b/>", "<a/>text", "<a", "<a b></a>x", "<a>&</a>", "<a b='1' b='2'/>"] {
+    for bad in [
+        "",
+        "   ",
+        "text",
+        "<a>",
+        "<a></b>",
+        "</a>",
+        "<a/><b/>",
+        "<a/>text",
+        "<a",
+        "<a b></a>x",
+        "<a>&</a>",
+        "<a b='1' b='2'/>",
+    ] {
         assert!(parse(bad).is_err(), "{bad:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! A scriptable HTTPS server that speaks raw HTTP/1.1, so that tests can say exactly what goes over the wire, well-formed
 //! or not. Knows no vSphere semantics: a test's script decides every answer. `vim` holds the usual happy answers.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 pub mod vim;
 
@@ -69,7 +69,12 @@ impl Drop for Server {
 
 impl Server {
     pub async fn start(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Server {
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        Server::start_as("localhost", script).await
+    }
+
+    /// A server whose certificate names `host`.
+    pub async fn start_as(host: &str, script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Server {
+        let made = rcgen::generate_simple_self_signed(vec![host.to_owned()]).unwrap();
         let der = made.cert.der().clone();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -86,9 +91,12 @@ impl Server {
         let script: Arc<Script> = Arc::new(script);
         let log = seen.clone();
         let accept = tokio::spawn(async move {
+            // Connections end with the server: a dropped set aborts its tasks.
+            let mut connections = tokio::task::JoinSet::new();
             while let Ok((socket, _)) = listener.accept().await {
                 let (acceptor, script, log) = (acceptor.clone(), script.clone(), log.clone());
-                tokio::spawn(async move {
+                let _ = socket.set_nodelay(true);
+                connections.spawn(async move {
                     if let Ok(stream) = acceptor.accept(socket).await {
                         serve(stream, &*script, &log).await;
                     }
@@ -144,7 +152,8 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: &Script,
 }
 
 async fn send(stream: &mut (impl AsyncWrite + Unpin), status: u16, header: &str, body: &str) -> bool {
-    let head = format!("HTTP/1.1 {status} X\r\nContent-Type: text/xml\r\n{header}Content-Length: {}\r\n\r\n", body.len());
+    let head =
+        format!("HTTP/1.1 {status} X\r\nContent-Type: text/xml\r\n{header}Content-Length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).await.is_ok()
         && stream.write_all(body.as_bytes()).await.is_ok()
         && stream.flush().await.is_ok()

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hotadd_vsphere::{
-    AddDisk, BackingKind, BackingPath, Client, DeviceChanges, Disk, MoRef, Quiesce, Reconfigure, RemoveDisk, SnapshotSpec,
+    AddDisk, BackingKind, BackingPath, Client, DeviceChanges, Disk, MoRef, Quiesce, Reconfigure, RemoveDisk,
+    SnapshotSpec,
 };
 
 use super::{Reply, Seen};
@@ -211,12 +212,16 @@ pub async fn drive_all(client: &Client) {
     let kinds = [BackingKind::FlatV2, BackingKind::SeSparse, BackingKind::SparseV2, BackingKind::RdmVirtual];
     let adds: Vec<AddDisk> =
         (0..4).zip(kinds).map(|(n, backing_kind)| AddDisk { backing_kind, ..add_disk(n) }).collect();
-    let spec = Reconfigure { change_version: Some("2026-01-01T00:00:00.000000Z".to_owned()), change: DeviceChanges::Add(adds) };
+    let spec = Reconfigure {
+        change_version: Some("2026-01-01T00:00:00.000000Z".to_owned()),
+        change: DeviceChanges::Add(adds),
+    };
     client.reconfigure(&vm, &spec).await.unwrap();
     let bare = AddDisk { datastore: None, ..add_disk(0) };
     client.reconfigure(&vm, &change(DeviceChanges::Add(vec![bare]))).await.unwrap();
-    let disks: Vec<&Disk> = info.disks().collect();
-    let removes = disks.into_iter().map(RemoveDisk::new).collect();
+    // A type checker reads these: only kinds that every version knows.
+    let old = |d: &&Disk| !matches!(d.backing.kind, BackingKind::Other(_) | BackingKind::LocalPMem);
+    let removes = info.disks().filter(old).map(RemoveDisk::new).collect();
     client.reconfigure(&vm, &change(DeviceChanges::Remove(removes))).await.unwrap();
     let task = task_ref();
     client.task(&task).await.unwrap();

@@ -1,0 +1,12 @@
+//! The client against a scripted HTTPS server: sessions, requests byte by byte, facts, tasks, and a hostile server.
+
+#![allow(clippy::unwrap_used, reason = "tests, helpers included")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod facts;
+mod hostile;
+mod requests;
+mod session;
+mod tasks;
