@@ -173,7 +173,7 @@ async fn run(listener: TcpListener, config: &Config, context: Context) -> Result
     let (manager, jobs) = (context.manager.clone(), context.jobs.clone());
     let serving = server::serve(listener, &config.tls, context, stop.clone().cancelled_owned());
     let mut serving = std::pin::pin!(serving);
-    systemd::status("serving");
+    systemd::status(&format!("serving on {address}"));
     systemd::ready();
     tracing::info!(%address, "serving");
     tokio::select! {

@@ -1,1 +1,20 @@
-//! Placeholder.
+//! The harness: certificates, processes that clean up after themselves, a scene (simulated vCenter + agent + target VM)
+//! on this host or in a lab guest, and hotaddctl as a user would run it. No assertion lives here.
+#![forbid(unsafe_code)]
+
+pub mod content;
+pub mod ctl;
+pub mod grpc;
+pub mod guest;
+pub mod pki;
+pub mod process;
+pub mod scene;
+
+pub use self::{
+    content::Content,
+    ctl::Run,
+    guest::Guest,
+    pki::Pki,
+    process::{Process, binary},
+    scene::{Scene, Spec},
+};

@@ -1,0 +1,334 @@
+//! A scene on this host: vcenter-sim with loop devices, agent-sim, one target VM. Everything ends with the value.
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use vcenter_sim::{
+    Inventory,
+    control::Control,
+    inventory::{ControllerKind, ControllerSpec, DatastoreKind, DatastoreSpec, DiskSpec, VmSpec, stable_uuid},
+};
+
+use crate::{
+    Content, Pki, Process, Run, binary,
+    process::{Notify, wait_for},
+};
+
+/// Name of the proxy VM in every scene.
+pub const PROXY: &str = "proxy01";
+/// Name of the target VM in every scene.
+pub const TARGET: &str = "web01";
+/// Key of the target's first disk, by vSphere's convention.
+pub const FIRST_KEY: i32 = 2000;
+
+const PASSWORD: &str = "a password with blanks, ä and %";
+const START: Duration = Duration::from_secs(60);
+
+/// What a scene holds. The fields are plain: tests change what they need.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    pub inventory: Inventory,
+    /// Content of the target's disks, written before the start into their `source` files.
+    pub disks: Vec<Content>,
+    /// Lines for agent.toml's top level.
+    pub agent_top: String,
+    /// Appended to agent.toml: `[limits]` and `[deadlines]` tables.
+    pub agent_toml: String,
+    pub api_version: String,
+}
+
+/// Short deadlines: a test waits for conditions, and what it waits for is near.
+const AGENT_TOML: &str = "
+[limits]
+lease_min_seconds = 1
+[deadlines]
+call_seconds = 20
+reconfigure_seconds = 60
+discover_seconds = 15
+rescan_seconds = 1
+settle_seconds = 1
+cleanup_seconds = 30
+drain_seconds = 60
+";
+
+impl Spec {
+    /// A powered-on target with these disks on one PVSCSI, a proxy with `controllers` PVSCSI and an anchor on each.
+    #[must_use]
+    pub fn new(dir: &Path, disks: &[Content], controllers: u32) -> Self {
+        let datastore = dir.join("ds1");
+        let disk = |(n, content): (usize, &Content)| DiskSpec {
+            capacity: Some(content.bytes),
+            source: Some(dir.join(format!("source-{n}.raw"))),
+            bus: u32::try_from(n / 15).unwrap_or(0),
+            unit: Some(unit(n % 15)),
+            ..DiskSpec::default()
+        };
+        let controller = |bus: u32| ControllerSpec {
+            kind: ControllerKind::Pvscsi,
+            bus,
+            pci_slot: Some(160 + 32 * bus),
+            ..ControllerSpec::default()
+        };
+        let anchor = |bus: u32| DiskSpec {
+            bus,
+            unit: Some(0),
+            capacity: Some(1 << 20),
+            mode: Some("independent_persistent".into()),
+            ..DiskSpec::default()
+        };
+        let buses = u32::try_from(disks.len().div_ceil(15)).unwrap_or(1).max(1);
+        let mut target = vm(TARGET, disks.iter().enumerate().map(disk).collect());
+        target.controllers = Some((0..buses).map(controller).collect());
+        let mut proxy = vm(PROXY, (0..controllers).map(anchor).collect());
+        proxy.controllers = Some((0..controllers).map(controller).collect());
+        proxy.hardware_version = 13;
+        proxy.extra_config.insert("disk.EnableUUID".into(), "TRUE".into());
+        proxy.macs = vec!["00:50:56:aa:00:01".into()];
+        Self {
+            inventory: Inventory {
+                datastores: vec![datastore_spec("ds1", datastore)],
+                vms: vec![proxy, target],
+                ..Inventory::default()
+            },
+            disks: disks.to_vec(),
+            agent_top: String::new(),
+            agent_toml: AGENT_TOML.into(),
+            api_version: "8.0.2.0".into(),
+        }
+    }
+
+    /// The target, to be changed before the start.
+    pub fn target(&mut self) -> &mut VmSpec {
+        &mut self.inventory.vms[1]
+    }
+
+    pub fn proxy(&mut self) -> &mut VmSpec {
+        &mut self.inventory.vms[0]
+    }
+}
+
+/// Unit for the n-th disk of a controller: 7 is the controller's own.
+fn unit(n: usize) -> i32 {
+    let n = i32::try_from(n).unwrap_or(0);
+    if n < 7 { n } else { n + 1 }
+}
+
+#[must_use]
+pub fn datastore_spec(name: &str, dir: PathBuf) -> DatastoreSpec {
+    DatastoreSpec {
+        name: name.into(),
+        kind: DatastoreKind::Vmfs,
+        dir,
+        accessible: true,
+        access_mode: "readWrite".into(),
+        free: 1 << 40,
+    }
+}
+
+/// A powered-on VM with stable UUIDs.
+#[must_use]
+pub fn vm(name: &str, disks: Vec<DiskSpec>) -> VmSpec {
+    VmSpec {
+        name: name.into(),
+        datastore: Some("ds1".into()),
+        host: None,
+        power: "on".into(),
+        hardware_version: 19,
+        uuid: Some(stable_uuid("42", name)),
+        instance_uuid: Some(stable_uuid("50", name)),
+        macs: Vec::new(),
+        template: false,
+        extra_config: std::collections::BTreeMap::default(),
+        tools: true,
+        change_tracking: false,
+        key_id: None,
+        controllers: None,
+        disks,
+        snapshots: 0,
+    }
+}
+
+/// The simulated vCenter as a process.
+#[derive(Debug)]
+pub struct Vcenter {
+    pub process: Process,
+    pub url: String,
+    pub ca: PathBuf,
+    pub control: PathBuf,
+}
+
+impl Vcenter {
+    /// `backend`: as vcenter-sim's option.
+    pub fn start(dir: &Path, inventory: &Inventory, backend: &str, api_version: &str) -> Result<Self> {
+        for datastore in &inventory.datastores {
+            fs::create_dir_all(&datastore.dir)?;
+        }
+        fs::write(dir.join("inventory.json"), serde_json::to_vec_pretty(inventory)?)?;
+        secret(&dir.join("vc-password"), PASSWORD)?;
+        let (log, control, ca) = (dir.join("vcenter.log"), dir.join("vc.sock"), dir.join("vc-ca.pem"));
+        let mut command = Command::new(binary("vcenter-sim")?);
+        command.arg("--inventory").arg(dir.join("inventory.json"));
+        command.arg("--control").arg(&control).arg("--work").arg(dir.join("vc-work"));
+        command.args(["--backend", backend, "--user", "backup@vsphere.local", "--api-version", api_version]);
+        command.arg("--password-file").arg(dir.join("vc-password")).arg("--cert-out").arg(&ca);
+        let mut process = Process::start("vcenter-sim", &mut command, &log)?;
+        let url = wait_for("vcenter-sim", START, || {
+            process.must_live()?;
+            let lines = process.log_text();
+            let ready = lines.lines().find_map(|line| serde_json::from_str::<Value>(line).ok()?["url"].as_str().map(str::to_owned));
+            Ok(ready)
+        })?;
+        Ok(Self { process, url, ca, control })
+    }
+
+    pub async fn control(&self) -> Result<Control> {
+        Ok(Control::connect(&self.control).await?)
+    }
+
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        let digits = self.url.trim_end_matches("/sdk").rsplit(':').next();
+        digits.and_then(|port| port.parse().ok()).unwrap_or(0)
+    }
+}
+
+/// Text of an agent.toml; paths are the agent's.
+#[must_use]
+pub fn agent_toml(listen: &str, url: &str, etc: &str, state: &str, top: &str, rest: &str) -> String {
+    format!(
+        "listen = '{listen}'\nstate_dir = '{state}'\n{top}\n[tls]\ncertificate_file = '{etc}/server.pem'\n\
+         key_file = '{etc}/server.key'\nclient_ca_file = '{etc}/ca.pem'\n[vcenter]\nurl = '{url}'\n\
+         user = 'backup@vsphere.local'\npassword_file = '{etc}/vc-password'\nca_file = '{etc}/vc-ca.pem'\n{rest}"
+    )
+}
+
+/// Writes a file that only its owner may read.
+pub fn secret(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(())
+}
+
+/// See the module. Fields drop in order: the agent first (it detaches), then vCenter (it frees loop devices).
+#[derive(Debug)]
+pub struct Scene {
+    agent: Option<Process>,
+    pub vcenter: Vcenter,
+    pub pki: Pki,
+    pub url: String,
+    pub spec: Spec,
+    pub dir: PathBuf,
+}
+
+impl Scene {
+    /// Writes the disks, starts vCenter and the agent, waits for both. `dir` outlives the scene.
+    pub fn start(dir: &Path, spec: Spec) -> Result<Self> {
+        let mut scene = Self::without_agent(dir, spec)?;
+        scene.start_agent()?;
+        Ok(scene)
+    }
+
+    pub fn without_agent(dir: &Path, spec: Spec) -> Result<Self> {
+        for (n, content) in spec.disks.iter().enumerate() {
+            content.write(&dir.join(format!("source-{n}.raw")))?;
+        }
+        let pki = Pki::create(&dir.join("pki"), &["localhost", "127.0.0.1"])?;
+        let vcenter = Vcenter::start(dir, &spec.inventory, &format!("loop:{PROXY}"), &spec.api_version)?;
+        fs::copy(&vcenter.ca, pki.file("vc-ca.pem"))?;
+        secret(&pki.file("vc-password"), PASSWORD)?;
+        let scene = Self { agent: None, vcenter, pki, url: String::new(), spec, dir: dir.to_owned() };
+        scene.write_config("")?;
+        Ok(scene)
+    }
+
+    /// Rewrites agent.toml with more top-level lines; takes effect at the next start.
+    pub fn write_config(&self, top: &str) -> Result<()> {
+        let etc = self.pki.dir.display().to_string();
+        let state = self.dir.join("state").display().to_string();
+        let top = format!("{}\n{top}", self.spec.agent_top);
+        let text = agent_toml("127.0.0.1:0", &self.vcenter.url, &etc, &state, &top, &self.spec.agent_toml);
+        Ok(fs::write(self.config(), text)?)
+    }
+
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("agent.toml")
+    }
+
+    fn agent_command(&self, verb: &str) -> Result<Command> {
+        let mut command = Command::new(binary("agent-sim")?);
+        command.arg(verb).arg("--config").arg(self.config());
+        command.env("AGENT_SIM_CONTROL", &self.vcenter.control).env("HOTADD_LOG", "info,hotadd_agent=debug");
+        Ok(command)
+    }
+
+    /// Starts the agent and waits for READY.
+    pub fn start_agent(&mut self) -> Result<()> {
+        let notify = Notify::bind(&self.dir.join("notify"))?;
+        let mut process = self.spawn_agent(Some(&notify))?;
+        let status = notify.ready(&mut process, START)?;
+        let address = status.strip_prefix("serving on ").with_context(|| format!("status {status:?}"))?;
+        self.url = format!("https://{}", address.replace("127.0.0.1", "localhost"));
+        self.agent = Some(process);
+        Ok(())
+    }
+
+    /// Starts the agent without waiting, for tests whose agent must not become ready.
+    pub fn spawn_agent(&self, notify: Option<&Notify>) -> Result<Process> {
+        let mut command = self.agent_command("serve")?;
+        if let Some(notify) = notify {
+            command.env("NOTIFY_SOCKET", &notify.path);
+        }
+        Process::start("agent-sim", &mut command, &self.dir.join("agent.log"))
+    }
+
+    /// `agent-sim reap`, as ExecStopPost runs it.
+    pub fn reap(&self) -> Result<Run> {
+        Run::of(self.agent_command("reap")?.args(["--seconds", "60"]))
+    }
+
+    /// The running agent.
+    pub fn agent(&mut self) -> Result<&mut Process> {
+        self.agent.as_mut().context("no agent runs")
+    }
+
+    pub fn take_agent(&mut self) -> Result<Process> {
+        self.agent.take().context("no agent runs")
+    }
+
+    pub async fn control(&self) -> Result<Control> {
+        self.vcenter.control().await
+    }
+
+    /// hotaddctl with this scene's certificates.
+    pub fn ctl(&self, args: &[&str]) -> Result<Run> {
+        Run::of(Run::command(&self.url, &self.pki, "client")?.args(args))
+    }
+
+    pub async fn channel(&self) -> Result<tonic::transport::Channel> {
+        crate::grpc::connect(&self.url, &self.pki, "client").await
+    }
+
+    /// The raw file under the target's n-th disk.
+    #[must_use]
+    pub fn source(&self, n: usize) -> PathBuf {
+        self.dir.join(format!("source-{n}.raw"))
+    }
+
+    /// Disks on the proxy that are not its anchors, as vCenter tells it.
+    pub async fn left_attached(&self) -> Result<Vec<String>> {
+        let disks = self.control().await?.attached(PROXY).await?;
+        Ok(disks.into_iter().filter(|d| d.mode == "independent_nonpersistent").map(|d| d.path).collect())
+    }
+
+    /// Snapshots of the target, as vCenter tells it.
+    pub async fn snapshots(&self) -> Result<Vec<String>> {
+        Ok(self.control().await?.snapshots(TARGET).await?)
+    }
+}
