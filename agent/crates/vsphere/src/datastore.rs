@@ -88,7 +88,7 @@ impl Client {
     }
 }
 
-fn datastore_info(p: Properties) -> Result<DatastoreInfo, Shape> {
+pub(crate) fn datastore_info(p: Properties) -> Result<DatastoreInfo, Shape> {
     let summary = p.get("summary").ok_or_else(|| Shape(format!("{} has no summary", p.object)))?;
     let info = p.get("info");
     Ok(DatastoreInfo {

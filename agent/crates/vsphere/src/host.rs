@@ -53,7 +53,7 @@ impl Client {
     }
 }
 
-fn host_info(p: Properties) -> Result<HostInfo, Shape> {
+pub(crate) fn host_info(p: Properties) -> Result<HostInfo, Shape> {
     let product = |name| p.get("summary.config.product").and_then(|n| n.string(name));
     Ok(HostInfo {
         name: p.string("name").unwrap_or_default(),

@@ -57,3 +57,6 @@ pub use snapshot::{Quiesce, SnapshotNode, SnapshotSpec, SnapshotTree};
 pub use task::{TaskInfo, TaskResult, TaskState};
 pub use version::ApiVersion;
 pub use vm::{GuestInfo, PowerState, VmInfo};
+
+#[cfg(test)]
+mod damage_tests;

@@ -52,7 +52,7 @@ impl Properties {
         self.get(path).map_or_else(|| Ok(Vec::new()), Node::morefs)
     }
 
-    fn parse(node: Node) -> Result<Properties, Shape> {
+    pub(crate) fn parse(node: Node) -> Result<Properties, Shape> {
         let object = node.required("obj")?.moref()?;
         let mut values = Vec::new();
         let mut missing = Vec::new();

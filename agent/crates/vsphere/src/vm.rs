@@ -148,7 +148,7 @@ impl Client {
     }
 }
 
-fn vm_info(p: Properties) -> Result<VmInfo, Shape> {
+pub(crate) fn vm_info(p: Properties) -> Result<VmInfo, Shape> {
     Ok(VmInfo {
         name: p.get("name").map(|n| decode_name(&n.text)).unwrap_or_default(),
         uuid: p.string("config.uuid"),

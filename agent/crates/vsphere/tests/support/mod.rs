@@ -138,7 +138,11 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: &Script,
         let go_on = match script(&seen) {
             Reply::Xml(status, body) => send(&mut stream, status, "", &body).await,
             Reply::XmlWith(status, header, body) => send(&mut stream, status, &header, &body).await,
-            Reply::Raw(bytes) => stream.write_all(&bytes).await.is_ok() && stream.flush().await.is_ok() && false,
+            Reply::Raw(bytes) => {
+                let _ = stream.write_all(&bytes).await;
+                let _ = stream.flush().await;
+                false
+            }
             Reply::Flood(prefix, piece, times) => flood(&mut stream, &prefix, &piece, times).await,
             Reply::Drip(pause) => drip(&mut stream, pause).await,
             Reply::Hangup => false,
