@@ -181,7 +181,7 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("--sim", required=True); p.add_argument("--dump"); p.add_argument("--api", action="append")
     a = p.parse_args()
-    for api in a.api or ["6.7", "7.0.3.0", "8.0.2.0", "9.1.0.0"]:
+    for api in a.api or ["6.5", "6.7", "7.0.3.0", "8.0.2.0", "9.1.0.0"]:
         print(f"--- API {api}")
         dump = None
         if a.dump: dump = os.path.join(a.dump, api); os.makedirs(dump, exist_ok=True)

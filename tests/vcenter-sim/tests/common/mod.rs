@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use vcenter_sim::control::Control;
 use vcenter_sim::{Inventory, Options, Running, start};
 
-pub struct Lab {
+pub(crate) struct Lab {
     pub running: Option<Running>,
     pub http: reqwest::Client,
     pub cookie: String,
@@ -18,7 +18,7 @@ pub struct Lab {
     pub dir: tempfile::TempDir,
 }
 
-pub fn inventory(dir: &Path) -> Value {
+pub(crate) fn inventory(dir: &Path) -> Value {
     json!({
         "hosts": [{"name": "esx1"}],
         "datastores": [{"name": "ds1", "dir": dir.join("ds1")}, {"name": "far", "dir": dir.join("far"), "accessible": false}],
@@ -34,11 +34,11 @@ pub fn inventory(dir: &Path) -> Value {
 }
 
 impl Lab {
-    pub async fn new() -> Lab {
+    pub(crate) async fn new() -> Lab {
         Lab::with(|_, _| {}).await
     }
 
-    pub async fn with(edit: impl FnOnce(&mut Options, &mut Value)) -> Lab {
+    pub(crate) async fn with(edit: impl FnOnce(&mut Options, &mut Value)) -> Lab {
         let dir = tempfile::tempdir().unwrap();
         let mut opt = Options::in_dir(dir.path());
         let mut inv = inventory(dir.path());
@@ -56,14 +56,14 @@ impl Lab {
         lab
     }
 
-    pub async fn login(&mut self) {
+    pub(crate) async fn login(&mut self) {
         self.cookie.clear();
         let args = "<userName>administrator@vsphere.local</userName><password>secret</password>";
         let (_, text) = self.call("SessionManager", "SessionManager", "Login", args).await.unwrap();
         assert!(text.contains("<LoginResponse"), "{text}");
     }
 
-    pub async fn post(&mut self, action: &str, body: String) -> Result<(u16, String), reqwest::Error> {
+    pub(crate) async fn post(&mut self, action: &str, body: String) -> Result<(u16, String), reqwest::Error> {
         let url = self.running.as_ref().unwrap().url();
         let mut req = self.http.post(url).header("SOAPAction", action).body(body);
         if !self.cookie.is_empty() {
@@ -77,7 +77,7 @@ impl Lab {
         Ok((answer.status().as_u16(), answer.text().await?))
     }
 
-    pub async fn call(
+    pub(crate) async fn call(
         &mut self,
         ty: &str,
         id: &str,
@@ -88,39 +88,39 @@ impl Lab {
         self.post(&action, envelope(ty, id, method, args)).await
     }
 
-    pub async fn ok(&mut self, ty: &str, id: &str, method: &str, args: &str) -> String {
+    pub(crate) async fn ok(&mut self, ty: &str, id: &str, method: &str, args: &str) -> String {
         let (status, text) = self.call(ty, id, method, args).await.unwrap();
         assert_eq!(status, 200, "{text}");
         text
     }
 
     /// The fault's type.
-    pub async fn fault(&mut self, ty: &str, id: &str, method: &str, args: &str) -> (String, String) {
+    pub(crate) async fn fault(&mut self, ty: &str, id: &str, method: &str, args: &str) -> (String, String) {
         let (status, text) = self.call(ty, id, method, args).await.unwrap();
         assert_eq!(status, 500, "{text}");
         let detail = &text[text.find("<detail>").unwrap()..];
         (between(detail, "xsi:type=\"", "\"").to_owned(), text)
     }
 
-    pub async fn vm(&mut self, name: &str) -> String {
+    pub(crate) async fn vm(&mut self, name: &str) -> String {
         let state = self.ctl.call(json!({"cmd": "state"})).await.unwrap();
         let vms = state["vms"].as_array().unwrap();
         vms.iter().find(|v| v["name"] == name).unwrap()["id"].as_str().unwrap().to_owned()
     }
 
-    pub async fn fetch(&mut self, ty: &str, id: &str, prop: &str) -> String {
+    pub(crate) async fn fetch(&mut self, ty: &str, id: &str, prop: &str) -> String {
         let text = self.ok(ty, id, "Fetch", &format!("<prop>{prop}</prop>")).await;
         text.split_once("FetchResponse").unwrap().1.to_owned()
     }
 
     /// Runs a task to its end: Ok(TaskInfo) or Err(TaskInfo).
-    pub async fn task(&mut self, ty: &str, id: &str, method: &str, args: &str) -> Result<String, String> {
+    pub(crate) async fn task(&mut self, ty: &str, id: &str, method: &str, args: &str) -> Result<String, String> {
         let text = self.ok(ty, id, method, args).await;
         let task = between(&text, "<returnval type=\"Task\">", "<").to_owned();
         self.wait(&task).await
     }
 
-    pub async fn wait(&mut self, task: &str) -> Result<String, String> {
+    pub(crate) async fn wait(&mut self, task: &str) -> Result<String, String> {
         let until = Instant::now() + Duration::from_secs(60);
         while Instant::now() < until {
             let info = self.fetch("Task", task, "info").await;
@@ -135,26 +135,26 @@ impl Lab {
         panic!("task {task} did not end");
     }
 
-    pub async fn reconfig(&mut self, vm: &str, spec: &str) -> Result<String, String> {
+    pub(crate) async fn reconfig(&mut self, vm: &str, spec: &str) -> Result<String, String> {
         let id = self.vm(vm).await;
         self.task("VirtualMachine", &id, "ReconfigVM_Task", &format!("<spec>{spec}</spec>")).await
     }
 
-    pub async fn snapshot(&mut self, vm: &str) -> String {
+    pub(crate) async fn snapshot(&mut self, vm: &str) -> String {
         let id = self.vm(vm).await;
         let args = "<name>s</name><memory>false</memory><quiesce>false</quiesce>";
         let info = self.task("VirtualMachine", &id, "CreateSnapshot_Task", args).await.unwrap();
         between(&info, "<result type=\"VirtualMachineSnapshot\" xsi:type=\"ManagedObjectReference\">", "<").to_owned()
     }
 
-    pub async fn shutdown(mut self) {
+    pub(crate) async fn shutdown(mut self) {
         let counters = self.ctl.counters().await.unwrap();
         assert_eq!(counters["problems"], json!([]), "answers disagree with the type table");
         self.running.take().unwrap().shutdown().await;
     }
 }
 
-pub fn envelope(ty: &str, id: &str, method: &str, args: &str) -> String {
+pub(crate) fn envelope(ty: &str, id: &str, method: &str, args: &str) -> String {
     format!(
         "<?xml version=\"1.0\"?><s:Envelope xmlns:s=\"http://schemas.xmlsoap.org/soap/envelope/\" \
          xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"><s:Body><{method} xmlns=\"urn:vim25\">\
@@ -162,17 +162,17 @@ pub fn envelope(ty: &str, id: &str, method: &str, args: &str) -> String {
     )
 }
 
-pub fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
+pub(crate) fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
     let at = text.find(from).unwrap_or_else(|| panic!("no {from} in {text}")) + from.len();
     let rest = &text[at..];
     &rest[..rest.find(to).unwrap_or(rest.len())]
 }
 
-pub fn add(path: &str, ctl: i32, unit: i32) -> String {
+pub(crate) fn add(path: &str, ctl: i32, unit: i32) -> String {
     add_mode(path, ctl, unit, "independent_nonpersistent")
 }
 
-pub fn add_mode(path: &str, ctl: i32, unit: i32, mode: &str) -> String {
+pub(crate) fn add_mode(path: &str, ctl: i32, unit: i32, mode: &str) -> String {
     let unit = if unit < 0 { String::new() } else { format!("<unitNumber>{unit}</unitNumber>") };
     format!(
         "<deviceChange><operation>add</operation><device xsi:type=\"VirtualDisk\"><key>-1</key>\
@@ -181,7 +181,7 @@ pub fn add_mode(path: &str, ctl: i32, unit: i32, mode: &str) -> String {
     )
 }
 
-pub fn remove(key: i32) -> String {
+pub(crate) fn remove(key: i32) -> String {
     format!(
         "<deviceChange><operation>remove</operation><device xsi:type=\"VirtualDisk\"><key>{key}</key>\
          <capacityInKB>0</capacityInKB></device></deviceChange>"
