@@ -28,13 +28,14 @@ def since(version):
 
 
 class Checker:
-    def __init__(self, name, version): self.name, self.version = name, numbers(version)[:4]
+    def __init__(self, name, version, quiet=False): self.name, self.version, self.quiet = name, numbers(version)[:4], quiet
 
     def finding(self, place, text):
         counts["findings"] += 1
         key = (re.sub(r"^\d+-", "", self.name), place, text)
         if key not in reported:
-            reported.add(key); print(f"{self.name}: {place}: {text}")
+            reported.add(key)
+            if not self.quiet: print(f"{self.name}: {place}: {text}")
 
     def local(self, e, place):
         ns, _, tag = e.tag.rpartition("}")
@@ -49,6 +50,7 @@ class Checker:
 
     def lookup(self, name, place):
         if name == "ManagedObjectReference": return V.ManagedObject
+        if name == "ArrayOfManagedObjectReference": name = "ArrayOfManagedObject"     # its name on the wire
         for ns in (VIM, "http://www.w3.org/2001/XMLSchema"):
             try: return V.GetWsdlType(ns, name)
             except KeyError: pass
@@ -170,7 +172,35 @@ class Checker:
             if response: self.value(k, object, "FetchResponse/returnval")
 
 
+BAD = {
+    "order": ("VirtualMachine", "vm-1", "ReconfigVM_Task", "<spec><name>a</name><changeVersion>b</changeVersion></spec>"),
+    "unknown element": ("VirtualMachine", "vm-1", "ReconfigVM_Task", "<spec><bogus>a</bogus></spec>"),
+    "missing element": ("VirtualMachine", "vm-1", "CreateSnapshot_Task", "<name>a</name>"),
+    "repeated": ("VirtualMachine", "vm-1", "ReconfigVM_Task", "<spec><name>a</name><name>b</name></spec>"),
+    "wrong class": ("VirtualMachine", "vm-1", "ReconfigVM_Task", '<spec xsi:type="AboutInfo"/>'),
+    "enum": ("VirtualMachine", "vm-1", "ReconfigVM_Task", '<spec><deviceChange><operation>attach</operation><device xsi:type="VirtualDisk"><key>1</key><capacityInKB>0</capacityInKB></device></deviceChange></spec>'),
+    "number": ("VirtualMachine", "vm-1", "ReconfigVM_Task", "<spec><memoryMB>x</memoryMB></spec>"),
+    "too new": ("VirtualMachine", "vm-1", "ReconfigVM_Task", '<spec><deviceChange><device xsi:type="VirtualDisk"><key>1</key><capacityInKB>0</capacityInKB><guestReadOnly>true</guestReadOnly></device></deviceChange></spec>'),
+    "method of another type": ("Datastore", "ds-1", "NoSuchMethod_Task", ""),
+    "reference": ("NoSuchType", "x", "ReconfigVM_Task", "<spec/>"),
+}
+
+
+def self_test():
+    """The checker must be able to find each kind of mistake, and nothing in a good request."""
+    wrap = '<s:Envelope xmlns:s="%s" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><s:Body><%s xmlns="urn:vim25"><_this type="%s">%s</_this>%s</%s></s:Body></s:Envelope>'
+    blind = []
+    for what, (ty, ident, method, args) in {"nothing": ("VirtualMachine", "vm-1", "PowerOnVM_Task", ""), **BAD}.items():
+        counts["findings"] = 0
+        Checker(f"self-test {what}", "6.7", quiet=True).document(ET.fromstring(wrap % (ENVELOPES[0], method, ty, ident, args, method)))
+        if (counts["findings"] > 0) != (what in BAD): blind.append(what)
+    counts.update(elements=0, findings=0); reported.clear()
+    if blind: raise SystemExit(f"check_types.py is blind to: {', '.join(blind)}")
+    print(f"self-test: {len(BAD)} kinds of mistakes found")
+
+
 def main():
+    self_test()
     p = argparse.ArgumentParser(); p.add_argument("paths", nargs="+"); p.add_argument("--version", default="8.0.2.0")
     a = p.parse_args()
     files = []

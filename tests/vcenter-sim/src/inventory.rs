@@ -91,9 +91,12 @@ impl ControllerKind {
 pub struct ControllerSpec {
     pub kind: ControllerKind,
     pub bus: u32,
+    /// None: as ESXi gives them, 160, 192, 224, 256 by bus.
     pub pci_slot: Option<u32>,
     /// True: the slot number is told only as extraConfig `scsiN.pciSlotNumber`.
     pub in_extra_config_only: bool,
+    /// True: vCenter tells the slot number nowhere.
+    pub no_slot: bool,
     pub sharing: Option<String>,
 }
 

@@ -32,7 +32,6 @@ impl Extents {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.0.iter().map(|(s, e)| (*s, *e))
     }
-
 }
 
 #[derive(Clone, Debug)]

@@ -147,7 +147,7 @@ impl Writer {
     fn write_one(&mut self, tag: &str, declared: &'static str, val: &Val, dynamic: bool) {
         match val {
             Val::Obj(o) => {
-                let fault_place = declared == "MethodFault" && tag != "fault";
+                let fault_place = declared == "MethodFault" && tag != "fault" && o.ty != "LocalizedMethodFault";
                 if fault_place {
                     self.problems.push(format!("{tag}: a fault needs LocalizedMethodFault"));
                 }

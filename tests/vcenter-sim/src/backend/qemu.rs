@@ -62,26 +62,52 @@ impl QemuBackend {
         let n = self.seq.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         let node = format!("sim-{n}");
         let mut files: Vec<PathBuf> = req.flattened.then(|| req.image.clone()).into_iter().collect();
-        let graph = self.graph(req, &node, &mut files).await?;
-        let mut nodes = Vec::new();
-        let mut qmp = self.qmp.lock().await;
-        for (name, args) in graph {
-            if let Err(e) = qmp.command("blockdev-add", args).await {
-                drop_nodes(&mut qmp, &nodes).await;
+        let nodes = match self.build(id, req, &node, &mut files).await {
+            Ok(nodes) => nodes,
+            Err(e) => {
+                for f in files {
+                    std::fs::remove_file(f).ok();
+                }
                 return Err(e);
             }
-            nodes.push(name);
-        }
-        let top = nodes.last().cloned().unwrap_or_default();
-        if let Err(e) = qmp.command("device_add", device(id, &top, req)).await {
-            drop_nodes(&mut qmp, &nodes).await;
-            return Err(e);
-        }
+        };
         let facts = json!({
             "id": id, "bus": req.bus, "target": req.unit, "lun": 0, "serial": req.hex(), "size_bytes": req.size, "path": req.path,
         });
         self.lock().insert(id.to_owned(), Entry { facts, nodes, files, gone: false });
         Ok(())
+    }
+
+    /// Adds the nodes and the device; what was added goes again when a step fails.
+    async fn build(
+        &self,
+        id: &str,
+        req: &AttachReq,
+        node: &str,
+        files: &mut Vec<PathBuf>,
+    ) -> Result<Vec<String>, String> {
+        let graph = self.graph(req, node, files).await?;
+        let mut nodes = Vec::new();
+        let mut qmp = self.qmp.lock().await;
+        let mut failed = None;
+        for (name, args) in graph {
+            if let Err(e) = qmp.command("blockdev-add", args).await {
+                failed = Some(e);
+                break;
+            }
+            nodes.push(name);
+        }
+        if failed.is_none() {
+            let top = nodes.last().cloned().unwrap_or_default();
+            failed = qmp.command("device_add", device(id, &top, req)).await.err();
+        }
+        match failed {
+            None => Ok(nodes),
+            Some(e) => {
+                drop_nodes(&mut qmp, &nodes).await;
+                Err(e)
+            }
+        }
     }
 
     /// Block nodes in the order to add them; the last one carries the device.

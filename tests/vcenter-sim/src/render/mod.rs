@@ -129,10 +129,10 @@ pub(crate) fn exists(s: &State, r: &MoRef) -> bool {
 /// A first-level property of an object.
 fn top(s: &State, r: &MoRef, name: &str, ctx: &Ctx) -> Res<Option<Val>> {
     match r.ty.as_str() {
-        "VirtualMachine" => Ok(vm::top(s, s.vm(&r.id)?, name, ctx)),
+        "VirtualMachine" => Ok(vm::top(s, s.vm(&r.id)?, name)),
         "VirtualMachineSnapshot" => {
             let (vm, snap) = s.snapshot(&r.id)?;
-            Ok(vm::snapshot_top(s, vm, snap, name, ctx))
+            Ok(vm::snapshot_top(s, vm, snap, name))
         }
         "Task" => Ok((name == "info").then(|| Val::Obj(service::task_info(s.task(&r.id).ok())))),
         "Datastore" | "HostSystem" | "ComputeResource" | "ResourcePool" | "Datacenter" | "Folder" => {

@@ -1,6 +1,6 @@
 //! Properties of VirtualMachine and VirtualMachineSnapshot, devices and disk backings included.
 
-use super::{Ctx, obj, shown_name};
+use super::{obj, shown_name};
 use crate::inventory::{BackingKind, ControllerKind};
 use crate::state::{Device, Disk, Kind, Snapshot, State, VM_FOLDER, Vm};
 use crate::store::Vmdk;
@@ -8,7 +8,7 @@ use crate::value::{MoRef, Obj, Val};
 
 const CREATED: &str = "2024-01-01T00:00:00Z";
 
-pub(crate) fn top(s: &State, vm: &Vm, name: &str, ctx: &Ctx) -> Option<Val> {
+pub(crate) fn top(s: &State, vm: &Vm, name: &str) -> Option<Val> {
     let some = |o: Obj| Some(Val::Obj(o));
     match name {
         "name" => Some(Val::Str(shown_name(&vm.name))),
@@ -31,15 +31,11 @@ pub(crate) fn top(s: &State, vm: &Vm, name: &str, ctx: &Ctx) -> Option<Val> {
         "rootSnapshot" => Some(Val::List(vm.snapshots.iter().filter(|x| x.parent.is_none()).map(snap_ref).collect())),
         "alarmActionsEnabled" => Some(Val::Bool(true)),
         "storage" => some(obj("VirtualMachineStorageInfo").with("timestamp", vm.change_version.as_str())),
-        "environmentBrowser" => None,
-        _ => {
-            let _ = ctx;
-            None
-        }
+        _ => None,
     }
 }
 
-pub(crate) fn snapshot_top(s: &State, vm: &Vm, snap: &Snapshot, name: &str, _ctx: &Ctx) -> Option<Val> {
+pub(crate) fn snapshot_top(s: &State, vm: &Vm, snap: &Snapshot, name: &str) -> Option<Val> {
     match name {
         "config" => Some(Val::Obj(config(s, vm, &snap.devices))),
         "childSnapshot" => {
@@ -199,7 +195,7 @@ fn disk_device(s: &State, vm: &Vm, all: &[Device], d: &Device, disk: &Disk) -> O
     let kb = i64::try_from(capacity / 1024).unwrap_or(0);
     let shares = obj("SharesInfo").with("shares", 1000).with("level", "normal");
     base(d, "VirtualDisk", &format!("Hard disk {number}"), &format!("{} KB", grouped(kb)))
-        .with("backing", file.map(|f| shown_backing(s, vm, disk, f)))
+        .with("backing", file.map(|f| shown_backing(s, disk, f)))
         .with("capacityInKB", kb)
         .with("capacityInBytes", capacity)
         .with("shares", shares.clone())
@@ -214,8 +210,8 @@ fn disk_device(s: &State, vm: &Vm, all: &[Device], d: &Device, disk: &Disk) -> O
 }
 
 /// The backing as it is shown: plain, or (knob show_redo) as the redo log with the real file as its parent.
-fn shown_backing(s: &State, vm: &Vm, disk: &Disk, file: &Vmdk) -> Obj {
-    let real = backing(s, vm, disk, file, disk.sharing.as_deref());
+fn shown_backing(s: &State, disk: &Disk, file: &Vmdk) -> Obj {
+    let real = backing(s, disk, file, disk.sharing.as_deref());
     let Some(redo) = disk.redo.as_deref().filter(|_| s.knobs.show_redo) else { return real };
     let mut top = Obj {
         ty: real.ty,
@@ -225,7 +221,7 @@ fn shown_backing(s: &State, vm: &Vm, disk: &Disk, file: &Vmdk) -> Obj {
     top
 }
 
-fn backing(s: &State, vm: &Vm, disk: &Disk, f: &Vmdk, sharing: Option<&str>) -> Obj {
+fn backing(s: &State, disk: &Disk, f: &Vmdk, sharing: Option<&str>) -> Obj {
     let delta = f.parent.is_some();
     let ty = match f.backing {
         BackingKind::Flat => "VirtualDiskFlatVer2BackingInfo",
@@ -233,7 +229,7 @@ fn backing(s: &State, vm: &Vm, disk: &Disk, f: &Vmdk, sharing: Option<&str>) -> 
         BackingKind::RdmVirtual | BackingKind::RdmPhysical => "VirtualDiskRawDiskMappingVer1BackingInfo",
     };
     let (ds, _) = crate::store::split_path(&f.path).unwrap_or(("", ""));
-    let parent = f.parent.as_ref().and_then(|p| s.store.files.get(p)).map(|p| backing(s, vm, disk, p, None));
+    let parent = f.parent.as_ref().and_then(|p| s.store.files.get(p)).map(|p| backing(s, disk, p, None));
     let mut o = obj(ty)
         .with("fileName", f.path.as_str())
         .with("datastore", s.datastore(ds).map(|d| MoRef::new("Datastore", d.id.clone())))

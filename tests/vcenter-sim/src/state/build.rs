@@ -160,7 +160,7 @@ impl State {
     }
 
     fn add_controllers(&mut self, vm: &mut Vm, v: &VmSpec) {
-        let default = vec![ControllerSpec { pci_slot: Some(PCI_SLOTS[0]), ..ControllerSpec::default() }];
+        let default = vec![ControllerSpec::default()];
         let mut wanted = v.controllers.clone().unwrap_or(default);
         // A disk on a bus that the file does not name gets a PVSCSI controller there.
         for d in &v.disks {
@@ -168,8 +168,7 @@ impl State {
                 .iter()
                 .any(|c| c.bus == d.bus && (c.kind == d.controller || c.kind.is_scsi() && d.controller.is_scsi()));
             if !have && d.controller != ControllerKind::Ide {
-                let pci_slot = PCI_SLOTS.get(d.bus as usize).copied();
-                wanted.push(ControllerSpec { kind: d.controller, bus: d.bus, pci_slot, ..ControllerSpec::default() });
+                wanted.push(ControllerSpec { kind: d.controller, bus: d.bus, ..ControllerSpec::default() });
             }
         }
         for c in wanted {
@@ -177,14 +176,15 @@ impl State {
                 continue; // every VM has both
             }
             let key = controller_key_base(c.kind) + i32::try_from(c.bus).unwrap_or(0);
-            if let (Some(slot), true) = (c.pci_slot, c.in_extra_config_only) {
+            let pci_slot = c.pci_slot.or(PCI_SLOTS.get(c.bus as usize).copied());
+            if let (Some(slot), true) = (pci_slot, c.in_extra_config_only) {
                 vm.extra_config.insert(format!("scsi{}.pciSlotNumber", c.bus), slot.to_string());
             }
             let kind = Kind::Controller {
                 kind: c.kind,
                 bus: c.bus,
-                pci_slot: c.pci_slot,
-                hidden_slot: c.in_extra_config_only,
+                pci_slot,
+                hidden_slot: c.in_extra_config_only || c.no_slot,
                 sharing: c.sharing.unwrap_or_else(|| "noSharing".into()),
             };
             vm.devices.push(Device {

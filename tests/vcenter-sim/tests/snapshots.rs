@@ -1,0 +1,160 @@
+//! Snapshots: deltas, merges, consolidation, and what a running VM writes meanwhile.
+
+mod common;
+
+use std::os::unix::fs::FileExt;
+
+use common::{Lab, add, between, remove};
+use serde_json::json;
+
+fn read(path: &std::path::Path, at: u64) -> u8 {
+    let mut b = [0u8];
+    std::fs::File::open(path).unwrap().read_exact_at(&mut b, at).unwrap();
+    b[0]
+}
+
+#[tokio::test]
+async fn writes_go_to_the_delta_and_merge_at_removal() {
+    let mut lab = Lab::new().await;
+    let base = lab.ctl.disk_file("web", "0:0").await.unwrap();
+    lab.ctl.vm_write("web", "0:0", 4096, 1, 512).await.unwrap();
+    assert_eq!(read(&base, 4096), 1, "without a snapshot the base is written");
+    let snap = lab.snapshot("web").await;
+    lab.ctl.vm_write("web", "0:0", 4096, 2, 512).await.unwrap();
+    assert_eq!(read(&base, 4096), 1, "the base is frozen");
+    lab.task("VirtualMachineSnapshot", &snap, "RemoveSnapshot_Task", "<removeChildren>false</removeChildren>")
+        .await
+        .unwrap();
+    assert_eq!(read(&base, 4096), 2, "merged");
+    assert_eq!(lab.ctl.attached("web").await.unwrap()[0].path, "[ds1] web/web.vmdk");
+    assert_eq!(
+        lab.fault("VirtualMachineSnapshot", &snap, "RemoveSnapshot_Task", "<removeChildren>false</removeChildren>")
+            .await
+            .0,
+        "ManagedObjectNotFound"
+    );
+    lab.shutdown().await;
+}
+
+#[tokio::test]
+async fn write_through_breaks_the_frozen_base() {
+    let mut lab = Lab::new().await;
+    let base = lab.ctl.disk_file("web", "0:0").await.unwrap();
+    lab.snapshot("web").await;
+    lab.ctl.set_write_through(true).await.unwrap();
+    lab.ctl.vm_write("web", "0:0", 0, 9, 512).await.unwrap();
+    assert_eq!(read(&base, 0), 9);
+    lab.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_held_parent_leaves_the_vm_in_need_of_consolidation() {
+    let mut lab = Lab::new().await;
+    let snap = lab.snapshot("web").await;
+    lab.reconfig("proxy", &add("[ds1] web/web.vmdk", 1000, 3)).await.unwrap();
+    lab.ctl.vm_write("web", "0:0", 0, 5, 512).await.unwrap();
+    let info = lab
+        .task("VirtualMachineSnapshot", &snap, "RemoveSnapshot_Task", "<removeChildren>false</removeChildren>")
+        .await
+        .unwrap_err();
+    assert!(info.contains("FileLocked"), "{info}");
+    let id = lab.vm("web").await;
+    assert!(lab.fetch("VirtualMachine", &id, "runtime.consolidationNeeded").await.contains(">true<"));
+    assert!(lab.ctl.snapshots("web").await.unwrap().is_empty(), "gone from the tree all the same");
+    assert!(lab.task("VirtualMachine", &id, "ConsolidateVMDisks_Task", "").await.is_err());
+    let base = lab.ctl.disk_file("web", "0:0").await.unwrap();
+    assert_eq!(read(&base, 0), 0, "an attached base is never written");
+    lab.reconfig("proxy", &remove(2002)).await.unwrap();
+    lab.task("VirtualMachine", &id, "ConsolidateVMDisks_Task", "").await.unwrap();
+    assert_eq!(read(&base, 0), 5);
+    assert!(lab.fetch("VirtualMachine", &id, "runtime.consolidationNeeded").await.contains(">false<"));
+    lab.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_foreign_snapshot_stays_and_its_chain_is_told() {
+    let mut lab = Lab::new().await;
+    assert_eq!(lab.ctl.snapshots("old").await.unwrap().len(), 1);
+    let snap = lab.snapshot("old").await;
+    let config = lab.fetch("VirtualMachineSnapshot", &snap, "config.hardware.device[2000].backing").await;
+    assert_eq!(between(&config, "<fileName>", "<"), "[ds1] old/old-000001.vmdk");
+    assert!(config.contains("<parent><fileName>[ds1] old/old.vmdk</fileName>"), "{config}");
+    lab.task("VirtualMachineSnapshot", &snap, "RemoveSnapshot_Task", "<removeChildren>false</removeChildren>")
+        .await
+        .unwrap();
+    assert_eq!(lab.ctl.attached("old").await.unwrap()[0].path, "[ds1] old/old-000001.vmdk");
+    lab.shutdown().await;
+}
+
+#[tokio::test]
+async fn power_on_works_beside_an_attached_base_only_with_a_snapshot() {
+    let mut lab = Lab::new().await;
+    lab.reconfig("proxy", &add("[ds1] off/off.vmdk", 1000, 3)).await.unwrap();
+    let err = lab.ctl.power("off", true).await.unwrap_err();
+    assert!(err.to_string().contains("FileLocked"), "{err}");
+    lab.reconfig("proxy", &remove(2002)).await.unwrap();
+    lab.snapshot("off").await;
+    lab.reconfig("proxy", &add("[ds1] off/off.vmdk", 1000, 3)).await.unwrap();
+    lab.ctl.power("off", true).await.unwrap();
+    lab.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_writer_rewrites_until_it_is_stopped() {
+    let mut lab = Lab::new().await;
+    let base = lab.ctl.disk_file("web", "0:0").await.unwrap();
+    lab.snapshot("web").await;
+    let request = json!({"cmd": "writer_start", "vm": "web", "disk": "0:0", "ranges": [[0, 512]], "interval_ms": 1});
+    let writer = lab.ctl.call(request).await.unwrap()["writer"].clone();
+    let done = lab.ctl.call(json!({"cmd": "writer_stop", "writer": writer})).await.unwrap();
+    assert!(done["passes"].as_u64().unwrap() >= 1);
+    assert_eq!(read(&base, 0), 0);
+    lab.shutdown().await;
+}
+
+#[tokio::test]
+async fn quiesce_faults_come_on_cue() {
+    let mut lab = Lab::new().await;
+    lab.ctl
+        .fault("CreateSnapshot_Task", json!({"kind": "task_fault", "fault": "ApplicationQuiesceFault"}))
+        .await
+        .unwrap();
+    let id = lab.vm("web").await;
+    let args = "<name>s</name><memory>false</memory><quiesce>true</quiesce>";
+    let info = lab.task("VirtualMachine", &id, "CreateSnapshot_Task", args).await.unwrap_err();
+    assert!(info.contains("ApplicationQuiesceFault"));
+    lab.task("VirtualMachine", &id, "CreateSnapshot_Task", args).await.unwrap();
+    lab.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_queued_snapshot_can_be_cancelled() {
+    let mut lab = Lab::new().await;
+    lab.ctl.fault("CreateSnapshot_Task", json!({"kind": "delay_ms", "ms": 60_000})).await.unwrap();
+    let id = lab.vm("web").await;
+    let text = lab
+        .ok(
+            "VirtualMachine",
+            &id,
+            "CreateSnapshot_Task",
+            "<name>s</name><memory>false</memory><quiesce>false</quiesce>",
+        )
+        .await;
+    let task = between(&text, "<returnval type=\"Task\">", "<").to_owned();
+    lab.ok("Task", &task, "CancelTask", "").await;
+    assert!(lab.wait(&task).await.unwrap_err().contains("RequestCanceled"));
+    assert!(lab.ctl.snapshots("web").await.unwrap().is_empty());
+    lab.shutdown().await;
+}
+
+#[tokio::test]
+async fn destroy_deletes_attached_disks_of_others() {
+    let mut lab = Lab::with(|_, inv| inv["vms"][0]["power"] = json!("off")).await;
+    lab.snapshot("web").await;
+    lab.reconfig("proxy", &add("[ds1] web/web.vmdk", 1000, 3)).await.unwrap();
+    let file = lab.ctl.disk_file("web", "0:0").await.unwrap();
+    let id = lab.vm("proxy").await;
+    lab.task("VirtualMachine", &id, "Destroy_Task", "").await.unwrap();
+    assert!(!file.exists());
+    lab.shutdown().await;
+}
