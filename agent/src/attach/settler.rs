@@ -109,9 +109,9 @@ impl Settler {
         if why.is_empty() { Settled::Done } else { Settled::Owed(Error::new(&reason::DUTY_OWED, why.join("; ")).owing()) }
     }
 
-    fn still_open(&self, duties: &[DutyId]) -> impl Iterator<Item = DutyId> + use<> {
+    fn still_open<'a>(&self, duties: &'a [DutyId]) -> impl Iterator<Item = DutyId> + use<'a> {
         let state = self.shared.vm.journal.state();
-        duties.to_vec().into_iter().filter(move |id| state.get(*id).is_some())
+        duties.iter().copied().filter(move |id| state.get(*id).is_some())
     }
 
     /// Why a duty is still open, if the settler has it and met something.

@@ -55,7 +55,7 @@ pub struct Opened {
 #[derive(Debug)]
 pub(super) struct JournalFile {
     path: PathBuf,
-    file: File,
+    pub(super) file: File,
     length: u64,
     poisoned: bool,
     _lock: Flock<File>,
