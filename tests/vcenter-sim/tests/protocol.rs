@@ -1,5 +1,7 @@
 //! The wire: versions, sessions, strictness, property collector, faults of the connection.
 
+#![allow(clippy::unwrap_used)] // helpers of tests may unwrap as tests do
+
 mod common;
 
 use common::{Lab, between, envelope};
