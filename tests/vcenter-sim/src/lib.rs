@@ -158,7 +158,8 @@ pub async fn start(opt: Options) -> Result<Running> {
         Backend::None => Live::None,
         Backend::Loop { .. } => Live::Loop(backend::LoopBackend::default()),
         Backend::Qemu { qmp, .. } => {
-            Live::Qemu(backend::QemuBackend::connect(qmp, opt.work_dir.clone()).await.map_err(anyhow::Error::msg)?)
+            let qemu = backend::QemuBackend::connect(qmp, opt.work_dir.clone()).await.map_err(anyhow::Error::msg)?;
+            Live::Qemu(Box::new(qemu))
         }
     };
     let sim = Arc::new(Sim {
