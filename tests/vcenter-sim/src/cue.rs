@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::schema::SCHEMA;
+
 /// How a call goes wrong.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum CueKind {
@@ -37,7 +39,11 @@ impl Cue {
     pub(crate) fn parse(v: &Value) -> Result<Cue, String> {
         let method = v["method"].as_str().ok_or("method missing")?.to_owned();
         let num = |k: &str, d: u64| v[k].as_u64().unwrap_or(d);
-        let name = || v["fault"].as_str().map(str::to_owned).ok_or("fault missing");
+        let name = || {
+            let n = v["fault"].as_str().ok_or("fault missing")?;
+            // A misspelt fault would make a test pass for the wrong reason.
+            if SCHEMA.is_a(n, "MethodFault") { Ok(n.to_owned()) } else { Err(format!("unknown fault '{n}'")) }
+        };
         let kind = match v["kind"].as_str().unwrap_or("fault") {
             "fault" => CueKind::Fault(name()?, v["fields"].clone()),
             "task_fault" => CueKind::TaskFault(name()?, v["fields"].clone()),

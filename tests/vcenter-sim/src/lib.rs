@@ -158,7 +158,8 @@ pub async fn start(opt: Options) -> Result<Running> {
         Backend::None => Live::None,
         Backend::Loop { .. } => Live::Loop(backend::LoopBackend::default()),
         Backend::Qemu { qmp, .. } => {
-            Live::Qemu(backend::QemuBackend::connect(qmp, opt.work_dir.clone()).await.map_err(anyhow::Error::msg)?)
+            let qemu = backend::QemuBackend::connect(qmp, opt.work_dir.clone()).await.map_err(anyhow::Error::msg)?;
+            Live::Qemu(Box::new(qemu))
         }
     };
     let sim = Arc::new(Sim {
@@ -184,12 +185,12 @@ pub async fn start(opt: Options) -> Result<Running> {
 }
 
 /// The disks that the proxy has from the start (its anchors) appear when the backend connects.
-async fn attach_boot_disks(sim: &Sim) -> Result<()> {
+async fn attach_boot_disks(sim: &Sim) -> Result<usize> {
     let requests = {
         let mut s = sim.lock();
         let Some(id) = sim.proxy.as_deref().and_then(|p| s.find_vm(p)) else {
             anyhow::ensure!(sim.proxy.is_none(), "the backend's proxy VM is not in the inventory");
-            return Ok(());
+            return Ok(0);
         };
         ops::reconfig::boot_requests(&mut s, sim, &id).map_err(|f| anyhow::anyhow!(f.text))?
     };
@@ -199,5 +200,5 @@ async fn attach_boot_disks(sim: &Sim) -> Result<()> {
             anyhow::bail!("{}: {e}", req.path);
         }
     }
-    Ok(())
+    Ok(requests.len())
 }

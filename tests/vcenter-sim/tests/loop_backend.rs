@@ -1,5 +1,7 @@
 //! Attached disks as loop devices. Needs root and /dev/loop-control, else it says so and ends.
 
+#![allow(clippy::unwrap_used)] // helpers of tests may unwrap as tests do
+
 mod common;
 
 use std::os::unix::fs::FileExt;

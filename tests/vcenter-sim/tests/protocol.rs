@@ -1,5 +1,7 @@
 //! The wire: versions, sessions, strictness, property collector, faults of the connection.
 
+#![allow(clippy::unwrap_used)] // helpers of tests may unwrap as tests do
+
 mod common;
 
 use common::{Lab, between, envelope};
@@ -157,6 +159,7 @@ async fn connection_faults_come_on_cue() {
     assert_eq!(lab.call("VirtualMachine", &id, "Fetch", "<prop>name</prop>").await.unwrap().0, 503);
     lab.ctl.fault("Fetch", json!({"kind": "huge", "bytes": 1_000_000})).await.unwrap();
     assert!(lab.call("VirtualMachine", &id, "Fetch", "<prop>name</prop>").await.unwrap().1.len() > 1_000_000);
+    assert!(lab.ctl.fault("Fetch", json!({"kind": "fault", "fault": "NoSuchFault"})).await.is_err());
     lab.ctl.restart().await.unwrap();
     assert_eq!(lab.fault("VirtualMachine", &id, "PowerOnVM_Task", "").await.0, "NotAuthenticated");
     lab.shutdown().await;

@@ -1,5 +1,7 @@
 //! The QMP backend against a real QEMU without a guest. Needs qemu-system-x86_64 ($QEMU or PATH) and qemu-img, else it says so.
 
+#![allow(clippy::unwrap_used)] // helpers of tests may unwrap as tests do
+
 mod common;
 
 use std::path::{Path, PathBuf};
@@ -84,6 +86,14 @@ async fn disks_come_and_go_by_qmp() {
     assert_eq!(lab.ctl.attached("proxy").await.unwrap().len(), 4);
     lab.reconfig("proxy", &format!("{}{}", remove(2002), remove(2003))).await.unwrap();
     assert_eq!(lab.ctl.devices().await.unwrap().len(), 2);
+    // A power cut of the proxy: the new machine gets what vCenter has on it.
+    lab.reconfig("proxy", &add("[ds1] old/old.vmdk", 1001, 3)).await.unwrap();
+    drop(machine);
+    let second = tempfile::tempdir().unwrap();
+    let machine = qemu(&program, second.path());
+    let again = lab.ctl.call(json!({"cmd": "backend_reconnect", "qmp": machine.socket})).await.unwrap();
+    assert_eq!(again["attached"], 3);
+    lab.reconfig("proxy", &remove(2002)).await.unwrap();
     let left: Vec<_> = std::fs::read_dir(lab.dir.path().join("work"))
         .unwrap()
         .filter_map(Result::ok)

@@ -1,5 +1,7 @@
 //! ReconfigVM: slots, locks, atomicity, keys, files.
 
+#![allow(clippy::unwrap_used)] // helpers of tests may unwrap as tests do
+
 mod common;
 
 use common::{Lab, add, add_mode, between, remove};

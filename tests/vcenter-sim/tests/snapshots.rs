@@ -1,5 +1,7 @@
 //! Snapshots: deltas, merges, consolidation, and what a running VM writes meanwhile.
 
+#![allow(clippy::unwrap_used)] // helpers of tests may unwrap as tests do
+
 mod common;
 
 use std::os::unix::fs::FileExt;

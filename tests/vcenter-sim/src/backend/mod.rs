@@ -106,7 +106,7 @@ pub(crate) fn device_id(vm: &str, key: i32) -> String {
 pub(crate) enum Live {
     None,
     Loop(LoopBackend),
-    Qemu(QemuBackend),
+    Qemu(Box<QemuBackend>),
 }
 
 impl Live {

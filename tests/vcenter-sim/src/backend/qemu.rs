@@ -30,6 +30,7 @@ pub(crate) struct QemuBackend {
     qmp: Mutex<Qmp>,
     entries: std::sync::Mutex<BTreeMap<String, Entry>>,
     work: PathBuf,
+    socket: PathBuf,
     /// Writes of devices that are gone already.
     writes: std::sync::atomic::AtomicU64,
     seq: std::sync::atomic::AtomicU64,
@@ -41,9 +42,22 @@ impl QemuBackend {
             qmp: Mutex::new(Qmp::connect(qmp).await?),
             entries: std::sync::Mutex::default(),
             work,
+            socket: qmp.to_owned(),
             writes: 0.into(),
             seq: 0.into(),
         })
+    }
+
+    /// After the guest's QEMU was started anew: nothing of the old one is left, its redo logs go.
+    pub(crate) async fn reconnect(&self, socket: Option<&std::path::Path>) -> Result<(), String> {
+        let socket = socket.unwrap_or(&self.socket);
+        *self.qmp.lock().await = Qmp::connect(socket).await?;
+        for (_, e) in std::mem::take(&mut *self.lock()) {
+            for f in e.files {
+                std::fs::remove_file(f).ok();
+            }
+        }
+        Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Entry>> {

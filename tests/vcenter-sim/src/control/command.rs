@@ -45,8 +45,8 @@ pub(crate) async fn run(sim: &Arc<Sim>, v: &Value, writers: &mut Writers) -> Res
         "writer_start" => return writer_start(sim, v, writers),
         "writer_stop" => return writer_stop(v, writers).await,
         "vm_write" => vm_write(sim, v).await,
-        "devices" | "device_delete" | "device_rescan" | "device_remove" | "attach_raw" | "detach_raw"
-        | "guest_writes" => device::run(sim, v).await,
+        "devices" | "backend_reconnect" | "device_delete" | "device_rescan" | "device_remove" | "attach_raw"
+        | "detach_raw" | "guest_writes" => device::run(sim, v).await,
         "state" | "attached" | "snapshots" | "disk_file" | "add_vm" | "add_datastore" | "remove_disk" | "datastore"
         | "host" => inventory::run(sim, v),
         _ => switches(sim, v),

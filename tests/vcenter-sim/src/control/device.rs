@@ -23,10 +23,19 @@ pub(crate) async fn run(sim: &Arc<Sim>, v: &Value) -> Result<Value, String> {
             _ => Err("only the loop backend has no guest of its own".into()),
         },
         "device_remove" => remove(sim, text(v, "id")?).await,
+        "backend_reconnect" => reconnect(sim, v["qmp"].as_str()).await,
         "attach_raw" => attach_raw(sim, v).await,
         "detach_raw" => sim.backend.detach_id(text(v, "id")?).await.map(|()| json!({})),
         _ => Ok(json!({"guest_writes": sim.backend.guest_writes().await?})),
     }
+}
+
+/// The proxy's machine was restarted: all disks that vCenter has on the proxy appear in the new one.
+async fn reconnect(sim: &Arc<Sim>, qmp: Option<&str>) -> Result<Value, String> {
+    let Live::Qemu(b) = &sim.backend else { return Err("only the qemu backend connects".into()) };
+    b.reconnect(qmp.map(std::path::Path::new)).await?;
+    let attached = crate::attach_boot_disks(sim).await.map_err(|e| format!("{e:#}"))?;
+    Ok(json!({"attached": attached}))
 }
 
 /// Surprise removal: the guest loses the device, vCenter's device list stays.
