@@ -25,7 +25,7 @@ use hotadd_api::{
     v1::{BackupVmRequest, Cleanup, Consistency, GetInfoResponse, JobResult, JobState, SnapshotRequest},
 };
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
 use self::{
@@ -155,10 +155,15 @@ async fn stopped(agent: &Agent, status: &Status, began: bool) -> Stop {
             Cleanup::Done | Cleanup::Owed => Stop::Final(failure),
         };
     }
-    if is_transport(status) {
-        return broken(&chain(status));
+    match status.code() {
+        // Made by this side: a message above MAX_MESSAGE_BYTES.
+        Code::OutOfRange => return Stop::Ask(Failure::contract(status.message())),
+        // What HTTP/2 and runtimes make of a stream that is torn.
+        Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted => return broken(&chain(status)),
+        _ if is_transport(status) => return broken(&chain(status)),
+        _ => {}
     }
-    // A limit of this side or a server that is no agent; the job may run.
+    // A server that is no agent; the job may run all the same.
     Stop::Ask(Failure { exit: Exit::JobFailed, ..agent.explain(status).await })
 }
 

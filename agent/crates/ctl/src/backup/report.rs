@@ -90,7 +90,7 @@ pub(super) fn disk_read(out: &Output, result: &DiskResult) {
 }
 
 /// One line for each refusal of an engine, however many disks met it.
-pub(super) fn warn_engines(out: &Output, disks: &[DiskResult]) {
+fn warn_engines(out: &Output, disks: &[DiskResult]) {
     let mut refusals: BTreeMap<&str, usize> = BTreeMap::new();
     for refusal in disks.iter().flat_map(|disk| &disk.engine_refusals) {
         *refusals.entry(refusal).or_default() += 1;
@@ -139,6 +139,7 @@ fn disk_row(disk: &DiskResult) -> Vec<String> {
 /// The end of a backup.
 pub(super) fn end(out: &Output, result: &JobResult, manifest: &Manifest, path: &Path, exit: Exit, took: Duration) {
     let folder = path.parent().unwrap_or(path);
+    warn_engines(out, &result.disks);
     out.event(|| {
         let files: Vec<_> = manifest.disks.iter().map(|disk| json!({"device_key": disk.device_key,
             "file": folder.join(&disk.file), "capacity_bytes": disk.capacity_bytes, "root": disk.root})).collect();

@@ -107,7 +107,8 @@ impl Agent {
     /// What a status means for the command: the agent's reason, a TLS refusal, or a lost connection.
     pub async fn explain(&self, status: &Status) -> Failure {
         if let Some(reason) = status::from_status(status) {
-            return Failure::from_reason(Exit::Refused, &reason);
+            // A question attaches nothing; what the agent owes anyway must not look like our doing.
+            return Failure { exit: Exit::Refused, ..Failure::from_reason(Exit::Refused, &reason) };
         }
         if !is_transport(status) {
             let what = format!("the agent answered {:?}: {}", status.code(), status.message());
@@ -123,9 +124,9 @@ impl Agent {
     }
 }
 
-/// True when the status was made by this side because the connection failed.
+/// True when the status was made by this side, or by something between, because the connection failed.
 pub(crate) fn is_transport(status: &Status) -> bool {
-    status.source().is_some() || (status.code() == Code::Unavailable && status::from_status(status).is_none())
+    status.source().is_some() || status.code() == Code::Unavailable
 }
 
 fn agent_uri(args: &AgentArgs) -> Result<Uri, Failure> {
