@@ -1,7 +1,9 @@
 //! The command line: what can be asked, where the defaults come from. Parsing only; nothing is opened or called here.
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, error::ErrorKind,
+};
 use hotadd_api::{DEFAULT_BLOCK_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, v1::Consistency};
 
 use crate::{error::Failure, exit, exit::Exit, reasons};
@@ -142,7 +144,10 @@ impl From<Level> for Consistency {
 pub enum Refused {
     /// Help or version was asked.
     Shown(String),
-    Usage { failure: Failure, json: bool },
+    Usage {
+        failure: Failure,
+        json: bool,
+    },
 }
 
 /// # Errors
@@ -158,15 +163,18 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> {
             return Refused::Shown(error.to_string());
         }
         let json = args.iter().any(|arg| arg == "--json");
-        Refused::Usage { failure: Failure::new(Exit::Usage, reasons::USAGE, one_line(&error.to_string())), json }
+        let cause = match error.kind() {
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing".to_owned(),
+            _ => one_line(&error.to_string()),
+        };
+        Refused::Usage { failure: Failure::new(Exit::Usage, reasons::USAGE, cause), json }
     })
 }
 
 /// Clap explains in paragraphs; the first one holds the cause.
 fn one_line(text: &str) -> String {
     let cause = text.split("\n\nUsage").next().unwrap_or(text).trim_start_matches("error: ");
-    let words = cause.split_whitespace().collect::<Vec<_>>().join(" ");
-    if words.starts_with("Usage") || words.is_empty() { "a command is missing".to_owned() } else { words }
+    cause.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn block_size(text: &str) -> Result<u32, String> {

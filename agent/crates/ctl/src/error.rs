@@ -127,10 +127,7 @@ mod tests {
     #[test]
     fn a_hostile_message_stays_one_line_without_escapes() {
         let failure = Failure::from_reason(Exit::Refused, &reason(Cleanup::Done));
-        assert_eq!(
-            failure.line(),
-            "error: HA-VIM-001 no VM  [31mnamed \"x\"; next: list the VMs; cleanup: done"
-        );
+        assert_eq!(failure.line(), "error: HA-VIM-001 no VM  [31mnamed \"x\"; next: list the VMs; cleanup: done");
     }
 
     #[test]

@@ -20,7 +20,10 @@ pub enum Exit {
 
 /// Every code with its meaning, in order.
 pub const TABLE: &[(Exit, &str)] = &[
-    (Exit::Ok, "done; with prefer_app also when a lower consistency was reached (stated in the output and the manifest)"),
+    (
+        Exit::Ok,
+        "done; with prefer_app also when a lower consistency was reached (stated in the output and the manifest)",
+    ),
     (Exit::Internal, "a defect of hotaddctl"),
     (Exit::Usage, "wrong usage or bad local input: options, certificates, target folder, manifest"),
     (Exit::Unreachable, "agent unreachable, or TLS refused by either side"),

@@ -94,6 +94,9 @@ mod tests {
     #[test]
     fn the_documented_exit_codes_are_the_coded_ones() {
         let coded: Vec<_> = exit::TABLE.iter().map(|(e, what)| format!("| `{}` | {what} |", e.code())).collect();
-        assert_eq!(rows(&page(), "| `").into_iter().filter(|r| r.as_bytes()[3].is_ascii_digit()).collect::<Vec<_>>(), coded);
+        assert_eq!(
+            rows(&page(), "| `").into_iter().filter(|r| r.as_bytes()[3].is_ascii_digit()).collect::<Vec<_>>(),
+            coded
+        );
     }
 }

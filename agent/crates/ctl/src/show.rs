@@ -104,7 +104,14 @@ async fn sessions(agent: &Agent, out: &Output) -> Result<(), Failure> {
         .into_iter()
         .map(|session| {
             let lease = format!("{} s", session.lease_seconds_left);
-            vec![session.session_id, session.vm, session.state, session.disks.len().to_string(), lease, session.closed_reason]
+            vec![
+                session.session_id,
+                session.vm,
+                session.state,
+                session.disks.len().to_string(),
+                lease,
+                session.closed_reason,
+            ]
         })
         .collect();
     section(out, "sessions", &["session", "VM", "state", "disks", "lease", "closed because"], &rows);

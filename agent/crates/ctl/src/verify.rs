@@ -92,8 +92,7 @@ fn disks(count: usize) -> String {
 fn load(path: &Path) -> Result<Manifest, Failure> {
     let bad = |why: String| Failure::new(Exit::Usage, reasons::MANIFEST, format!("{}: {why}", path.display()));
     let file = File::open(path).map_err(|error| bad(error.to_string()))?;
-    let manifest: Manifest =
-        serde_json::from_reader(BufReader::new(file)).map_err(|error| bad(error.to_string()))?;
+    let manifest: Manifest = serde_json::from_reader(BufReader::new(file)).map_err(|error| bad(error.to_string()))?;
     manifest.check().map_err(|flaw| bad(flaw.to_string()))?;
     if manifest.disks.is_empty() {
         return Err(bad("names no disk, so it proves nothing".to_owned()));
@@ -239,7 +238,10 @@ mod tests {
     fn a_true_image_is_proven_byte_by_byte() {
         let (folder, disk) = image();
         let proof = proof(&folder, &disk);
-        assert_eq!(proof, Proof { data: CAPACITY - 3 * u64::from(BLOCK), zero: 3 * u64::from(BLOCK), bad: 0, first: None });
+        assert_eq!(
+            proof,
+            Proof { data: CAPACITY - 3 * u64::from(BLOCK), zero: 3 * u64::from(BLOCK), bad: 0, first: None }
+        );
     }
 
     #[test]

@@ -69,8 +69,7 @@ fn json_lines_tell_every_step() {
     let (agent, folder) = (Agent::start(Script::good()), tempdir().unwrap());
     let ended = agent.backup(folder.path(), &["--json"]);
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
-    let events: Vec<serde_json::Value> =
-        ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let events: Vec<serde_json::Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let names: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     for name in ["job_id", "preflight", "phase", "opened", "disk", "job", "result"] {
         assert!(names.contains(&name), "{name} in {names:?}");
@@ -159,10 +158,7 @@ fn a_job_that_lost_only_its_last_message_is_a_backup() {
 
 #[test]
 fn the_agents_reasons_decide_between_refused_failed_and_owed() {
-    let refused = |cleanup| Script {
-        refuse: Some(typed(Code::NotFound, "HA-VIM-007", cleanup)),
-        ..Script::default()
-    };
+    let refused = |cleanup| Script { refuse: Some(typed(Code::NotFound, "HA-VIM-007", cleanup)), ..Script::default() };
     fails(refused(Cleanup::Done), &[], 4, "HA-VIM-007", "done");
     fails(refused(Cleanup::Owed), &[], 6, "HA-VIM-007", "owed");
     let mut early = Script { steps: prologue(&[2000]), ..Script::default() };
@@ -184,7 +180,8 @@ fn a_success_that_is_none_is_not_believed() {
     fails(crash, &["--consistency", "required_app"], 5, "HA-CTL-014", "done");
     let owed = JobResult { cleanup: Cleanup::Owed.into(), ..ok };
     fails(Script::ending(vec![say(Item::Result(owed))]), &[], 6, "HA-CTL-011", "owed");
-    let replay = Script { steps: vec![say(Item::JobId("job-1".into())), Script::good().steps.pop().unwrap()], ..Script::good() };
+    let replay =
+        Script { steps: vec![say(Item::JobId("job-1".into())), Script::good().steps.pop().unwrap()], ..Script::good() };
     fails(replay, &[], 5, "HA-CTL-020", "done");
 }
 

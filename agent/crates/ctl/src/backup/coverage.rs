@@ -79,11 +79,8 @@ impl Coverage {
         if !frame.data.is_empty() {
             return Err(Flaw::ZeroPayload { offset, carried: frame.data.len() });
         }
-        let expected = if frame.length == self.block {
-            self.zero_hash
-        } else {
-            blake3::hash(&vec![0; frame.length as usize])
-        };
+        let expected =
+            if frame.length == self.block { self.zero_hash } else { blake3::hash(&vec![0; frame.length as usize]) };
         if frame.blake3[..] == expected.as_bytes()[..] { Ok(()) } else { Err(Flaw::Hash { offset }) }
     }
 

@@ -60,9 +60,7 @@ pub(super) fn judge(result: &JobResult, seen: &Seen, asked: &Asked) -> Result<Ve
     if result.state() != JobState::Ok {
         return Err(failed(result, seen));
     }
-    let fail = |code, what: String| {
-        Err(Failure::new(Exit::JobFailed, code, what).cleanup(result.cleanup()).judged())
-    };
+    let fail = |code, what: String| Err(Failure::new(Exit::JobFailed, code, what).cleanup(result.cleanup()).judged());
     if seen.job_id.as_ref().is_some_and(|id| *id != result.job_id) {
         return fail(reasons::CONTRACT, format!("the result is of another job, {}", result.job_id));
     }

@@ -210,7 +210,6 @@ async fn conclude(
     started: Instant,
 ) -> Result<Exit, Failure> {
     out.event(|| report::job_json("job", &result));
-    report::warn_engines(out, &result.disks);
     let verdict = judge::judge(&result, collector.seen(), collector.asked())
         .inspect_err(|_| report::disks(out, &result.disks))?;
     let manifest = collector.manifest(&verdict, &result, info).await.map_err(|f| owed(f, &result))?;

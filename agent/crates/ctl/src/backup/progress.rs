@@ -28,16 +28,7 @@ impl DiskProgress {
     #[must_use]
     pub fn new(out: &Output, key: i32, label: &str, capacity: u64) -> Self {
         let bar = out.bar(label, capacity);
-        Self {
-            out: out.clone(),
-            bar,
-            key,
-            label: label.to_owned(),
-            capacity,
-            done: 0,
-            zero: 0,
-            told: Instant::now(),
-        }
+        Self { out: out.clone(), bar, key, label: label.to_owned(), capacity, done: 0, zero: 0, told: Instant::now() }
     }
 
     /// `length` more bytes are in the image.

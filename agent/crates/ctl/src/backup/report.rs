@@ -109,8 +109,19 @@ pub(super) fn disks(out: &Output, disks: &[DiskResult]) {
 
 /// Times, engine and bytes of every disk.
 pub(crate) fn disk_table(disks: &[DiskResult]) -> String {
-    let head =
-        ["disk", "attach", "discover", "first byte", "transfer", "detach", "engine", "read", "sent", "zero skipped", "state"];
+    let head = [
+        "disk",
+        "attach",
+        "discover",
+        "first byte",
+        "transfer",
+        "detach",
+        "engine",
+        "read",
+        "sent",
+        "zero skipped",
+        "state",
+    ];
     table(&head, &disks.iter().map(disk_row).collect::<Vec<_>>())
 }
 
@@ -141,8 +152,14 @@ pub(super) fn end(out: &Output, result: &JobResult, manifest: &Manifest, path: &
     let folder = path.parent().unwrap_or(path);
     warn_engines(out, &result.disks);
     out.event(|| {
-        let files: Vec<_> = manifest.disks.iter().map(|disk| json!({"device_key": disk.device_key,
-            "file": folder.join(&disk.file), "capacity_bytes": disk.capacity_bytes, "root": disk.root})).collect();
+        let files: Vec<_> = manifest
+            .disks
+            .iter()
+            .map(|disk| {
+                json!({"device_key": disk.device_key,
+            "file": folder.join(&disk.file), "capacity_bytes": disk.capacity_bytes, "root": disk.root})
+            })
+            .collect();
         json!({"event": "result", "exit": exit.code(), "vm_name": result.vm_name, "job_id": result.job_id,
             "consistency": manifest.snapshot.consistency, "cleanup": cleanup_name(result.cleanup()),
             "manifest": path, "images": files, "seconds": took.as_secs_f64()})

@@ -152,8 +152,7 @@ fn disbelieve(spec: &Spec, flaw: &Flaw) -> Failure {
         Flaw::Twice { .. } | Flaw::Missing { .. } | Flaw::Grid { .. } => reasons::COVERAGE,
         Flaw::Payload { .. } | Flaw::ZeroPayload { .. } => reasons::CONTRACT,
     };
-    Failure::new(Exit::JobFailed, code, format!("{}: {flaw}", spec.disk))
-        .cleanup(hotadd_api::v1::Cleanup::Unspecified)
+    Failure::new(Exit::JobFailed, code, format!("{}: {flaw}", spec.disk)).cleanup(hotadd_api::v1::Cleanup::Unspecified)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! An agent that says what it is told to say: hotadd.v1 over mutual TLS on a free port, on a runtime of its own, so that
 //! it can vanish. No rule of the product lives here.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary includes this file and uses its part")]
 use std::{
     fs,
     net::SocketAddr,
@@ -206,7 +206,8 @@ impl Script {
     /// The good script with the frame `index` of disk 2000 replaced by these.
     pub fn with_frames(index: u64, frames: Vec<Frame>) -> Self {
         let mut script = Self::good();
-        let at = script.position(|item| matches!(item, Item::Frame(f) if f.device_key == 2000 && f.offset == index * B));
+        let at =
+            script.position(|item| matches!(item, Item::Frame(f) if f.device_key == 2000 && f.offset == index * B));
         script.steps.splice(at..=at, frames.into_iter().map(|frame| say(Item::Frame(frame))));
         script
     }
@@ -298,7 +299,8 @@ impl ProxyService for Fake {
     }
 
     async fn get_capacity(&self, _: Request<GetCapacityRequest>) -> Result<Response<GetCapacityResponse>, Status> {
-        let free = ControllerCapacity { key: 1000, kind: "pvscsi".into(), free_units: vec![1, 2], ..Default::default() };
+        let free =
+            ControllerCapacity { key: 1000, kind: "pvscsi".into(), free_units: vec![1, 2], ..Default::default() };
         Ok(Response::new(GetCapacityResponse { controllers: vec![free] }))
     }
 }
