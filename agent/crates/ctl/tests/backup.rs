@@ -1,5 +1,6 @@
 //! The built program against an agent that behaves, and against agents that do not: exit code, error line, clean-up
 //! state, and never a file that looks like a backup after a failure.
+#![allow(clippy::unwrap_used, reason = "tests")]
 mod common;
 
 use std::{
