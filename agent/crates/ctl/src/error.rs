@@ -27,7 +27,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure of this side. Nothing was asked of the agent yet, so nothing is owed; see [`Self::cleanup`].
+    /// A failure of this side. Nothing was asked of the agent yet, so nothing is owed.
     pub fn new(exit: Exit, code: Code, message: impl Into<String>) -> Self {
         Self {
             exit,

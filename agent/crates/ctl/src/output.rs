@@ -95,8 +95,8 @@ impl Output {
     pub fn bar(&self, label: &str, total: u64) -> ProgressBar {
         let Some(bars) = &self.bars else { return ProgressBar::hidden() };
         let bar = bars.add(ProgressBar::new(total));
-        let template = "{prefix:20!} [{bar:24}] {percent:>3}% {binary_bytes}/{binary_total_bytes} \
-                        {binary_bytes_per_sec} ETA {eta} {msg}";
+        let template = "{prefix:20!} [{bar:16}] {percent:>3}% {binary_bytes}/{binary_total_bytes} \
+                        {binary_bytes_per_sec} ETA {eta} {wide_msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }

@@ -1,5 +1,5 @@
 //! Takes the events of a job in order: tells people, opens images, hands frames to writers. It refuses what hotadd.v1
-//! forbids at once; whether the whole is a backup is [`super::judge`]'s question.
+//! forbids at once; whether the whole is a backup is for the module `judge`.
 use std::collections::BTreeMap;
 
 use hotadd_api::{
