@@ -1,7 +1,7 @@
 //! The way to the agent: mutual TLS, HTTP/2 windows and keep-alive, and what a transport error means. Nothing of jobs.
 //!
 //! TLS 1.3 lets the client believe that it is connected before the server has looked at its certificate, so a refused
-//! client certificate shows as a transport error of the first call. the module `probe` then asks TLS itself.
+//! client certificate shows as a transport error of the first call. The module `probe` then asks TLS itself.
 mod probe;
 
 use std::{env, error::Error as StdError, fs, io, path::PathBuf, time::Duration};
