@@ -196,7 +196,7 @@ impl Shared {
         let view = self.vm.view().await?;
         let mut remove = Vec::new();
         for (_, attach) in duties {
-            if let Claim::Ours(disk) = claim(attach, &view.proxy, &self.vm.listed_own) {
+            if let Claim::Ours(disk) = self.claim(attach, &view) {
                 self.delete_in_guest(attach, &view).await;
                 remove.push(disk);
             }
@@ -234,7 +234,7 @@ impl Shared {
     }
 
     async fn judge(&self, duty: &Duty, attach: &AttachDuty, view: &View) -> Finding {
-        match claim(attach, &view.proxy, &self.vm.listed_own) {
+        match self.claim(attach, view) {
             Claim::Ours(_) => Finding::Waits(format!("{} is still attached at {}", attach.backing, attach.slot)),
             Claim::Doubtful(why) => Finding::Waits(format!("not touched: {why}")),
             Claim::Absent if view.proxy.busy => {
@@ -247,16 +247,25 @@ impl Shared {
         }
     }
 
-    /// vCenter says gone; the guest must agree. A device that stayed behind is deleted if it is proven, else waited for.
+    fn claim(&self, attach: &AttachDuty, view: &View) -> Claim {
+        claim(attach, &view.proxy, &self.vm.listed_own, &self.vm.named_slots())
+    }
+
+    /// vCenter says gone; the guest must agree. While vCenter lists another disk in the slot, the device there is that
+    /// disk's and is left alone. In an empty slot any device is a ghost: deleted if it is proven, else waited for.
     async fn judge_guest(&self, attach: &AttachDuty, view: &View) -> Finding {
+        let occupied = view.proxy.disk_at(attach.slot).is_some();
         let ghost = view.devices.iter().any(|device| {
             let placed = view.map.address(attach.slot.controller_key);
             let here = placed.is_ok_and(|address| proof::sits_at(device, address, attach.slot.unit));
-            (here || placed.is_err()) && proof::full_uuid(device) == Ok(attach.uuid)
+            let same = proof::full_uuid(device) == Ok(attach.uuid);
+            (here && !occupied) || ((here || placed.is_err()) && same)
         });
         if ghost {
-            self.delete_in_guest(attach, view).await;
-            return Finding::Waits(format!("{}: the guest still shows its device", attach.backing));
+            if !occupied {
+                self.delete_in_guest(attach, view).await;
+            }
+            return Finding::Waits(format!("{}: the guest still shows a device at {}", attach.backing, attach.slot));
         }
         Finding::Gone(format!("vCenter's device list and the guest show no {} at {}", attach.backing, attach.slot))
     }

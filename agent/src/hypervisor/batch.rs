@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use vim::{ErrorKind, FaultKind};
 
 use super::{
-    AttachOutcome, AttachRequest, Hypervisor as _, ProxyFacts,
+    AttachOutcome, AttachRequest, Hypervisor as _, ProxyDisk, ProxyFacts,
     convert::{attach_error, datastore_ref, error, vim_backing_kind, vm_ref},
     vsphere::Vsphere,
 };
@@ -167,12 +167,21 @@ fn verdict(request: &AttachRequest, facts: &Result<ProxyFacts>, fault: Option<&v
         Ok(facts) => facts,
         Err(e) => return unknown(&format!("the proxy's devices can't be read: {}", e.message())),
     };
-    let there = facts.disks.iter().find(|d| d.slot == Some(request.slot) && d.chain.contains(&request.backing));
+    let there = facts.disk_at(request.slot).filter(|disk| is_it(request, disk, fault.is_none()));
     match (there, fault) {
         (Some(disk), _) => AttachOutcome::Attached { device_key: disk.device_key },
         (None, Some(fault)) if !facts.busy => AttachOutcome::Refused(attach_error(fault, &request.backing)),
         (None, _) => unknown(&format!("{} is not listed on the proxy", request.backing)),
     }
+}
+
+/// Whether the disk in the slot is the one asked for. After a success its file may be shown under another name (a redo
+/// log, a renamed datastore); the other facts must agree then.
+fn is_it(request: &AttachRequest, disk: &ProxyDisk, success: bool) -> bool {
+    let alike = disk.nonpersistent
+        && disk.capacity_bytes == request.capacity_bytes
+        && disk.uuid.is_none_or(|uuid| uuid == request.uuid);
+    disk.chain.contains(&request.backing) || (success && alike)
 }
 
 fn unknown(detail: &str) -> AttachOutcome {

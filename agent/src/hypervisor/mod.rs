@@ -60,6 +60,14 @@ pub struct ProxyFacts {
     pub busy: bool,
 }
 
+impl ProxyFacts {
+    /// The disk that vCenter lists in a slot, whoever's it is.
+    #[must_use]
+    pub fn disk_at(&self, slot: Slot) -> Option<&ProxyDisk> {
+        self.disks.iter().find(|disk| disk.slot == Some(slot))
+    }
+}
+
 /// The target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetFacts {
