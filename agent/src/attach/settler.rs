@@ -59,8 +59,12 @@ struct Shared {
 struct Open {
     tries: u32,
     last_error: String,
-    /// When an unconfirmed intent was first seen absent.
+    /// When an unconfirmed intent was first seen absent; forgotten when it was seen, or when something still ran.
     absent_since: Option<Instant>,
+    /// vSphere refused it: nothing may land any more, so the first absence counts.
+    refused: bool,
+    /// The last look needs a person.
+    doubtful: bool,
 }
 
 /// How a wait for the settler ended.
@@ -90,6 +94,12 @@ impl Settler {
         }
     }
 
+    /// Hands over a duty of which vSphere said that it did not begin it: one look at its absence is enough.
+    pub fn hand_over_refused(&self, duty: DutyId) {
+        self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).entry(duty).or_default().refused = true;
+        self.hand_over(duty);
+    }
+
     /// Hands over and waits until all are retired, at most `patience`.
     pub async fn settle(&self, duties: &[DutyId], patience: Duration) -> Settled {
         let mut passes = self.shared.passes.subscribe();
@@ -116,6 +126,13 @@ impl Settler {
     fn still_open<'a>(&self, duties: &'a [DutyId]) -> impl Iterator<Item = DutyId> + use<'a> {
         let state = self.shared.vm.journal.state();
         duties.iter().copied().filter(move |id| state.get(*id).is_some())
+    }
+
+    /// Whether all of these need a person: the settler looked, and waiting does not heal it.
+    #[must_use]
+    pub fn all_doubtful(&self, duties: &[DutyId]) -> bool {
+        let open = self.shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+        self.still_open(duties).all(|id| open.get(&id).is_some_and(|o| o.doubtful))
     }
 
     /// Why a duty is still open, if the settler has it and met something.
@@ -153,6 +170,8 @@ async fn run(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<DutyId>) {
 enum Finding {
     Gone(String),
     Waits(String),
+    /// Waiting alone does not heal it: a person has to look.
+    Doubtful(String),
 }
 
 impl Shared {
@@ -177,7 +196,7 @@ impl Shared {
         if !attached.is_empty() {
             match self.settle_attached(&attached).await {
                 Ok(findings) => self.conclude(findings).await,
-                Err(error) => attached.iter().for_each(|(d, _)| self.waits(d, &error.message())),
+                Err(error) => attached.iter().for_each(|(d, _)| self.waits(d, &error.message(), false)),
             }
         }
         for duty in &duties {
@@ -234,9 +253,13 @@ impl Shared {
     }
 
     async fn judge(&self, duty: &Duty, attach: &AttachDuty, view: &View) -> Finding {
-        match self.claim(attach, view) {
+        let claim = self.claim(attach, view);
+        if claim != Claim::Absent || view.proxy.busy {
+            self.forget_absence(duty.id);
+        }
+        match claim {
             Claim::Ours(_) => Finding::Waits(format!("{} is still attached at {}", attach.backing, attach.slot)),
-            Claim::Doubtful(why) => Finding::Waits(format!("not touched: {why}")),
+            Claim::Doubtful(why) => Finding::Doubtful(format!("not touched: {why}")),
             Claim::Absent if view.proxy.busy => {
                 Finding::Waits(format!("{}: a task runs on the proxy; an attach may still land", attach.backing))
             }
@@ -321,11 +344,18 @@ impl Shared {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = open.entry(duty).or_default();
         match entry.absent_since {
+            _ if entry.refused => true,
             Some(since) => since.elapsed() >= self.vm.deadlines.settle,
             None => {
                 entry.absent_since = Some(Instant::now());
                 false
             }
+        }
+    }
+
+    fn forget_absence(&self, duty: DutyId) {
+        if let Some(entry) = self.open.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&duty) {
+            entry.absent_since = None;
         }
     }
 
@@ -336,7 +366,8 @@ impl Shared {
                 Finding::Gone(proof) => {
                     records.push(Record::Retired { duty: duty.id, at: now(), proof: proof.clone() });
                 }
-                Finding::Waits(why) => self.waits(duty, why),
+                Finding::Waits(why) => self.waits(duty, why, false),
+                Finding::Doubtful(why) => self.waits(duty, why, true),
             }
         }
         let retired: Vec<DutyId> = records.iter().filter_map(retired_id).collect();
@@ -346,10 +377,11 @@ impl Shared {
         }
     }
 
-    fn waits(&self, duty: &Duty, why: &str) {
+    fn waits(&self, duty: &Duty, why: &str, doubtful: bool) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = open.entry(duty.id).or_default();
         entry.tries += 1;
+        entry.doubtful = doubtful;
         why.clone_into(&mut entry.last_error);
         let (id, tries) = (duty.id, entry.tries);
         if tries.is_multiple_of(ALARM_AFTER) {

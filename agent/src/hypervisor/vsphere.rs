@@ -7,7 +7,7 @@ use hotadd_vsphere as vim;
 use vim::{ErrorKind, FaultKind};
 
 use super::{
-    About, AttachOutcome, AttachRequest, Hypervisor, OurDisk, ProxyFacts, Quiesce, Snapshot, TargetDisk, TargetFacts,
+    About, AttachOutcome, AttachRequest, Hypervisor, OurDisk, ProxyFacts, Quiesce, Snapshot, SnapshotOutcome, TargetDisk, TargetFacts,
     batch,
     convert::{self, datastore_ref, error, fault_error, moref, snapshot_ref, vm_ref},
 };
@@ -196,7 +196,7 @@ impl Hypervisor for Vsphere {
         Ok(disks)
     }
 
-    async fn create_snapshot(&self, vm: &Moref, name: &str, quiesce: Quiesce) -> Result<Snapshot> {
+    async fn create_snapshot(&self, vm: &Moref, name: &str, quiesce: Quiesce) -> SnapshotOutcome {
         let quiesce = match quiesce {
             Quiesce::None => vim::Quiesce::No,
             Quiesce::Yes { timeout: None } => vim::Quiesce::Yes,
@@ -205,16 +205,29 @@ impl Hypervisor for Vsphere {
             }
         };
         let spec = vim::SnapshotSpec { name: name.to_owned(), description: SNAPSHOT_TEXT.to_owned(), quiesce };
-        let started = self.client.create_snapshot(&vm_ref(vm), &spec).await;
-        let task = started.map_err(snapshot_error)?;
-        let info = self.wait(&task, self.deadlines.snapshot).await.map_err(error)?;
+        let task = match self.client.create_snapshot(&vm_ref(vm), &spec).await {
+            Ok(task) => task,
+            Err(e) => {
+                return match e.fault() {
+                    Some(fault) => snapshot_refused(fault),
+                    None => SnapshotOutcome::Unknown(error(e)),
+                };
+            }
+        };
+        // A fault of the waiting says nothing about the task.
+        let info = match self.wait(&task, self.deadlines.snapshot).await {
+            Ok(info) => info,
+            Err(e) => return SnapshotOutcome::Unknown(error(e)),
+        };
         match (info.error, info.result) {
-            (Some(fault), _) => Err(snapshot_fault(&fault)),
+            (Some(fault), _) => snapshot_refused(&fault),
             (None, Some(vim::TaskResult::MoRef(snapshot))) => {
                 let quiesced = spec.quiesce != vim::Quiesce::No && self.was_quiesced(vm, &snapshot).await;
-                Ok(Snapshot { moref: moref(&snapshot), quiesced })
+                SnapshotOutcome::Made(Snapshot { moref: moref(&snapshot), quiesced })
             }
-            (None, _) => Err(Error::new(&reason::VC_PROTOCOL, "the snapshot task gave no snapshot")),
+            (None, _) => {
+                SnapshotOutcome::Unknown(Error::new(&reason::VC_PROTOCOL, "the snapshot task gave no snapshot"))
+            }
         }
     }
 
@@ -357,11 +370,9 @@ impl Told<'_> {
     }
 }
 
-fn snapshot_error(e: vim::Error) -> Error {
-    match e.fault() {
-        Some(fault) => snapshot_fault(fault),
-        None => error(e),
-    }
+fn snapshot_refused(fault: &vim::Fault) -> SnapshotOutcome {
+    let error = snapshot_fault(fault);
+    if batch::proves_refusal(fault) { SnapshotOutcome::Refused(error) } else { SnapshotOutcome::Unknown(error) }
 }
 
 fn snapshot_fault(fault: &vim::Fault) -> Error {
