@@ -8,8 +8,8 @@
 //!                  └──────────────────────────── back-off ◀──────────────────────────────────────┘           retired
 //! ```
 //! "Not there" alone is no proof: while a task runs on the proxy an attach may still land, and an intent that was
-//! never confirmed is believed gone only after a second look. A snapshot is removed only when no attach duty of its
-//! session is open. Sessions, leases and recovery after a kill all come through here.
+//! never confirmed is believed gone only after a second look. A snapshot is removed only when no attach duty of its VM
+//! is open. Sessions, leases and recovery after a kill all come through here.
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
@@ -29,7 +29,7 @@ use crate::{
     discover::{Expectation, proof},
     error::{Error, Result},
     hypervisor::OurDisk,
-    id::{DutyId, SessionId},
+    id::{DutyId, Moref},
     journal::{AttachDuty, Duty, DutyPhase, Record, SnapshotDuty},
     reason,
 };
@@ -315,7 +315,7 @@ impl Shared {
     }
 
     async fn settle_snapshot(&self, duty: &Duty, snapshot: &SnapshotDuty) -> Result<Finding> {
-        if self.session_holds_disks(duty.session) {
+        if self.vm_holds_disks(&duty.vm) {
             return Ok(Finding::Waits(format!("snapshot {}: its disks are not detached yet", snapshot.name)));
         }
         let hypervisor = &self.vm.hypervisor;
@@ -335,8 +335,9 @@ impl Shared {
         Ok(Finding::Gone(format!("snapshot {} is not on {}", snapshot.name, duty.vm_name)))
     }
 
-    fn session_holds_disks(&self, session: SessionId) -> bool {
-        self.vm.journal.duties_of(session).iter().any(|duty| duty.attach().is_some())
+    /// Of any session: disks that another one attached hang on the same chain.
+    fn vm_holds_disks(&self, vm: &Moref) -> bool {
+        self.vm.journal.state().duties().any(|duty| duty.vm == *vm && duty.attach().is_some())
     }
 
     /// The second look at an absence, after the configured pause.

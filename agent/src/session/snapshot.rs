@@ -9,7 +9,7 @@
 //! powered-off VM is at rest: whatever was asked is reached.
 use std::{sync::Arc, time::Duration};
 
-use hotadd_api::v1::{self, Consistency};
+use hotadd_api::v1::{self, Cleanup, Consistency};
 
 use crate::{
     attach::{ProxyVm, Settled, Settler, now},
@@ -100,7 +100,8 @@ pub async fn take(
         for attempt in 1..=2 {
             match quiesced(vm, settler, session, target, wish).await {
                 Ok(held) => return Ok(held),
-                Err(error) if *error.reason() == reason::SNAP_QUIESCE => {
+                // While a snapshot of the first try is owed, another one would only lengthen the chain.
+                Err(error) if *error.reason() == reason::SNAP_QUIESCE && error.cleanup() == Cleanup::Done => {
                     tracing::warn!(vm = target.name, attempt, %error, "quiescing failed");
                     quiesce_fault = Some(error);
                 }
