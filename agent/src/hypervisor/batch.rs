@@ -103,8 +103,18 @@ fn concerns_proxy(fault: &vim::Fault) -> bool {
 /// every release.
 pub(super) fn proves_refusal(fault: &vim::Fault) -> bool {
     const FAMILIES: &[&str] = &[
-        "File", "InvalidDevice", "InvalidDatastore", "InvalidController", "Inaccessible", "CannotAccess", "Encryption",
-        "Crypto", "TooMany", "Restricted", "Snapshot", "RDM",
+        "File",
+        "InvalidDevice",
+        "InvalidDatastore",
+        "InvalidController",
+        "Inaccessible",
+        "CannotAccess",
+        "Encryption",
+        "Crypto",
+        "TooMany",
+        "Restricted",
+        "Snapshot",
+        "RDM",
     ];
     let name = fault.type_name.as_str();
     FAMILIES.iter().any(|family| name.starts_with(family))
@@ -223,7 +233,9 @@ fn verdict(request: &AttachRequest, facts: &Result<ProxyFacts>, ended: &Ended) -
     let there = facts.disk_at(request.slot).filter(|disk| is_it(request, disk, success));
     match (there, ended) {
         (Some(disk), _) => AttachOutcome::Attached { device_key: disk.device_key },
-        (None, Ended::Fault(fault)) if proves_refusal(fault) && !facts.busy && facts.disk_at(request.slot).is_none() => {
+        (None, Ended::Fault(fault))
+            if proves_refusal(fault) && !facts.busy && facts.disk_at(request.slot).is_none() =>
+        {
             AttachOutcome::Refused(attach_error(fault, &request.backing))
         }
         (None, _) => unknown(&format!("{why}; {} is not listed on the proxy", request.backing)),

@@ -7,8 +7,8 @@ use hotadd_vsphere as vim;
 use vim::{ErrorKind, FaultKind};
 
 use super::{
-    About, AttachOutcome, AttachRequest, Hypervisor, OurDisk, ProxyFacts, Quiesce, Snapshot, SnapshotOutcome, TargetDisk, TargetFacts,
-    batch,
+    About, AttachOutcome, AttachRequest, Hypervisor, OurDisk, ProxyFacts, Quiesce, Snapshot, SnapshotOutcome,
+    TargetDisk, TargetFacts, batch,
     convert::{self, datastore_ref, error, fault_error, moref, snapshot_ref, vm_ref},
 };
 use crate::{
@@ -352,10 +352,11 @@ struct Told<'a> {
 
 impl Told<'_> {
     fn believable(&self, required: &[&str], gave: impl Fn(&str) -> bool) -> Result<()> {
-        const DECIDE: [&str; 4] =
-            ["recentTask", "snapshot", "runtime.connectionState", "runtime.consolidationNeeded"];
+        const DECIDE: [&str; 4] = ["recentTask", "snapshot", "runtime.connectionState", "runtime.consolidationNeeded"];
         // A refusal may name a parent of the path that was asked for.
-        let covers = |refused: &str, path: &str| path.strip_prefix(refused).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        let covers = |refused: &str, path: &str| {
+            path.strip_prefix(refused).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
         let matters = |refused: &str| DECIDE.iter().chain(required).any(|path| covers(refused, path));
         if let Some(refused) = self.missing.iter().find(|missing| matters(&missing.path)) {
             return Err(fault_error(&refused.fault, &reason::VC_STALE));
@@ -432,10 +433,15 @@ mod tests {
             device_index: None,
             file: None,
         };
-        let refused = |path: &str| vec![vim::MissingProperty {
-            path: path.into(),
-            fault: fault("NoPermission", FaultKind::NoPermission { object: None, privilege: Some("System.Read".into()) }),
-        }];
+        let refused = |path: &str| {
+            vec![vim::MissingProperty {
+                path: path.into(),
+                fault: fault(
+                    "NoPermission",
+                    FaultKind::NoPermission { object: None, privilege: Some("System.Read".into()) },
+                ),
+            }]
+        };
         let code = |missing: &[vim::MissingProperty], connection, gave: bool| {
             let told = Told { missing, connection, name: "p" };
             told.believable(&[DEVICES], |_| gave).map_err(|e| e.reason().code)
