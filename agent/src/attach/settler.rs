@@ -233,8 +233,9 @@ impl Shared {
         Ok(findings)
     }
 
-    /// All in one task; if that fails, one by one, so that one bad disk holds nobody else. Errors are only logged: what
-    /// counts is what vCenter's list says afterwards.
+    /// All in one task; if vCenter refuses that, one by one, so that one bad disk holds nobody else. A busy proxy or a
+    /// vCenter that does not answer would only cost the same wait for each. Errors are only logged: what counts is what
+    /// vCenter's list says afterwards.
     async fn remove(&self, disks: &[OurDisk]) {
         let started = Instant::now();
         let outcome = self.vm.hypervisor.detach(&self.vm.moref, disks).await;
@@ -243,10 +244,14 @@ impl Shared {
             return;
         };
         tracing::warn!(op = "detach", disks = disks.len(), %error, "batched detach failed");
-        if disks.len() > 1 {
-            for disk in disks {
-                if let Err(error) = self.vm.hypervisor.detach(&self.vm.moref, std::slice::from_ref(disk)).await {
-                    tracing::warn!(op = "detach", key = disk.0.device_key, %error, "detach failed");
+        if disks.len() < 2 || *error.reason() != reason::VC_FAULT {
+            return;
+        }
+        for disk in disks {
+            if let Err(error) = self.vm.hypervisor.detach(&self.vm.moref, std::slice::from_ref(disk)).await {
+                tracing::warn!(op = "detach", key = disk.0.device_key, %error, "detach failed");
+                if *error.reason() != reason::VC_FAULT {
+                    return;
                 }
             }
         }
@@ -318,11 +323,16 @@ impl Shared {
         if self.vm_holds_disks(&duty.vm) {
             return Ok(Finding::Waits(format!("snapshot {}: its disks are not detached yet", snapshot.name)));
         }
-        let hypervisor = &self.vm.hypervisor;
-        let morefs = match &snapshot.moref {
-            Some(moref) => vec![moref.clone()],
-            None => hypervisor.find_snapshots(&duty.vm, &snapshot.name).await?,
+        let (hypervisor, target) = (&self.vm.hypervisor, duty.target());
+        let found = match &snapshot.moref {
+            Some(moref) => Ok(vec![moref.clone()]),
+            None => hypervisor.find_snapshots(&target, &snapshot.name).await,
         };
+        // Seen, or something still runs: an absence counts from here anew.
+        if !matches!(&found, Ok(none) if none.is_empty()) {
+            self.forget_absence(duty.id);
+        }
+        let morefs = found?;
         if morefs.is_empty() && !self.absent_long_enough(duty.id) {
             return Ok(Finding::Waits(format!(
                 "snapshot {}: never confirmed and not there; looking once more",
@@ -330,7 +340,7 @@ impl Shared {
             )));
         }
         for moref in &morefs {
-            hypervisor.remove_snapshot(&duty.vm, moref).await?;
+            hypervisor.remove_snapshot(&target, moref, &snapshot.name).await?;
         }
         Ok(Finding::Gone(format!("snapshot {} is not on {}", snapshot.name, duty.vm_name)))
     }
