@@ -57,6 +57,7 @@ registry! {
     SNAP_REMOVE = "HA-SNP-003", FailedPrecondition, "our snapshot could not be removed yet", "the agent retries; check for a backup or migration that locks the VM";
     SNAP_UNKNOWN = "HA-SNP-004", NotFound, "the given snapshot does not exist", "give the moref of a snapshot of this VM";
     SNAP_CONSOLIDATE = "HA-SNP-005", FailedPrecondition, "the VM needs consolidation after the snapshot was removed", "consolidate the VM's disks in the vSphere Client";
+    SNAP_DOUBT = "HA-SNP-006", FailedPrecondition, "a snapshot of ours can't be told from others", "look at the VM's snapshots; remove the one named `hotadd-agent …` by hand if it is left over";
 
     PLAN_KIND = "HA-PLAN-001", FailedPrecondition, "this kind of disk can't be hot-added", "use another transport for this disk";
     PLAN_INDEPENDENT = "HA-PLAN-002", FailedPrecondition, "an independent disk is not part of snapshots", "make the disk dependent, or back it up inside the guest";

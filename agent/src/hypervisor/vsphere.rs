@@ -141,7 +141,11 @@ impl Hypervisor for Vsphere {
             )),
             (None, _) if !found.is_empty() => Err(Error::new(
                 &reason::CFG_IDENTITY,
-                format!("{} VMs have this BIOS UUID, none of them has one of the MAC addresses {:?}", found.len(), host.macs),
+                format!(
+                    "{} VMs have this BIOS UUID, none of them has one of the MAC addresses {:?}",
+                    found.len(),
+                    host.macs
+                ),
             )),
             (None, _) => Err(Error::new(
                 &reason::CFG_IDENTITY,
@@ -361,7 +365,7 @@ impl Vsphere {
             None => Ok(()),
             Some(now) => {
                 let detail = format!("{} is registered as {} now; remove our snapshot by hand", vm.moref, now.value);
-                Err(Error::new(&reason::SNAP_REMOVE, detail))
+                Err(Error::new(&reason::SNAP_DOUBT, detail))
             }
         }
     }
@@ -372,7 +376,7 @@ impl Vsphere {
         match nodes.iter().find(|(moref, _)| moref == snapshot) {
             Some((_, given)) if given != name => {
                 let detail = format!("not touched: {snapshot} is named {given:?}, not {name:?}");
-                Err(Error::new(&reason::SNAP_REMOVE, detail))
+                Err(Error::new(&reason::SNAP_DOUBT, detail))
             }
             Some(_) => Ok(true),
             None if busy => {
