@@ -368,6 +368,11 @@ impl Scene {
         self.agent.as_mut().context("no agent runs")
     }
 
+    /// Process id of the running agent.
+    pub fn agent_pid(&self) -> Result<u32> {
+        Ok(self.agent.as_ref().context("no agent runs")?.pid())
+    }
+
     pub fn take_agent(&mut self) -> Result<Process> {
         self.agent.take().context("no agent runs")
     }
