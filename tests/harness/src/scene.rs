@@ -50,11 +50,11 @@ const AGENT_TOML: &str = "
 [limits]
 lease_min_seconds = 1
 [deadlines]
-call_seconds = 20
+call_seconds = 5
 reconfigure_seconds = 60
 discover_seconds = 15
 rescan_seconds = 1
-settle_seconds = 1
+settle_seconds = 6
 cleanup_seconds = 30
 drain_seconds = 60
 ";
