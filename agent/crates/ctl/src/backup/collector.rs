@@ -1,0 +1,224 @@
+//! Takes the events of a job in order: tells people, opens images, hands frames to writers. It refuses what hotadd.v1
+//! forbids at once; whether the whole is a backup is for the module `judge`.
+use std::collections::BTreeMap;
+
+use hotadd_api::{
+    manifest::{DiskRecord, FORMAT, Manifest, SnapshotRecord},
+    v1::{DiskFacts, DiskOpened, DiskResult, Frame, GetInfoResponse, JobEvent, JobResult, Phase, job_event::Item},
+};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::{
+    judge::{Asked, Seen, Verdict},
+    progress::DiskProgress,
+    report,
+    staging::{Staging, image_name},
+    writer::{Spec, Writer},
+};
+use crate::{error::Failure, exit::Exit, output::Output, reasons};
+
+/// Four controllers of 64 disks: no VM has more (vSphere 8.0 configuration maximums). Each costs a thread here.
+const MOST_DISKS: usize = 256;
+
+/// A disk whose frames come or came.
+#[derive(Debug)]
+struct Disk {
+    facts: DiskFacts,
+    engine: String,
+    file: String,
+    writer: Writer,
+    /// All of its frames came.
+    ended: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Collector {
+    out: Output,
+    staging: Staging,
+    asked: Asked,
+    block: u32,
+    faults: mpsc::Sender<Failure>,
+    vm_name: String,
+    seen: Seen,
+    disks: BTreeMap<i32, Disk>,
+}
+
+impl Collector {
+    pub(super) fn new(out: Output, staging: Staging, asked: Asked, block: u32, faults: mpsc::Sender<Failure>) -> Self {
+        let (vm_name, seen, disks) = (String::new(), Seen::default(), BTreeMap::new());
+        Self { out, staging, asked, block, faults, vm_name, seen, disks }
+    }
+
+    pub(super) fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    pub(super) fn asked(&self) -> &Asked {
+        &self.asked
+    }
+
+    /// True once a disk was attached, as far as the stream told.
+    pub(super) fn began(&self) -> bool {
+        self.seen.began
+    }
+
+    /// Takes one event; the last one is handed back.
+    pub(super) async fn take(&mut self, event: JobEvent) -> Result<Option<JobResult>, Failure> {
+        // An event that this version does not know: evolution is additive.
+        let Some(item) = event.item else { return Ok(None) };
+        match (&item, &self.seen.job_id) {
+            (Item::JobId(_), Some(_)) => return Err(Failure::contract("a second job id on one stream")),
+            (Item::JobId(_), None) | (_, Some(_)) => {}
+            (_, None) => return Err(Failure::contract("an event before the job id")),
+        }
+        match item {
+            Item::JobId(id) => {
+                self.out.event(|| json!({"event": "job_id", "job_id": id}));
+                self.seen.job_id = Some(id);
+            }
+            Item::Preflight(preflight) => {
+                report::preflight(&self.out, &preflight);
+                self.vm_name.clone_from(&preflight.vm_name);
+                let disks = preflight.disks.into_iter().filter_map(|plan| plan.disk);
+                self.seen.planned = disks.map(|facts| (facts.device_key, facts)).collect();
+            }
+            Item::Phase(phase) => {
+                self.seen.began |= phase.phase() == Phase::Read;
+                report::phase(&self.out, &phase);
+            }
+            Item::Snapshot(snapshot) => report::snapshot(&self.out, &snapshot),
+            Item::Opened(opened) => self.open(opened)?,
+            Item::Frame(frame) => self.frame(frame).await?,
+            Item::DiskRead(result) => self.disk_read(result).await?,
+            Item::Result(result) => return Ok(Some(result)),
+        }
+        Ok(None)
+    }
+
+    fn open(&mut self, opened: DiskOpened) -> Result<(), Failure> {
+        self.seen.began = true;
+        let facts = opened.disk.ok_or_else(|| Failure::contract("a disk was opened without facts"))?;
+        let (key, name) = (facts.device_key, report::disk_name(&facts));
+        if self.disks.contains_key(&key) {
+            return Err(Failure::contract(format!("{name} was opened twice")));
+        }
+        if self.disks.len() == MOST_DISKS {
+            return Err(Failure::contract(format!("more than {MOST_DISKS} disks")));
+        }
+        if !self.asked.wants(key) {
+            return Err(Failure::contract(format!("{name} was opened and never asked for")));
+        }
+        if self.vm_name.is_empty() {
+            self.vm_name.clone_from(&self.asked.vm);
+        }
+        let file = image_name(&self.vm_name, key);
+        let image = self.staging.create(&file, facts.capacity_bytes)?;
+        let spec = Spec { disk: name, capacity: facts.capacity_bytes, block: self.block };
+        let progress = DiskProgress::new(&self.out, key, &facts.label, facts.capacity_bytes);
+        let writer = Writer::start(image, spec, progress, self.faults.clone())?;
+        report::opened(&self.out, &facts, &opened.engine, &file);
+        self.seen.opened.insert(key, facts.capacity_bytes);
+        self.disks.insert(key, Disk { facts, engine: opened.engine, file, writer, ended: false });
+        Ok(())
+    }
+
+    async fn frame(&mut self, frame: Frame) -> Result<(), Failure> {
+        let key = frame.device_key;
+        match self.disks.get_mut(&key) {
+            Some(disk) if !disk.ended => disk.writer.frame(frame).await,
+            Some(_) => Err(Failure::contract(format!("a frame of disk {key} after its end"))),
+            None => Err(Failure::contract(format!("a frame of disk {key}, which is not open"))),
+        }
+    }
+
+    async fn disk_read(&mut self, result: DiskResult) -> Result<(), Failure> {
+        let key = result.disk.as_ref().map_or(0, |facts| facts.device_key);
+        report::disk_read(&self.out, &result);
+        if !result.ok {
+            // Its bytes are worth nothing any more; whether the job is, the result will say.
+            if let Some(disk) = self.disks.remove(&key) {
+                self.staging.discard(&disk.file);
+            }
+            return Ok(());
+        }
+        match self.disks.get_mut(&key) {
+            Some(disk) if !disk.ended => {
+                disk.ended = true;
+                disk.writer.finish().await
+            }
+            Some(_) => Err(Failure::contract(format!("disk {key} ended twice"))),
+            None => Err(Failure::contract(format!("disk {key} ended and was never opened"))),
+        }
+    }
+
+    /// Ends the writers and removes their files: nothing of this run will be used.
+    pub(super) fn give_up(&mut self) {
+        for disk in std::mem::take(&mut self.disks).into_values() {
+            self.staging.discard(&disk.file);
+        }
+    }
+
+    /// Waits until every image that is kept is whole and synced, forgets the others, and describes what is kept.
+    pub(super) async fn manifest(
+        &mut self,
+        verdict: &Verdict,
+        result: &JobResult,
+        info: &GetInfoResponse,
+    ) -> Result<Manifest, Failure> {
+        let mut records = Vec::new();
+        for (key, disk) in std::mem::take(&mut self.disks) {
+            match verdict.kept.get(&key) {
+                Some(told) => records.push(record(disk, told).await?),
+                None => self.staging.discard(&disk.file),
+            }
+        }
+        let snapshot = result.snapshot.clone().unwrap_or_default();
+        let manifest = Manifest {
+            format: FORMAT.to_owned(),
+            created: jiff::Timestamp::now().to_string(),
+            agent_version: info.agent_version.clone(),
+            job_id: result.job_id.clone(),
+            vm_moref: result.vm_moref.clone(),
+            vm_name: result.vm_name.clone(),
+            snapshot: SnapshotRecord {
+                consistency: report::reached_name(snapshot.reached()).to_owned(),
+                fault: snapshot.fault.map(|reason| format!("{}: {}", reason.code, reason.message)),
+                moref: snapshot.moref,
+            },
+            disks: records,
+        };
+        manifest.check().map_err(|flaw| Failure::internal(format!("the manifest would be wrong: {flaw}")))?;
+        Ok(manifest)
+    }
+
+    pub(super) fn into_staging(self) -> Staging {
+        self.staging
+    }
+}
+
+async fn record(disk: Disk, told: &DiskResult) -> Result<DiskRecord, Failure> {
+    if !disk.ended {
+        let what = format!("{}: its last frames were lost with the stream", report::disk_name(&disk.facts));
+        return Err(Failure::new(Exit::JobFailed, reasons::BROKEN, what));
+    }
+    let coverage = disk.writer.written().await?;
+    let engine = if told.engine.is_empty() { disk.engine } else { told.engine.clone() };
+    let mut record = DiskRecord {
+        file: disk.file,
+        device_key: disk.facts.device_key,
+        label: disk.facts.label,
+        backing: disk.facts.backing,
+        uuid: disk.facts.uuid,
+        change_id: disk.facts.change_id,
+        capacity_bytes: 0,
+        block_bytes: 0,
+        transport: report::transport_name(told.transport()).to_owned(),
+        engine,
+        data: Vec::new(),
+        zero: Vec::new(),
+        root: String::new(),
+    };
+    coverage.record(&mut record);
+    Ok(record)
+}

@@ -1,0 +1,72 @@
+//! How far one disk is: a bar on a terminal, a JSON line or a plain line now and then elsewhere. Decides nothing.
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+use serde_json::json;
+
+use crate::output::{Output, bytes};
+
+/// JSON readers draw their own bars; faster than this helps nobody.
+const JSON_EVERY: Duration = Duration::from_secs(1);
+/// A log is read later.
+const PLAIN_EVERY: Duration = Duration::from_secs(15);
+
+/// Progress of one disk; lives in the thread that writes it.
+#[derive(Debug)]
+pub struct DiskProgress {
+    out: Output,
+    bar: ProgressBar,
+    key: i32,
+    label: String,
+    capacity: u64,
+    done: u64,
+    zero: u64,
+    told: Instant,
+}
+
+impl DiskProgress {
+    #[must_use]
+    pub fn new(out: &Output, key: i32, label: &str, capacity: u64) -> Self {
+        let bar = out.bar(label, capacity);
+        Self { out: out.clone(), bar, key, label: label.to_owned(), capacity, done: 0, zero: 0, told: Instant::now() }
+    }
+
+    /// `length` more bytes are in the image.
+    pub fn advance(&mut self, length: u64, zero: bool) {
+        self.done += length;
+        if zero {
+            self.zero += length;
+            if !self.bar.is_hidden() {
+                self.bar.set_message(format!("zero {}", bytes(self.zero)));
+            }
+        }
+        self.bar.inc(length);
+        let every = if self.out.is_json() { JSON_EVERY } else { PLAIN_EVERY };
+        if self.told.elapsed() >= every {
+            self.told = Instant::now();
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        self.out.event(|| {
+            json!({"event": "progress", "device_key": self.key, "bytes": self.done, "zero_bytes": self.zero,
+                "capacity_bytes": self.capacity})
+        });
+        if self.out.is_plain() {
+            let share = self.done.saturating_mul(100) / self.capacity.max(1);
+            self.out.line(&format!("{}: {share}% of {}", self.label, bytes(self.capacity)));
+        }
+    }
+}
+
+impl Drop for DiskProgress {
+    fn drop(&mut self) {
+        // A disk that was given up must not leave a bar that looks alive.
+        if self.done == self.capacity {
+            self.bar.finish();
+        } else {
+            self.bar.abandon();
+        }
+    }
+}

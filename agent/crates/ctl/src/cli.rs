@@ -1,0 +1,230 @@
+//! The command line: what can be asked, where the defaults come from. Parsing only; nothing is opened or called here.
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{
+    ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, error::ErrorKind,
+};
+use hotadd_api::{DEFAULT_BLOCK_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, v1::Consistency};
+
+use crate::{error::Failure, exit, exit::Exit, reasons};
+
+/// Backs up the disks of a running VM through a hotadd-agent, and proves the images.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "hotaddctl", version, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    #[command(flatten)]
+    pub agent: AgentArgs,
+    /// JSON lines on stdout, one object an event, each with a stable "event" field
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Nothing but errors (and what ls, info and job were asked to show)
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// Where the agent is and who we are. Mutual TLS is the only way in.
+#[derive(Debug, Clone, Args)]
+pub struct AgentArgs {
+    /// https://HOST:PORT of the agent [env: HOTADD_AGENT]
+    #[arg(long, global = true, value_name = "URL")]
+    pub agent: Option<String>,
+    /// CA that signed the agent's certificate, PEM [env: HOTADD_CA]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Our certificate (chain), PEM [env: HOTADD_CERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+    /// Key of our certificate, PEM [env: HOTADD_KEY]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Name in the agent's certificate when it is not the host of --agent
+    #[arg(long, global = true, value_name = "NAME")]
+    pub server_name: Option<String>,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Back up one VM into a folder: sparse raw images and a manifest
+    Backup(BackupArgs),
+    /// Prove images against their manifest
+    Verify(VerifyArgs),
+    /// List sessions, jobs and duties of the agent
+    Ls,
+    /// Show the agent and the free slots of its proxy
+    Info,
+    /// Show one job
+    Job(JobArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct BackupArgs {
+    /// VM by moref (vm-42), UUID or exact name
+    #[arg(long)]
+    pub vm: String,
+    /// Folder for images and manifest; created when missing
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Only these disks, by key (2000 …); repeat or list
+    #[arg(long = "disk", value_name = "KEY", num_args = 1.., action = ArgAction::Append, allow_negative_numbers = true)]
+    pub disks: Vec<i32>,
+    /// How consistent the snapshot has to be
+    #[arg(long, value_enum, default_value = "crash")]
+    pub consistency: Level,
+    /// Bound on quiescing in seconds; 0: the agent's default
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub quiesce_timeout: u32,
+    /// Id of this request; the same id never starts a second job [default: random]
+    #[arg(long, value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub request_id: Option<String>,
+    /// Back up what can be attached even if a disk can't; exit code 10 then
+    #[arg(long)]
+    pub allow_partial: bool,
+    /// Bytes of a block: a power of two from 65536 to 4194304
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_BLOCK_BYTES, value_parser = block_size)]
+    pub block_size: u32,
+    /// Replace the backup that the folder holds, once the new one is proven
+    #[arg(long)]
+    pub force: bool,
+    /// How long to ask for the clean-up state after a failure or an interrupt, in seconds
+    #[arg(long, value_name = "S", default_value_t = 120)]
+    pub settle_timeout: u64,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct VerifyArgs {
+    /// manifest.json beside the images
+    pub manifest: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+pub struct JobArgs {
+    /// Id that the agent gave the job
+    pub id: Option<String>,
+    /// Id that the caller gave the request
+    #[arg(long, value_name = "ID")]
+    pub request_id: Option<String>,
+}
+
+/// Consistency as people write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Level {
+    /// Application-quiesced or fail
+    RequiredApp,
+    /// Application-quiesced, else crash-consistent
+    PreferApp,
+    /// File-system-quiesced or fail
+    Filesystem,
+    /// No quiescing
+    Crash,
+}
+
+impl From<Level> for Consistency {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::RequiredApp => Self::RequiredApp,
+            Level::PreferApp => Self::PreferApp,
+            Level::Filesystem => Self::Filesystem,
+            Level::Crash => Self::Crash,
+        }
+    }
+}
+
+/// Why there is nothing to run.
+#[derive(Debug)]
+pub enum Refused {
+    /// Help or version was asked.
+    Shown(String),
+    Usage {
+        failure: Failure,
+        json: bool,
+    },
+}
+
+/// # Errors
+/// Help, version, or wrong usage.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let parsed = Cli::command()
+        .after_help(exit::help())
+        .try_get_matches_from(&args)
+        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    parsed.map_err(|error| {
+        if !error.use_stderr() {
+            return Refused::Shown(error.to_string());
+        }
+        let json = args.iter().any(|arg| arg == "--json");
+        let cause = match error.kind() {
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing".to_owned(),
+            _ => one_line(&error.to_string()),
+        };
+        Refused::Usage { failure: Failure::new(Exit::Usage, reasons::USAGE, cause), json }
+    })
+}
+
+/// Clap explains in paragraphs; the first one holds the cause.
+fn one_line(text: &str) -> String {
+    let cause = text.split("\n\nUsage").next().unwrap_or(text).trim_start_matches("error: ");
+    cause.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn block_size(text: &str) -> Result<u32, String> {
+    let size: u32 = text.parse().map_err(|error| format!("{error}"))?;
+    if size.is_power_of_two() && (MIN_BLOCK_BYTES..=MAX_BLOCK_BYTES).contains(&size) {
+        return Ok(size);
+    }
+    Err(format!("not a power of two from {MIN_BLOCK_BYTES} to {MAX_BLOCK_BYTES}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cli(words: &str) -> Result<Cli, Refused> {
+        parse(words.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn disks_can_be_listed_or_repeated() {
+        let cli = cli("hotaddctl backup --vm a --out b --disk 2000 2001 --disk 3000 --json").unwrap();
+        assert!(cli.global.json);
+        let Command::Backup(args) = cli.command else { panic!("backup") };
+        assert_eq!((args.disks, args.block_size), (vec![2000, 2001, 3000], DEFAULT_BLOCK_BYTES));
+    }
+
+    #[test]
+    fn wrong_usage_is_one_line() {
+        for (words, hint) in [
+            ("hotaddctl backup --vm a", "--out"),
+            ("hotaddctl backup --vm a --out b --block-size 5", "power of two"),
+            ("hotaddctl backup --vm a --out b --consistency best", "prefer_app"),
+            ("hotaddctl job", "--request-id"),
+            ("hotaddctl", "command"),
+        ] {
+            let Err(Refused::Usage { failure, .. }) = cli(words) else { panic!("{words}") };
+            assert_eq!(failure.exit, Exit::Usage);
+            assert!(failure.line().contains(hint), "{}", failure.line());
+            assert!(!failure.message.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn help_lists_the_exit_codes() {
+        let Err(Refused::Shown(text)) = cli("hotaddctl --help") else { panic!("help") };
+        assert!(text.contains("130  interrupted"), "{text}");
+    }
+}

@@ -1,0 +1,38 @@
+//! SIGINT and SIGTERM as something that can be waited for. What an interrupted command does is its own business.
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{error::Failure, exit::Exit, reasons};
+
+#[derive(Debug)]
+pub(crate) struct Interrupt {
+    int: Signal,
+    term: Signal,
+}
+
+impl Interrupt {
+    /// From here on the signals no longer end the process by themselves.
+    pub(crate) fn install() -> Result<Self, Failure> {
+        let install = |kind| signal(kind).map_err(|e| Failure::internal(format!("no handler for a signal: {e}")));
+        Ok(Self { int: install(SignalKind::interrupt())?, term: install(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next signal and tells its name.
+    pub(crate) async fn wait(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.int.recv() => "SIGINT",
+            _ = self.term.recv() => "SIGTERM",
+        }
+    }
+
+    /// Runs `work` unless a signal comes first.
+    pub(crate) async fn guard<T>(&mut self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        tokio::select! {
+            ended = work => ended,
+            name = self.wait() => Err(interrupted(name)),
+        }
+    }
+}
+
+pub(crate) fn interrupted(signal: &str) -> Failure {
+    Failure::new(Exit::Interrupted, reasons::INTERRUPTED, format!("interrupted by {signal}"))
+}

@@ -1,0 +1,80 @@
+//! hotaddctl, the reference controller of hotadd-proxy: everything that a product would do with the agent's API, as a
+//! command line. No knowledge of vSphere lives here; what it knows about disks it was told by the agent.
+//!
+//! ```text
+//! cli ─▶ connect ─▶ backup (collector → one writer thread a disk → staging → manifest)
+//!                 ├ verify (no agent)
+//!                 └ show   (info, ls, job)
+//! every end is an exit::Exit; every failure is an error::Failure with code, next step and clean-up state
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod backup;
+pub mod cli;
+pub mod connect;
+pub mod error;
+pub mod exit;
+mod interrupt;
+pub mod output;
+pub mod reasons;
+mod show;
+pub mod verify;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use cli::{Cli, Command};
+use error::Failure;
+use exit::Exit;
+use output::Output;
+
+/// Runs the command line and says with which code to leave. Prints every failure itself.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match cli::parse(args) {
+        Ok(cli) => cli,
+        Err(cli::Refused::Shown(text)) => {
+            Output::new(false, false).always(&text);
+            return Exit::Ok.into();
+        }
+        Err(cli::Refused::Usage { failure, json }) => {
+            Output::new(json, false).failure(&failure);
+            return failure.exit.into();
+        }
+    };
+    let out = Output::new(cli.global.json, cli.global.quiet);
+    let ended = runtime().and_then(|runtime| {
+        let ended = runtime.block_on(dispatch(&cli, &out));
+        // A writer thread that hangs on a dead NFS server must not keep the program from telling its result.
+        runtime.shutdown_background();
+        ended
+    });
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            out.failure(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(2)
+        .build()
+        .map_err(|error| Failure::internal(format!("the runtime did not start: {error}")))
+}
+
+async fn dispatch(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
+    match &cli.command {
+        Command::Backup(args) => backup::run(args, &cli.global.agent, out).await,
+        Command::Verify(args) => {
+            let (args, out) = (args.clone(), out.clone());
+            tokio::task::spawn_blocking(move || verify::run(&args, &out))
+                .await
+                .map_err(|error| Failure::internal(format!("verify ended badly: {error}")))?
+        }
+        Command::Ls => show::ls(&cli.global.agent, out).await,
+        Command::Info => show::info(&cli.global.agent, out).await,
+        Command::Job(args) => show::job(args, &cli.global.agent, out).await,
+    }
+}

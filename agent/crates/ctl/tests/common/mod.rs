@@ -1,0 +1,502 @@
+//! An agent that says what it is told to say: hotadd.v1 over mutual TLS on a free port, on a runtime of its own, so that
+//! it can vanish. No rule of the product lives here.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test binary includes this file and uses its part"
+)]
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    pin::Pin,
+    process::{Command, Output},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use hotadd_api::{
+    status::to_status,
+    v1::{
+        disk_service_server::{DiskService, DiskServiceServer},
+        job_event::Item,
+        job_service_server::{JobService, JobServiceServer},
+        proxy_service_server::{ProxyService, ProxyServiceServer},
+        *,
+    },
+};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+use tokio::{runtime::Runtime, sync::mpsc};
+use tokio_stream::{
+    Stream,
+    wrappers::{ReceiverStream, TcpListenerStream},
+};
+use tonic::{
+    Code, Request, Response, Status,
+    transport::{Certificate, Identity, Server, ServerTlsConfig},
+};
+
+pub const BLOCK: u32 = 64 << 10;
+pub const B: u64 = BLOCK as u64;
+pub const CAPACITY: u64 = 4 * B + 512;
+
+/// What the fake does on BackupVm, one after the other.
+#[derive(Debug, Clone)]
+pub enum Step {
+    Say(Box<JobEvent>),
+    /// Waits until the client has gone.
+    Hang,
+    Cut(Status),
+}
+
+pub fn say(item: Item) -> Step {
+    Step::Say(Box::new(JobEvent { item: Some(item) }))
+}
+
+/// All answers of the fake.
+#[derive(Debug, Clone, Default)]
+pub struct Script {
+    pub refuse: Option<Status>,
+    pub steps: Vec<Step>,
+    /// Answer of GetJob; `None`: no such job.
+    pub job: Option<JobResult>,
+    /// GetJob says "running" this often first.
+    pub running: usize,
+    pub duties: usize,
+}
+
+pub fn reason(code: &str, cleanup: Cleanup) -> Reason {
+    Reason {
+        code: code.into(),
+        message: format!("{code} happened"),
+        next_step: "mend it".into(),
+        cleanup: cleanup.into(),
+    }
+}
+
+pub fn typed(code: Code, id: &str, cleanup: Cleanup) -> Status {
+    to_status(code, &reason(id, cleanup), None)
+}
+
+pub fn facts(key: i32) -> DiskFacts {
+    DiskFacts {
+        device_key: key,
+        label: format!("Hard disk {}", key - 1999),
+        backing: format!("[ds] web01/web01_{key}.vmdk"),
+        capacity_bytes: CAPACITY,
+        uuid: "6000c29".into(),
+        change_id: String::new(),
+        datastore: "ds".into(),
+        controller: "scsi0:1".into(),
+    }
+}
+
+/// The frame number `index` of the disks of the good script: blocks 1 and 2 are zero, the last one is short.
+pub fn frame(key: i32, index: u64) -> Frame {
+    let length = if index == 4 { 512 } else { BLOCK };
+    let zero = matches!(index, 1 | 2);
+    let content = content(key, index);
+    let blake3 = blake3::hash(&content).as_bytes().to_vec().into();
+    let data = if zero { Vec::new() } else { content };
+    Frame { device_key: key, offset: index * B, length, zero, data: data.into(), blake3 }
+}
+
+fn content(key: i32, index: u64) -> Vec<u8> {
+    let length = if index == 4 { 512 } else { BLOCK as usize };
+    let byte = if matches!(index, 1 | 2) { 0 } else { u8::try_from((key as u64 + index) % 255 + 1).unwrap() };
+    vec![byte; length]
+}
+
+/// What the image of a disk must be.
+pub fn image(key: i32) -> Vec<u8> {
+    (0..5).flat_map(|index| content(key, index)).collect()
+}
+
+pub fn disk_ok(key: i32) -> DiskResult {
+    DiskResult {
+        disk: Some(facts(key)),
+        ok: true,
+        engine: "preadv".into(),
+        engine_refusals: vec!["io_uring: EPERM (kernel.io_uring_disabled=2)".into()],
+        bytes_read: CAPACITY,
+        bytes_sent: 2 * B + 512,
+        zero_bytes: 2 * B,
+        timings: Some(Timings {
+            attach_us: 1000,
+            discover_us: 200,
+            first_byte_us: 30,
+            transfer_us: 4_000_000,
+            detach_us: 500,
+        }),
+        transport: Transport::Hotadd.into(),
+        ..Default::default()
+    }
+}
+
+pub fn disk_failed(key: i32) -> DiskResult {
+    DiskResult { disk: Some(facts(key)), reasons: vec![reason("HA-ATT-009", Cleanup::Done)], ..Default::default() }
+}
+
+pub fn job(state: JobState, cleanup: Cleanup, disks: Vec<DiskResult>) -> JobResult {
+    let failed = state == JobState::Failed;
+    JobResult {
+        job_id: "job-1".into(),
+        request_id: "req".into(),
+        state: state.into(),
+        vm_moref: "vm-42".into(),
+        vm_name: "web 01/é".into(),
+        snapshot: Some(SnapshotResult {
+            moref: "snapshot-7".into(),
+            reached: Consistency::Crash.into(),
+            fault: None,
+            ours: true,
+        }),
+        disks,
+        reasons: if failed { vec![reason("HA-JOB-003", cleanup)] } else { Vec::new() },
+        cleanup: cleanup.into(),
+        started: "2026-01-01T00:00:00Z".into(),
+        ended: "2026-01-01T00:01:00Z".into(),
+        phase: if failed { Phase::Attach } else { Phase::Done }.into(),
+    }
+}
+
+pub const NAME: &str = "web_01__";
+
+/// Job id, preflight, snapshot.
+pub fn prologue(keys: &[i32]) -> Vec<Step> {
+    let disks = keys
+        .iter()
+        .map(|&key| DiskPlan { disk: Some(facts(key)), transport: Transport::Hotadd.into(), reasons: Vec::new() })
+        .collect();
+    let phase = |phase: Phase, finished| {
+        say(Item::Phase(PhaseEvent { phase: phase.into(), finished, duration_us: 1500, note: String::new() }))
+    };
+    vec![
+        say(Item::JobId("job-1".into())),
+        phase(Phase::Preflight, false),
+        say(Item::Preflight(Preflight {
+            vm_moref: "vm-42".into(),
+            vm_name: "web 01/é".into(),
+            power_state: "poweredOn".into(),
+            disks,
+        })),
+        phase(Phase::Preflight, true),
+    ]
+}
+
+pub fn opened(key: i32) -> Step {
+    say(Item::Opened(DiskOpened { disk: Some(facts(key)), engine: "preadv".into(), bytes_required: CAPACITY }))
+}
+
+impl Script {
+    /// A whole backup of two disks, frames interleaved.
+    pub fn good() -> Self {
+        let mut steps = prologue(&[2000, 2001]);
+        steps.extend([opened(2000), opened(2001)]);
+        for index in 0..5 {
+            steps.extend([2000, 2001].map(|key| say(Item::Frame(frame(key, index)))));
+        }
+        steps.extend([2000, 2001].map(|key| say(Item::DiskRead(disk_ok(key)))));
+        let result = job(JobState::Ok, Cleanup::Done, vec![disk_ok(2000), disk_ok(2001)]);
+        steps.push(say(Item::Result(result)));
+        // A client that gives up is told by GetJob that everything was detached.
+        let job = Some(job(JobState::Failed, Cleanup::Done, Vec::new()));
+        Self { steps, job, running: 1, ..Self::default() }
+    }
+
+    /// The good script with the frame `index` of disk 2000 replaced by these.
+    pub fn with_frames(index: u64, frames: Vec<Frame>) -> Self {
+        let mut script = Self::good();
+        let at =
+            script.position(|item| matches!(item, Item::Frame(f) if f.device_key == 2000 && f.offset == index * B));
+        script.steps.splice(at..=at, frames.into_iter().map(|frame| say(Item::Frame(frame))));
+        script
+    }
+
+    /// The good script up to its result, which is replaced.
+    pub fn ending(end: Vec<Step>) -> Self {
+        let mut script = Self::good();
+        script.steps.pop();
+        script.steps.extend(end);
+        script
+    }
+
+    pub fn position(&self, wanted: impl Fn(&Item) -> bool) -> usize {
+        let found = self.steps.iter().position(|step| match step {
+            Step::Say(event) => event.item.as_ref().is_some_and(&wanted),
+            _ => false,
+        });
+        found.unwrap()
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct State {
+    script: Script,
+    asked: AtomicUsize,
+    /// The client left the stream before its end.
+    pub left: AtomicBool,
+    pub requests: Mutex<Vec<BackupVmRequest>>,
+}
+
+#[derive(Debug, Clone)]
+struct Fake(Arc<State>);
+
+#[tonic::async_trait]
+impl JobService for Fake {
+    type BackupVmStream = Pin<Box<dyn Stream<Item = Result<JobEvent, Status>> + Send>>;
+
+    async fn backup_vm(&self, request: Request<BackupVmRequest>) -> Result<Response<Self::BackupVmStream>, Status> {
+        self.0.requests.lock().unwrap().push(request.into_inner());
+        if let Some(status) = &self.0.script.refuse {
+            return Err(status.clone());
+        }
+        let (send, events) = mpsc::channel(1);
+        let state = self.0.clone();
+        tokio::spawn(async move {
+            for step in state.script.steps.clone() {
+                let sent = match step {
+                    Step::Say(event) => send.send(Ok(*event)).await,
+                    Step::Cut(status) => send.send(Err(status)).await,
+                    Step::Hang => {
+                        send.closed().await;
+                        state.left.store(true, Ordering::SeqCst);
+                        return;
+                    }
+                };
+                if sent.is_err() {
+                    state.left.store(true, Ordering::SeqCst);
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(events))))
+    }
+
+    async fn get_job(&self, _: Request<GetJobRequest>) -> Result<Response<JobResult>, Status> {
+        let Some(job) = self.0.script.job.clone() else {
+            return Err(typed(Code::NotFound, "HA-JOB-001", Cleanup::Done));
+        };
+        if self.0.asked.fetch_add(1, Ordering::SeqCst) < self.0.script.running {
+            return Ok(Response::new(JobResult { state: JobState::Running.into(), ..job }));
+        }
+        Ok(Response::new(job))
+    }
+
+    async fn list_jobs(&self, _: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
+        Ok(Response::new(ListJobsResponse { jobs: self.0.script.job.clone().into_iter().collect() }))
+    }
+}
+
+#[tonic::async_trait]
+impl ProxyService for Fake {
+    async fn get_info(&self, _: Request<GetInfoRequest>) -> Result<Response<GetInfoResponse>, Status> {
+        Ok(Response::new(GetInfoResponse {
+            agent_version: "0.1.0".into(),
+            proxy_name: "proxy".into(),
+            engine: "preadv".into(),
+            ..Default::default()
+        }))
+    }
+
+    async fn get_capacity(&self, _: Request<GetCapacityRequest>) -> Result<Response<GetCapacityResponse>, Status> {
+        let free =
+            ControllerCapacity { key: 1000, kind: "pvscsi".into(), free_units: vec![1, 2], ..Default::default() };
+        Ok(Response::new(GetCapacityResponse { controllers: vec![free] }))
+    }
+}
+
+#[tonic::async_trait]
+impl DiskService for Fake {
+    type ReadDiskStream = Pin<Box<dyn Stream<Item = Result<ReadDiskResponse, Status>> + Send>>;
+
+    async fn open_disks(&self, _: Request<OpenDisksRequest>) -> Result<Response<OpenDisksResponse>, Status> {
+        Err(Status::unimplemented("not asked of this fake"))
+    }
+
+    async fn read_disk(&self, _: Request<ReadDiskRequest>) -> Result<Response<Self::ReadDiskStream>, Status> {
+        Err(Status::unimplemented("not asked of this fake"))
+    }
+
+    async fn close_disks(&self, _: Request<CloseDisksRequest>) -> Result<Response<CloseDisksResponse>, Status> {
+        Err(Status::unimplemented("not asked of this fake"))
+    }
+
+    async fn keep_alive(&self, _: Request<KeepAliveRequest>) -> Result<Response<KeepAliveResponse>, Status> {
+        Err(Status::unimplemented("not asked of this fake"))
+    }
+
+    async fn list_sessions(&self, _: Request<ListSessionsRequest>) -> Result<Response<ListSessionsResponse>, Status> {
+        Ok(Response::new(ListSessionsResponse::default()))
+    }
+
+    async fn list_duties(&self, _: Request<ListDutiesRequest>) -> Result<Response<ListDutiesResponse>, Status> {
+        let duty = Duty { duty_id: "d".into(), kind: "attach".into(), ..Default::default() };
+        Ok(Response::new(ListDutiesResponse { duties: vec![duty; self.0.script.duties] }))
+    }
+}
+
+/// Certificates of one test.
+#[derive(Debug)]
+pub struct Pki {
+    folder: TempDir,
+}
+
+impl Pki {
+    /// Server and client signed by `ca`; `other.*` signed by somebody else.
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = |name: &str, text: String| fs::write(folder.path().join(name), text).unwrap();
+        for (ca_name, leaves) in [("ca", ["server", "client"]), ("other-ca", ["other", "another"])] {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.distinguished_name.push(rcgen::DnType::CommonName, ca_name);
+            let key = KeyPair::generate().unwrap();
+            let ca = params.self_signed(&key).unwrap();
+            store(&format!("{ca_name}.pem"), ca.pem());
+            let issuer = Issuer::new(params, key);
+            for leaf in leaves {
+                let names = vec!["127.0.0.1".to_owned(), "agent.test".to_owned()];
+                let key = KeyPair::generate().unwrap();
+                let cert = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+                store(&format!("{leaf}.pem"), cert.pem());
+                store(&format!("{leaf}.key"), key.serialize_pem());
+            }
+        }
+        Self { folder }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap()
+    }
+}
+
+/// A running fake.
+#[derive(Debug)]
+pub struct Agent {
+    pub address: SocketAddr,
+    pub pki: Pki,
+    pub state: Arc<State>,
+    runtime: Option<Runtime>,
+}
+
+impl Agent {
+    pub fn start(script: Script) -> Self {
+        let pki = Pki::new();
+        let state = Arc::new(State { script, ..State::default() });
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(pki.read("server.pem"), pki.read("server.key")))
+            .client_ca_root(Certificate::from_pem(pki.read("ca.pem")));
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let fake = Fake(state.clone());
+        let server = {
+            let _inside = runtime.enter();
+            Server::builder()
+                .tls_config(tls)
+                .unwrap()
+                .add_service(JobServiceServer::new(fake.clone()))
+                .add_service(DiskServiceServer::new(fake.clone()))
+                .add_service(ProxyServiceServer::new(fake))
+                .serve_with_incoming(TcpListenerStream::new(listener))
+        };
+        runtime.spawn(server);
+        Self { address, pki, state, runtime: Some(runtime) }
+    }
+
+    /// Gone, as after a power cut of the proxy, except that the kernel says so to the peer.
+    pub fn vanish(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// hotaddctl with the options that reach this agent.
+    pub fn ctl(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hotaddctl"));
+        self.reach(&mut command, "client");
+        command.args(args);
+        command
+    }
+
+    pub fn reach(&self, command: &mut Command, client: &str) {
+        command
+            .arg("--agent")
+            .arg(format!("https://{}", self.address))
+            .arg("--ca")
+            .arg(self.pki.path("ca.pem"))
+            .arg("--cert")
+            .arg(self.pki.path(&format!("{client}.pem")))
+            .arg("--key")
+            .arg(self.pki.path(&format!("{client}.key")));
+    }
+
+    pub fn backup(&self, out: &Path, more: &[&str]) -> Ended {
+        let mut command = self.ctl(&["backup", "--vm", "web01", "--block-size", "65536", "--out"]);
+        Ended::of(command.arg(out).args(more))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.vanish();
+    }
+}
+
+/// What a run of hotaddctl left.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ended {
+    pub fn of(command: &mut Command) -> Self {
+        Self::from(command.output().unwrap())
+    }
+
+    /// The error line, which must be the only one.
+    pub fn error(&self) -> &str {
+        let mut lines = self.stderr.lines().filter(|line| line.starts_with("error: "));
+        let line = lines.next().unwrap_or_else(|| panic!("no error line: {self:?}"));
+        assert_eq!(lines.next(), None);
+        assert!(line.contains("; next: ") && line.contains("; cleanup: "), "{line}");
+        line
+    }
+
+    #[track_caller]
+    pub fn failed(&self, code: i32, id: &str, cleanup: &str) {
+        let line = self.error();
+        assert_eq!(self.code, code, "{self:?}");
+        assert!(line.starts_with(&format!("error: {id} ")), "{line}");
+        assert!(line.ends_with(&format!("; cleanup: {cleanup}")), "{line}");
+    }
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+/// Names of the files in a folder, sorted.
+pub fn names(folder: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
