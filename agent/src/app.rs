@@ -124,7 +124,11 @@ async fn warn_of_strangers(vm: &ProxyVm) -> Result<()> {
         let named = state.duties().any(|d| d.attach().is_some_and(|a| Some(a.slot) == disk.slot));
         if !named {
             let file = disk.chain.first().map(ToString::to_string).unwrap_or_default();
-            tracing::error!(key = disk.device_key, file, "an attached disk that no journal record names; detach it by hand if no other program uses it");
+            tracing::error!(
+                key = disk.device_key,
+                file,
+                "an attached disk that no journal record names; detach it by hand if no other program uses it"
+            );
         }
     }
     Ok(())

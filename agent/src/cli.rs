@@ -97,8 +97,7 @@ fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<()> {
 }
 
 fn show(path: &std::path::Path) -> Result<()> {
-    let (records, opened) =
-        read_records(path).map_err(|e| Error::new(&reason::DUTY_JOURNAL, "").with_source(e))?;
+    let (records, opened) = read_records(path).map_err(|e| Error::new(&reason::DUTY_JOURNAL, "").with_source(e))?;
     for record in records {
         match serde_json::to_string(&record) {
             Ok(line) => println!("{line}"),
@@ -117,10 +116,7 @@ fn with_runtime<F: Future<Output = Result<()>>>(start: impl FnOnce() -> Result<F
         move |e: &dyn std::fmt::Display| Error::new(&reason::INTERNAL, format!("{what}: {e}"))
     };
     telemetry::init("info").map_err(|e| wrong("logging")(&e))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| wrong("runtime")(&e))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| wrong("runtime")(&e))?;
     let result = start().and_then(|future| runtime.block_on(future));
     // Threads that a hung device holds must not hold the exit: the journal makes that safe.
     runtime.shutdown_timeout(Duration::from_secs(5));

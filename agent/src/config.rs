@@ -399,9 +399,15 @@ mod tests {
         write(dir.path(), "password", "x", 0o644);
         let path = write(dir.path(), "agent.toml", &text, 0o644);
         let Faults(faults) = Config::load(&path).unwrap_err();
-        for key in
-            ["listen:", "tls.key_file:", "vcenter.url:", "password_file:", "exactly one of", "limits.depth:", "call_seconds:"]
-        {
+        for key in [
+            "listen:",
+            "tls.key_file:",
+            "vcenter.url:",
+            "password_file:",
+            "exactly one of",
+            "limits.depth:",
+            "call_seconds:",
+        ] {
             assert!(faults.iter().any(|f| f.contains(key)), "{key} missing in {faults:#?}");
         }
     }

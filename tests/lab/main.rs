@@ -1,0 +1,6 @@
+//! The shipped daemon in a guest with the real kernel driver, udev and systemd; vCenter is simulated, disks are
+//! hot-added by QEMU. One guest a test; `support` holds what they share. Needs what ci/part-lab sets up.
+#![forbid(unsafe_code)]
+
+mod job;
+mod support;

@@ -35,7 +35,10 @@ fn block_size(asked: u32) -> Result<u32> {
     match asked {
         0 => Ok(DEFAULT_BLOCK_BYTES),
         n if n.is_power_of_two() && (MIN_BLOCK_BYTES..=MAX_BLOCK_BYTES).contains(&n) => Ok(n),
-        n => Err(Error::new(&reason::SES_REQUEST, format!("block_bytes: {n} is not a power of two from 64 KiB to 4 MiB"))),
+        n => Err(Error::new(
+            &reason::SES_REQUEST,
+            format!("block_bytes: {n} is not a power of two from 64 KiB to 4 MiB"),
+        )),
     }
 }
 
@@ -44,7 +47,10 @@ const MAX_TEXT: usize = 1024;
 
 fn text(field: &str, value: &str, required: bool) -> Result<String> {
     if value.len() > MAX_TEXT || value.contains('\0') || (required && value.trim().is_empty()) {
-        return Err(Error::new(&reason::SES_REQUEST, format!("{field}: empty, longer than {MAX_TEXT} bytes, or with a NUL")));
+        return Err(Error::new(
+            &reason::SES_REQUEST,
+            format!("{field}: empty, longer than {MAX_TEXT} bytes, or with a NUL"),
+        ));
     }
     Ok(value.to_owned())
 }

@@ -46,7 +46,8 @@ impl ProxyService for Context {
             let free = free.get(&controller.key).cloned().unwrap_or_default();
             let used = units_of(controller, proxy.hardware_version).filter(|unit| !free.contains(unit));
             let place = map.address(controller.key);
-            let refused = |why: &dyn std::fmt::Display| Error::new(&reason::ATT_CONTROLLER, why.to_string()).to_reason();
+            let refused =
+                |why: &dyn std::fmt::Display| Error::new(&reason::ATT_CONTROLLER, why.to_string()).to_reason();
             v1::ControllerCapacity {
                 key: controller.key,
                 bus: controller.bus,

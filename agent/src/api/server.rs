@@ -2,7 +2,8 @@
 use std::{future::Future, net::SocketAddr, time::Duration};
 
 use hotadd_api::v1::{
-    disk_service_server::DiskServiceServer, job_service_server::JobServiceServer, proxy_service_server::ProxyServiceServer,
+    disk_service_server::DiskServiceServer, job_service_server::JobServiceServer,
+    proxy_service_server::ProxyServiceServer,
 };
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;

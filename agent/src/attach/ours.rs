@@ -111,7 +111,10 @@ mod tests {
     #[test]
     fn another_slot_or_another_file_is_absence() {
         assert_eq!(verdict(ProxyDisk { slot: Some(Slot { unit: 4, ..SLOT }), ..disk() }), Claim::Absent);
-        assert_eq!(verdict(ProxyDisk { chain: vec![BackingPath::new("[ds] web/web_1.vmdk")], ..disk() }), Claim::Absent);
+        assert_eq!(
+            verdict(ProxyDisk { chain: vec![BackingPath::new("[ds] web/web_1.vmdk")], ..disk() }),
+            Claim::Absent
+        );
     }
 
     #[test]

@@ -106,7 +106,11 @@ impl Settler {
         }
         let why: Vec<String> =
             self.still_open(duties).map(|id| self.why(id).unwrap_or_else(|| "not tried yet".to_owned())).collect();
-        if why.is_empty() { Settled::Done } else { Settled::Owed(Error::new(&reason::DUTY_OWED, why.join("; ")).owing()) }
+        if why.is_empty() {
+            Settled::Done
+        } else {
+            Settled::Owed(Error::new(&reason::DUTY_OWED, why.join("; ")).owing())
+        }
     }
 
     fn still_open<'a>(&self, duties: &'a [DutyId]) -> impl Iterator<Item = DutyId> + use<'a> {
@@ -288,7 +292,10 @@ impl Shared {
             None => hypervisor.find_snapshots(&duty.vm, &snapshot.name).await?,
         };
         if morefs.is_empty() && !self.absent_long_enough(duty.id) {
-            return Ok(Finding::Waits(format!("snapshot {}: never confirmed and not there; looking once more", snapshot.name)));
+            return Ok(Finding::Waits(format!(
+                "snapshot {}: never confirmed and not there; looking once more",
+                snapshot.name
+            )));
         }
         for moref in &morefs {
             hypervisor.remove_snapshot(&duty.vm, moref).await?;

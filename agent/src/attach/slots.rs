@@ -22,7 +22,8 @@ pub fn units_of(controller: &ControllerFacts, hardware_version: u32) -> impl Ite
 /// Free units per controller key: neither on vCenter's list nor named by an open duty.
 #[must_use]
 pub fn free_units(proxy: &ProxyFacts, reserved: &BTreeSet<Slot>) -> BTreeMap<i32, Vec<u32>> {
-    let used: BTreeSet<Slot> = proxy.disks.iter().filter_map(|disk| disk.slot).chain(reserved.iter().copied()).collect();
+    let used: BTreeSet<Slot> =
+        proxy.disks.iter().filter_map(|disk| disk.slot).chain(reserved.iter().copied()).collect();
     proxy
         .controllers
         .iter()

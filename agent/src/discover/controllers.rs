@@ -59,8 +59,7 @@ impl ControllerMap {
         slots: &[SlotFacts],
         devices: &[DeviceFacts],
     ) -> Self {
-        let mut entries: BTreeMap<_, _> =
-            controllers.iter().map(|c| (c.key, locate(c, own, slots, devices))).collect();
+        let mut entries: BTreeMap<_, _> = controllers.iter().map(|c| (c.key, locate(c, own, slots, devices))).collect();
         let mut claims: BTreeMap<PciAddress, u32> = BTreeMap::new();
         for address in entries.values().flatten() {
             *claims.entry(address.clone()).or_default() += 1;

@@ -174,7 +174,8 @@ impl Search {
             Some(Err(Mismatch::Writable)) => Err(Error::new(&reason::DSC_WRITABLE, slot.to_string())),
             Some(Err(mismatch)) => Err(Error::new(&reason::DSC_IDENTITY, format!("{slot}: {mismatch}"))),
             None => {
-                let place = place(&self.wanted, map).map_or_else(|m| m.to_string(), |p| format!("{p} 0:{}:0", slot.unit));
+                let place =
+                    place(&self.wanted, map).map_or_else(|m| m.to_string(), |p| format!("{p} 0:{}:0", slot.unit));
                 let detail = format!("{slot} ({place}), waited {} s", patience.as_secs());
                 Err(Error::new(&reason::DSC_MISSING, detail))
             }

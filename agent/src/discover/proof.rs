@@ -175,8 +175,14 @@ pub(crate) mod tests {
     }
 
     fn map() -> ControllerMap {
-        let facts =
-            ControllerFacts { key: 1001, bus: 1, kind: "pvscsi".into(), pvscsi: true, pci_slot: Some(192), reserved_unit: 7 };
+        let facts = ControllerFacts {
+            key: 1001,
+            bus: 1,
+            kind: "pvscsi".into(),
+            pvscsi: true,
+            pci_slot: Some(192),
+            reserved_unit: 7,
+        };
         let slots = [super::super::SlotFacts { slot: 192, pci_address: "0000:0b:00".into() }];
         ControllerMap::build(&[facts], &[], &slots, &[])
     }
@@ -202,12 +208,8 @@ pub(crate) mod tests {
     #[test]
     fn each_disagreement_refuses() {
         type Spoil = fn(&mut DeviceFacts);
-        let place: [Spoil; 4] = [
-            |d| d.controller = PciAddress::new("0000:13:00.0"),
-            |d| d.target = 4,
-            |d| d.channel = 1,
-            |d| d.lun = 1,
-        ];
+        let place: [Spoil; 4] =
+            [|d| d.controller = PciAddress::new("0000:13:00.0"), |d| d.target = 4, |d| d.channel = 1, |d| d.lun = 1];
         for spoil in place {
             assert!(matches!(verdict(spoil), Err(Mismatch::Place { .. })));
         }

@@ -182,7 +182,8 @@ fn unknown(detail: &str) -> AttachOutcome {
 /// Adds why the outcome is unknown.
 fn explain(outcome: &mut AttachOutcome, why: &Error) {
     if let AttachOutcome::Unknown(error) = outcome {
-        *outcome = AttachOutcome::Unknown(Error::new(error.reason(), format!("{}: {}", error.message(), why.message())));
+        *outcome =
+            AttachOutcome::Unknown(Error::new(error.reason(), format!("{}: {}", error.message(), why.message())));
     }
 }
 

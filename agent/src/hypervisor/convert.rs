@@ -72,7 +72,9 @@ fn scsi_kind(kind: &vim::ScsiKind) -> String {
 pub(super) fn proxy_disk(disk: &vim::Disk, scsi_keys: &[i32]) -> ProxyDisk {
     let unit = disk.unit.and_then(|unit| u32::try_from(unit).ok());
     let slot = match (disk.controller_key, unit) {
-        (Some(controller_key), Some(unit)) if scsi_keys.contains(&controller_key) => Some(Slot { controller_key, unit }),
+        (Some(controller_key), Some(unit)) if scsi_keys.contains(&controller_key) => {
+            Some(Slot { controller_key, unit })
+        }
         _ => None,
     };
     ProxyDisk {

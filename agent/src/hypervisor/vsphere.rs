@@ -7,7 +7,8 @@ use hotadd_vsphere as vim;
 use vim::{ErrorKind, FaultKind};
 
 use super::{
-    About, AttachOutcome, AttachRequest, Hypervisor, OurDisk, ProxyFacts, Quiesce, Snapshot, TargetDisk, TargetFacts, batch,
+    About, AttachOutcome, AttachRequest, Hypervisor, OurDisk, ProxyFacts, Quiesce, Snapshot, TargetDisk, TargetFacts,
+    batch,
     convert::{self, datastore_ref, error, fault_error, moref, snapshot_ref, vm_ref},
 };
 use crate::{
@@ -90,9 +91,7 @@ impl Vsphere {
         }
         let mount = info.hosts.iter().find(|mount| Some(&mount.host) == host);
         match mount {
-            Some(mount) => {
-                Some(mount.accessible != Some(false) && mount.access_mode.as_deref() != Some("readOnly"))
-            }
+            Some(mount) => Some(mount.accessible != Some(false) && mount.access_mode.as_deref() != Some("readOnly")),
             None if info.hosts.is_empty() || host.is_none() => None,
             None => Some(false),
         }
@@ -175,11 +174,8 @@ impl Hypervisor for Vsphere {
             None => self.client.vm(&vm_ref(vm)).await.map_err(error)?.devices,
         };
         let host = self.client.vm(&vm_ref(proxy)).await.map_err(error)?.host;
-        let mut disks: Vec<TargetDisk> = devices
-            .iter()
-            .filter_map(vim::Device::as_disk)
-            .map(|disk| convert::target_disk(disk, &devices))
-            .collect();
+        let mut disks: Vec<TargetDisk> =
+            devices.iter().filter_map(vim::Device::as_disk).map(|disk| convert::target_disk(disk, &devices)).collect();
         let mut known: BTreeMap<Moref, Option<bool>> = BTreeMap::new();
         for disk in &mut disks {
             let Some(datastore) = disk.datastore.clone() else { continue };
@@ -306,7 +302,12 @@ impl Vsphere {
             Ok(info) => {
                 let there = info.snapshots.is_some_and(|tree| tree.find(&snapshot_ref(snapshot)).is_some());
                 if !there && info.consolidation_needed == Some(true) {
-                    tracing::warn!(vm = info.name, reason = reason::SNAP_CONSOLIDATE.code, "{}", reason::SNAP_CONSOLIDATE.summary);
+                    tracing::warn!(
+                        vm = info.name,
+                        reason = reason::SNAP_CONSOLIDATE.code,
+                        "{}",
+                        reason::SNAP_CONSOLIDATE.summary
+                    );
                 }
                 Ok(there)
             }
@@ -339,9 +340,11 @@ fn removal_error(e: vim::Error) -> Error {
 /// UUIDs under which vCenter may know this VM, best first: the serial number is in vCenter's byte order on every
 /// hardware version; product_uuid has its first three fields swapped on most VMs from version 13, but not on all.
 fn uuid_candidates(host: &HostIdentity) -> Vec<String> {
-    let serial = host.serial.as_deref().and_then(|text| text.strip_prefix("VMware-")).map(|text| {
-        text.chars().filter(char::is_ascii_hexdigit).collect::<String>()
-    });
+    let serial = host
+        .serial
+        .as_deref()
+        .and_then(|text| text.strip_prefix("VMware-"))
+        .map(|text| text.chars().filter(char::is_ascii_hexdigit).collect::<String>());
     let from_serial = serial.and_then(|hex| uuid::Uuid::parse_str(&hex).ok());
     let as_is = host.uuid.as_deref().and_then(|text| uuid::Uuid::parse_str(text).ok());
     let swapped = as_is.map(|uuid| uuid::Uuid::from_bytes(uuid.to_bytes_le()));

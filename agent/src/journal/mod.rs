@@ -17,11 +17,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use self::file::JournalFile;
 pub use self::{
     file::{JournalError, Opened},
     record::{AttachDuty, Duty, DutyKind, DutyPhase, Record, SnapshotDuty},
 };
-use self::file::JournalFile;
 use crate::id::{DutyId, SessionId};
 
 /// Everything that is open, by duty.

@@ -180,11 +180,7 @@ impl Job {
     }
 
     fn abort_reason(&self) -> Error {
-        if self.tx.is_closed() {
-            Error::new(&reason::JOB_STREAM, "")
-        } else {
-            Error::new(&reason::SES_DRAINING, "")
-        }
+        if self.tx.is_closed() { Error::new(&reason::JOB_STREAM, "") } else { Error::new(&reason::SES_DRAINING, "") }
     }
 
     async fn work(&self, holding: &mut Holding) -> Result<()> {
@@ -294,8 +290,7 @@ impl Job {
             };
             outlet.push(Ok(v1::JobEvent { item: Some(event) }))
         });
-        let reading =
-            Reading::start(Arc::clone(disk), opener.platform(), order, sink, Arc::clone(&self.cancel))?;
+        let reading = Reading::start(Arc::clone(disk), opener.platform(), order, sink, Arc::clone(&self.cancel))?;
         let report = reading.join().await;
         let result = report.to_api(disk);
         self.note(|job| job.disks.push(result.clone()));
@@ -315,7 +310,11 @@ impl Job {
         let detach_us = micros(start.elapsed());
         self.note(|job| {
             let of_ours = |r: &&mut v1::DiskResult| r.disk.as_ref().is_some_and(|d| keys.contains(&d.device_key));
-            job.disks.iter_mut().filter(of_ours).filter_map(|r| r.timings.as_mut()).for_each(|t| t.detach_us = detach_us);
+            job.disks
+                .iter_mut()
+                .filter(of_ours)
+                .filter_map(|r| r.timings.as_mut())
+                .for_each(|t| t.detach_us = detach_us);
         });
         if let Some(clock) = clock {
             self.finish(Phase::Detach, clock).await;
@@ -370,8 +369,12 @@ impl Job {
     async fn finish(&self, phase: Phase, since: Instant) {
         let duration = since.elapsed();
         tracing::info!(op = phase.as_str_name(), duration_ms = duration.as_millis(), "phase finished");
-        let event =
-            v1::PhaseEvent { phase: phase.into(), finished: true, duration_us: micros(duration), ..v1::PhaseEvent::default() };
+        let event = v1::PhaseEvent {
+            phase: phase.into(),
+            finished: true,
+            duration_us: micros(duration),
+            ..v1::PhaseEvent::default()
+        };
         self.emit(Event::Phase(event)).await;
     }
 

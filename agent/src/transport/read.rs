@@ -15,7 +15,8 @@ use std::{
 use bytes::Bytes;
 use hotadd_api::v1::{self, DiskResult, Frame, Timings, Transport};
 use hotadd_blockio::{
-    Arena, Block, Device, EngineKind, ReadError, ReadRequest, ReadStats, Refusal, Selected, engine, reader, zero::is_zero,
+    Arena, Block, Device, EngineKind, ReadError, ReadRequest, ReadStats, Refusal, Selected, engine, reader,
+    zero::is_zero,
 };
 use tokio::sync::oneshot;
 
@@ -166,13 +167,10 @@ fn run(attached: &Attached, platform: &dyn Platform, order: &ReadOrder, sink: Si
     if (framer.sink)(Item::Opened { engine, bytes_required: required }).is_break() {
         return Report::failed(Error::new(&reason::READ_STOPPED, attached.disk().backing.to_string()));
     }
-    let result = reader::read(
-        &prepared.device,
-        prepared.selected.engine.as_mut(),
-        &prepared.arena,
-        &request,
-        &mut |block| framer.send(block),
-    );
+    let result =
+        reader::read(&prepared.device, prepared.selected.engine.as_mut(), &prepared.arena, &request, &mut |block| {
+            framer.send(block)
+        });
     let error = verdict(&result, required, framer.covered, attached);
     let stats = result.unwrap_or_default();
     Report {
@@ -188,12 +186,7 @@ fn run(attached: &Attached, platform: &dyn Platform, order: &ReadOrder, sink: Si
 }
 
 /// OK only if every required byte was handed over exactly once: pieces ascend and never overlap, so the sum decides.
-fn verdict(
-    result: &Result<ReadStats, ReadError>,
-    required: u64,
-    covered: u64,
-    attached: &Attached,
-) -> Option<Error> {
+fn verdict(result: &Result<ReadStats, ReadError>, required: u64, covered: u64, attached: &Attached) -> Option<Error> {
     let name = || attached.disk().backing.to_string();
     match result {
         Ok(stats) if !stats.stopped && covered == required && stats.bytes == required => None,
@@ -280,14 +273,8 @@ impl Framer {
         let zero = is_zero(data);
         let blake3 = if zero && length == self.block_bytes { self.zero_hash.clone() } else { hash(data) };
         let payload = if zero { Bytes::new() } else { Bytes::from(block.data) };
-        let frame = v1::Frame {
-            device_key: self.device_key,
-            offset: block.offset,
-            length,
-            zero,
-            data: payload,
-            blake3,
-        };
+        let frame =
+            v1::Frame { device_key: self.device_key, offset: block.offset, length, zero, data: payload, blake3 };
         (self.sink)(Item::Frame(frame))?;
         self.covered += u64::from(length);
         *(if zero { &mut self.zeros } else { &mut self.sent }) += u64::from(length);

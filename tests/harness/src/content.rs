@@ -31,7 +31,11 @@ impl Content {
             let offset = step * STEP;
             let length = usize::try_from(STEP.min(self.bytes - offset))?;
             let mut data = vec![0; length];
-            blake3::Hasher::new().update(&self.seed.to_le_bytes()).update(&step.to_le_bytes()).finalize_xof().fill(&mut data);
+            blake3::Hasher::new()
+                .update(&self.seed.to_le_bytes())
+                .update(&step.to_le_bytes())
+                .finalize_xof()
+                .fill(&mut data);
             file.write_all_at(&data, offset)?;
         }
         file.sync_all()?;

@@ -1,3 +1,217 @@
-//! A lab guest: QEMU with real vmw_pvscsi, udev and systemd. To come with the lab tests.
+//! The scene in a lab guest: QEMU with real vmw_pvscsi, udev and systemd, the shipped daemon as a service in it, and
+//! vcenter-sim attaching through QEMU's monitor.
+use std::{
+    fs,
+    ops::{Deref, DerefMut},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    Process, Run, Spec, binary,
+    process::wait_for,
+    scene::{PROXY, Stage},
+};
+
+/// An emulated machine boots in 7 s when idle; a loaded one takes several times that.
+const BOOT: Duration = Duration::from_secs(180);
+/// The service logs in, identifies itself and settles before it is active.
+const SERVICE: Duration = Duration::from_secs(90);
+/// Where the guest sees the host's loopback.
+const HOST: &str = "10.0.2.2";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A running guest.
 #[derive(Debug)]
-pub struct Guest;
+pub struct Guest {
+    qemu: Process,
+    dir: PathBuf,
+}
+
+impl Guest {
+    /// Becomes ready to log in. `options`: of tests/lab/guest/run.
+    pub fn boot(dir: &Path, options: &[String]) -> Result<Self> {
+        fs::create_dir_all(dir)?;
+        let payload = payload(dir)?;
+        let mut command = Command::new(root().join("tests/lab/guest/run"));
+        command.arg(dir).arg("--payload").arg(payload).args(options);
+        let qemu = Process::start("qemu", &mut command, &dir.join("qemu.log"))?;
+        Ok(Self { qemu, dir: dir.to_owned() })
+    }
+
+    /// The monitor that vcenter-sim uses; exists as soon as QEMU runs.
+    pub fn monitor(&mut self) -> Result<PathBuf> {
+        let path = self.dir.join("qmp.sock");
+        wait_for("QEMU's monitor", BOOT, || {
+            self.qemu.must_live()?;
+            Ok(path.exists().then(|| path.clone()))
+        })
+    }
+
+    pub fn wait_ready(&mut self) -> Result<()> {
+        wait_for("LAB-READY", BOOT, || {
+            self.qemu.must_live()?;
+            let serial = fs::read_to_string(self.dir.join("serial.log")).unwrap_or_default();
+            Ok(serial.contains("LAB-READY").then_some(()))
+        })?;
+        // On a loaded machine the first key exchange may run into its own time limit.
+        wait_for("a login", BOOT, || Ok((self.try_sh("true")?.code == 0).then_some(())))
+    }
+
+    /// A port of 127.0.0.1 that leads into the guest: `SSH_PORT` or `GRPC_PORT`.
+    pub fn port(&self, name: &str) -> Result<u16> {
+        let ports = fs::read_to_string(self.dir.join("ports"))?;
+        let value = ports.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        Ok(value.with_context(|| format!("{name} not in {ports:?}"))?.trim().parse()?)
+    }
+
+    /// Runs a shell command as root in the guest; its output if it succeeds.
+    pub fn sh(&self, script: &str) -> Result<String> {
+        let run = self.try_sh(script)?;
+        ensure!(run.code == 0, "`{script}` in the guest: {} {}{}", run.code, run.stdout, run.stderr);
+        Ok(run.stdout)
+    }
+
+    pub fn try_sh(&self, script: &str) -> Result<Run> {
+        Run::of(
+            Command::new(root().join("tests/lab/guest/ssh"))
+                .arg(&self.dir)
+                .arg(script)
+                .stdin(std::process::Stdio::null()),
+        )
+    }
+
+    /// Copies a file of the host into the guest.
+    pub fn put(&self, from: &Path, to: &str) -> Result<()> {
+        let input = fs::File::open(from)?;
+        let status = Command::new(root().join("tests/lab/guest/ssh"))
+            .arg(&self.dir)
+            .arg(format!("cat > {to}.new && chmod 0600 {to}.new && mv {to}.new {to}"))
+            .stdin(input)
+            .status()?;
+        ensure!(status.success(), "copying {} into the guest: {status}", from.display());
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// The tar that is laid over the guest's root: the daemon and its files, as an installation would place them.
+fn payload(dir: &Path) -> Result<PathBuf> {
+    let tree = dir.join("payload");
+    let place = |from: PathBuf, to: &str, mode: u32| -> Result<()> {
+        let to = tree.join(to);
+        fs::create_dir_all(to.parent().context("a file has a folder")?)?;
+        fs::copy(&from, &to).with_context(|| from.display().to_string())?;
+        Ok(fs::set_permissions(&to, fs::Permissions::from_mode(mode))?)
+    };
+    let systemd = root().join("systemd");
+    place(binary("hotadd-agent")?, "usr/bin/hotadd-agent", 0o755)?;
+    place(systemd.join("hotadd-agent.service"), "usr/lib/systemd/system/hotadd-agent.service", 0o644)?;
+    place(systemd.join("hotadd.tmpfiles.conf"), "usr/lib/tmpfiles.d/hotadd.conf", 0o644)?;
+    place(systemd.join("hotadd.modules-load.conf"), "usr/lib/modules-load.d/hotadd.conf", 0o644)?;
+    for rules in ["00-hotadd-quarantine.rules", "60-hotadd-readonly.rules"] {
+        place(systemd.join(rules), &format!("usr/lib/udev/rules.d/{rules}"), 0o644)?;
+    }
+    // Symbols are of no use in the guest and take seconds to unpack there.
+    run(Command::new("strip").arg(tree.join("usr/bin/hotadd-agent")))?;
+    fs::create_dir_all(tree.join("etc/hotadd"))?;
+    let tar = dir.join("payload.tar");
+    run(Command::new("tar")
+        .args(["--owner=0", "--group=0", "-C"])
+        .arg(&tree)
+        .arg("-cf")
+        .arg(&tar)
+        .args(["usr", "etc"]))?;
+    fs::remove_dir_all(&tree)?;
+    Ok(tar)
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let done = Run::of(command)?;
+    ensure!(done.code == 0, "{command:?}: {}", done.stderr);
+    Ok(())
+}
+
+/// The scene. Fields drop in order: vCenter first (it lets go of QEMU's monitor), then the machine.
+#[derive(Debug)]
+pub struct Lab {
+    stage: Stage,
+    pub guest: Guest,
+}
+
+impl Deref for Lab {
+    type Target = Stage;
+    fn deref(&self) -> &Stage {
+        &self.stage
+    }
+}
+
+impl DerefMut for Lab {
+    fn deref_mut(&mut self) -> &mut Stage {
+        &mut self.stage
+    }
+}
+
+impl Lab {
+    /// Boots the guest with vCenter beside it; the agent is installed and configured, not started.
+    pub fn boot(dir: &Path, spec: Spec, options: &[&str]) -> Result<Self> {
+        let proxy = &spec.inventory.vms[0];
+        let mut all = vec!["--snapshot".to_owned()];
+        all.extend(["--uuid".to_owned(), proxy.uuid.clone().unwrap_or_default()]);
+        if let Some(mac) = proxy.macs.first() {
+            all.extend(["--mac".to_owned(), mac.clone()]);
+        }
+        all.extend(options.iter().map(|o| (*o).to_owned()));
+        let mut guest = Guest::boot(&dir.join("guest"), &all)?;
+        let backend = format!("qemu:{PROXY}:{}", guest.monitor()?.display());
+        let stage = Stage::start(dir, spec, &backend)?;
+        guest.wait_ready()?;
+        let mut lab = Self { stage, guest };
+        lab.configure("")?;
+        lab.stage.url = format!("https://localhost:{}", lab.guest.port("GRPC_PORT")?);
+        Ok(lab)
+    }
+
+    /// Boots and starts the service.
+    pub fn start(dir: &Path, spec: Spec, options: &[&str]) -> Result<Self> {
+        let lab = Self::boot(dir, spec, options)?;
+        lab.start_agent()?;
+        Ok(lab)
+    }
+
+    /// Writes /etc/hotadd. `top`: more lines for agent.toml.
+    pub fn configure(&self, top: &str) -> Result<()> {
+        let url = format!("https://{HOST}:{}/sdk", self.vcenter.port());
+        let text = self.stage.agent_toml("0.0.0.0:7443", &url, "/etc/hotadd", "/var/lib/hotadd", top);
+        let config = self.dir.join("guest-agent.toml");
+        fs::write(&config, text)?;
+        self.guest.put(&config, "/etc/hotadd/agent.toml")?;
+        for name in ["server.pem", "server.key", "ca.pem", "vc-ca.pem", "vc-password"] {
+            self.guest.put(&self.pki.file(name), &format!("/etc/hotadd/{name}"))?;
+        }
+        Ok(())
+    }
+
+    /// `systemctl start`, which returns when the service said READY.
+    pub fn start_agent(&self) -> Result<()> {
+        let started = self.guest.try_sh(&format!("timeout {} systemctl start hotadd-agent", SERVICE.as_secs()))?;
+        ensure!(started.code == 0, "the service did not start: {}\n{}", started.stderr, self.journal()?);
+        Ok(())
+    }
+
+    /// The service's log.
+    pub fn journal(&self) -> Result<String> {
+        Ok(self.guest.try_sh("journalctl -u hotadd-agent --no-pager -o short-monotonic | tail -n 80")?.stdout)
+    }
+}

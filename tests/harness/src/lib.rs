@@ -13,8 +13,8 @@ pub mod scene;
 pub use self::{
     content::Content,
     ctl::Run,
-    guest::Guest,
+    guest::{Guest, Lab},
     pki::Pki,
     process::{Process, binary},
-    scene::{Scene, Spec},
+    scene::{Scene, Spec, Stage},
 };

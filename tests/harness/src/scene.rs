@@ -1,6 +1,8 @@
-//! A scene on this host: vcenter-sim with loop devices, agent-sim, one target VM. Everything ends with the value.
+//! What a scene is made of (inventory, vCenter, certificates), and the scene on this host: vcenter-sim with loop devices
+//! and agent-sim. The scene in a lab guest is in [`crate::guest`]. Everything ends with the value.
 use std::{
     fs,
+    ops::{Deref, DerefMut},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -194,7 +196,9 @@ impl Vcenter {
         let url = wait_for("vcenter-sim", START, || {
             process.must_live()?;
             let lines = process.log_text();
-            let ready = lines.lines().find_map(|line| serde_json::from_str::<Value>(line).ok()?["url"].as_str().map(str::to_owned));
+            let ready = lines
+                .lines()
+                .find_map(|line| serde_json::from_str::<Value>(line).ok()?["url"].as_str().map(str::to_owned));
             Ok(ready)
         })?;
         Ok(Self { process, url, ca, control })
@@ -228,15 +232,89 @@ pub fn secret(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// See the module. Fields drop in order: the agent first (it detaches), then vCenter (it frees loop devices).
+/// What every scene shares, whatever its host is: vCenter, certificates, the target's sources, the way to the agent.
 #[derive(Debug)]
-pub struct Scene {
-    agent: Option<Process>,
+pub struct Stage {
     pub vcenter: Vcenter,
     pub pki: Pki,
+    /// `https://localhost:port` of the agent; empty until it is ready.
     pub url: String,
     pub spec: Spec,
     pub dir: PathBuf,
+}
+
+impl Stage {
+    /// Writes the disks and certificates, starts vCenter. `backend`: as vcenter-sim's option.
+    pub fn start(dir: &Path, spec: Spec, backend: &str) -> Result<Self> {
+        for (disk, content) in spec.inventory.vms[1].disks.iter().zip(&spec.disks) {
+            if let Some(source) = disk.source.as_ref().filter(|source| !source.exists()) {
+                content.write(source)?;
+            }
+        }
+        let pki = Pki::create(&dir.join("pki"), &["localhost", "127.0.0.1"])?;
+        let vcenter = Vcenter::start(dir, &spec.inventory, backend, &spec.api_version)?;
+        fs::copy(&vcenter.ca, pki.file("vc-ca.pem"))?;
+        secret(&pki.file("vc-password"), PASSWORD)?;
+        Ok(Self { vcenter, pki, url: String::new(), spec, dir: dir.to_owned() })
+    }
+
+    /// agent.toml with the spec's settings and more top-level lines. `etc`, `state`: paths as the agent sees them.
+    #[must_use]
+    pub fn agent_toml(&self, listen: &str, vcenter: &str, etc: &str, state: &str, top: &str) -> String {
+        let top = format!("{}\n{top}", self.spec.agent_top);
+        agent_toml(listen, vcenter, etc, state, &top, &self.spec.agent_toml)
+    }
+
+    pub async fn control(&self) -> Result<Control> {
+        self.vcenter.control().await
+    }
+
+    /// hotaddctl with this scene's certificates.
+    pub fn ctl(&self, args: &[&str]) -> Result<Run> {
+        Run::of(Run::command(&self.url, &self.pki, "client")?.args(args))
+    }
+
+    pub async fn channel(&self) -> Result<tonic::transport::Channel> {
+        crate::grpc::connect(&self.url, &self.pki, "client").await
+    }
+
+    /// The raw file under the target's n-th disk.
+    #[must_use]
+    pub fn source(&self, n: usize) -> PathBuf {
+        let disk = self.spec.inventory.vms[1].disks.get(n);
+        disk.and_then(|disk| disk.source.clone()).unwrap_or_default()
+    }
+
+    /// Disks on the proxy that are not its anchors, as vCenter tells it.
+    pub async fn left_attached(&self) -> Result<Vec<String>> {
+        let disks = self.control().await?.attached(PROXY).await?;
+        Ok(disks.into_iter().filter(|d| d.mode == "independent_nonpersistent").map(|d| d.path).collect())
+    }
+
+    /// Snapshots of the target, as vCenter tells it.
+    pub async fn snapshots(&self) -> Result<Vec<String>> {
+        Ok(self.control().await?.snapshots(&self.spec.inventory.vms[1].name).await?)
+    }
+}
+
+/// A scene on this host. Fields drop in order: the agent first (it detaches), then vCenter (it frees loop devices).
+#[derive(Debug)]
+pub struct Scene {
+    agent: Option<Process>,
+    stage: Stage,
+}
+
+impl Deref for Scene {
+    type Target = Stage;
+    fn deref(&self) -> &Stage {
+        &self.stage
+    }
+}
+
+impl DerefMut for Scene {
+    fn deref_mut(&mut self) -> &mut Stage {
+        &mut self.stage
+    }
 }
 
 impl Scene {
@@ -248,14 +326,7 @@ impl Scene {
     }
 
     pub fn without_agent(dir: &Path, spec: Spec) -> Result<Self> {
-        for (n, content) in spec.disks.iter().enumerate() {
-            content.write(&dir.join(format!("source-{n}.raw")))?;
-        }
-        let pki = Pki::create(&dir.join("pki"), &["localhost", "127.0.0.1"])?;
-        let vcenter = Vcenter::start(dir, &spec.inventory, &format!("loop:{PROXY}"), &spec.api_version)?;
-        fs::copy(&vcenter.ca, pki.file("vc-ca.pem"))?;
-        secret(&pki.file("vc-password"), PASSWORD)?;
-        let scene = Self { agent: None, vcenter, pki, url: String::new(), spec, dir: dir.to_owned() };
+        let scene = Self { agent: None, stage: Stage::start(dir, spec, &format!("loop:{PROXY}"))? };
         scene.write_config("")?;
         Ok(scene)
     }
@@ -264,8 +335,7 @@ impl Scene {
     pub fn write_config(&self, top: &str) -> Result<()> {
         let etc = self.pki.dir.display().to_string();
         let state = self.dir.join("state").display().to_string();
-        let top = format!("{}\n{top}", self.spec.agent_top);
-        let text = agent_toml("127.0.0.1:0", &self.vcenter.url, &etc, &state, &top, &self.spec.agent_toml);
+        let text = self.stage.agent_toml("127.0.0.1:0", &self.vcenter.url, &etc, &state, top);
         Ok(fs::write(self.config(), text)?)
     }
 
@@ -287,7 +357,7 @@ impl Scene {
         let mut process = self.spawn_agent(Some(&notify))?;
         let status = notify.ready(&mut process, START)?;
         let address = status.strip_prefix("serving on ").with_context(|| format!("status {status:?}"))?;
-        self.url = format!("https://{}", address.replace("127.0.0.1", "localhost"));
+        self.stage.url = format!("https://{}", address.replace("127.0.0.1", "localhost"));
         self.agent = Some(process);
         Ok(())
     }
@@ -313,36 +383,6 @@ impl Scene {
 
     pub fn take_agent(&mut self) -> Result<Process> {
         self.agent.take().context("no agent runs")
-    }
-
-    pub async fn control(&self) -> Result<Control> {
-        self.vcenter.control().await
-    }
-
-    /// hotaddctl with this scene's certificates.
-    pub fn ctl(&self, args: &[&str]) -> Result<Run> {
-        Run::of(Run::command(&self.url, &self.pki, "client")?.args(args))
-    }
-
-    pub async fn channel(&self) -> Result<tonic::transport::Channel> {
-        crate::grpc::connect(&self.url, &self.pki, "client").await
-    }
-
-    /// The raw file under the target's n-th disk.
-    #[must_use]
-    pub fn source(&self, n: usize) -> PathBuf {
-        self.dir.join(format!("source-{n}.raw"))
-    }
-
-    /// Disks on the proxy that are not its anchors, as vCenter tells it.
-    pub async fn left_attached(&self) -> Result<Vec<String>> {
-        let disks = self.control().await?.attached(PROXY).await?;
-        Ok(disks.into_iter().filter(|d| d.mode == "independent_nonpersistent").map(|d| d.path).collect())
-    }
-
-    /// Snapshots of the target, as vCenter tells it.
-    pub async fn snapshots(&self) -> Result<Vec<String>> {
-        Ok(self.control().await?.snapshots(&self.spec.inventory.vms[1].name).await?)
     }
 
     /// Whether an agent was started and neither taken nor killed.
