@@ -4,7 +4,9 @@ use hotadd_api::v1::{BackupVmRequest, Consistency, JobState, SnapshotRequest};
 use hotadd_harness::{Content, Scene, Spec, scene::TARGET};
 use serde_json::json;
 
-use crate::support::{Delivered, MIB, backup, calls, codes, fault, images_equal_sources, nothing_is_left, request, scene};
+use crate::support::{
+    Delivered, MIB, backup, calls, codes, fault, images_equal_sources, nothing_is_left, request, scene,
+};
 
 fn small(change: impl FnOnce(&mut Spec)) -> Result<(tempfile::TempDir, Scene)> {
     scene(&[Content::new(2 * MIB, 1)], change)

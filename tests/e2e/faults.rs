@@ -224,10 +224,8 @@ async fn a_disk_that_somebody_detaches_behind_our_back_is_settled() -> Result<()
     // The guest goes on showing it; the agent deletes the device, which is proven to be its own.
     let delivered = job.finish().await?;
     assert_eq!(delivered.result()?.cleanup(), Cleanup::Done, "{:#?}", delivered.result);
-    eventually("the guest forgets it", async || {
-        Ok(crate::support::devices_of(&scene, 96 * MIB).await?.is_empty())
-    })
-    .await?;
+    eventually("the guest forgets it", async || Ok(crate::support::devices_of(&scene, 96 * MIB).await?.is_empty()))
+        .await?;
     nothing_is_left(&scene).await
 }
 

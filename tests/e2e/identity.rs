@@ -87,7 +87,8 @@ async fn a_twin_in_another_slot_is_never_touched() -> Result<()> {
     for (n, unit) in [(0, 6), (1, 1), (1, 12)] {
         let uuid = uuid(&scene).await?;
         let id = format!("raw-{n}-{unit}");
-        control(&scene, json!({"cmd": "attach_raw", "bus": n, "unit": unit, "size": SIZE, "uuid": uuid, "id": id})).await?;
+        control(&scene, json!({"cmd": "attach_raw", "bus": n, "unit": unit, "size": SIZE, "uuid": uuid, "id": id}))
+            .await?;
     }
     let twins = async || -> Result<Vec<u64>> {
         let all = devices_of(&scene, SIZE).await?;

@@ -38,10 +38,8 @@ async fn the_result_of_a_broken_stream_is_readable_by_both_ids() -> Result<()> {
     running.until(Seen::Frame).await?;
     let id = running.delivered.job_id.clone();
     drop(running);
-    eventually("the job ends", async || {
-        Ok(job(&scene, By::JobId(id.clone())).await?.state() != JobState::Running)
-    })
-    .await?;
+    eventually("the job ends", async || Ok(job(&scene, By::JobId(id.clone())).await?.state() != JobState::Running))
+        .await?;
     let by_job = job(&scene, By::JobId(id)).await?;
     assert_eq!(by_job, job(&scene, By::RequestId(wanted.request_id)).await?);
     assert_eq!((by_job.state(), by_job.cleanup()), (JobState::Failed, Cleanup::Done), "{by_job:#?}");

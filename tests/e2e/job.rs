@@ -9,8 +9,8 @@ use hotadd_harness::{
 use serde_json::json;
 
 use crate::support::{
-    MIB, Running, Seen, adds, backup, calls, control, dense, images_equal_sources, nothing_is_left, only_these_are_left,
-    request, scene,
+    MIB, Running, Seen, adds, backup, calls, control, dense, images_equal_sources, nothing_is_left,
+    only_these_are_left, request, scene,
 };
 
 #[tokio::test(flavor = "multi_thread")]

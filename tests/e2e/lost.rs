@@ -160,7 +160,9 @@ async fn sessions_that_end_between_the_steps_are_renewed() -> Result<()> {
 async fn a_session_that_ends_while_a_task_runs_takes_the_task_up_again() -> Result<()> {
     let (dir, scene) = scene(&[Content::new(3 * MIB, 1)], |_| {})?;
     control(&scene, json!({"cmd": "set_task_ms", "ms": 1200})).await?;
-    for (method, count) in [("CreateSnapshot", 1), ("ReconfigVM_Task", 1), ("ReconfigVM_Task", 2), ("RemoveSnapshot_Task", 1)] {
+    for (method, count) in
+        [("CreateSnapshot", 1), ("ReconfigVM_Task", 1), ("ReconfigVM_Task", 2), ("RemoveSnapshot_Task", 1)]
+    {
         control(&scene, json!({"cmd": "requests", "clear": true})).await?;
         let job = Running::start(&scene, request(TARGET), dir.path()).await?;
         let job = tokio::spawn(job.finish());
@@ -179,7 +181,9 @@ async fn a_session_that_ends_while_a_task_runs_takes_the_task_up_again() -> Resu
 async fn a_vcenter_restart_in_any_task_leaves_nothing() -> Result<()> {
     let (dir, scene) = scene(&[Content::new(3 * MIB, 1)], |spec| spec.set("deadlines", "settle_seconds", 4))?;
     control(&scene, json!({"cmd": "set_task_ms", "ms": 1500})).await?;
-    for (method, count) in [("CreateSnapshot", 1), ("ReconfigVM_Task", 1), ("ReconfigVM_Task", 2), ("RemoveSnapshot_Task", 1)] {
+    for (method, count) in
+        [("CreateSnapshot", 1), ("ReconfigVM_Task", 1), ("ReconfigVM_Task", 2), ("RemoveSnapshot_Task", 1)]
+    {
         control(&scene, json!({"cmd": "requests", "clear": true})).await?;
         let job = Running::start(&scene, request(TARGET), dir.path()).await?;
         let job = tokio::spawn(job.finish());

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod backpressure;
+mod cli;
 mod consistency;
 mod crash;
 mod faults;

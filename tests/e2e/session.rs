@@ -1,7 +1,7 @@
 //! Sessions: open, read ranges, keep alive, close; leases; who may have what at the same time.
 use anyhow::{Context as _, Result, ensure};
 use hotadd_api::v1::{
-    CloseDisksRequest, Cleanup, DiskResult, KeepAliveRequest, ListSessionsRequest, OpenDisksRequest, OpenDisksResponse,
+    Cleanup, CloseDisksRequest, DiskResult, KeepAliveRequest, ListSessionsRequest, OpenDisksRequest, OpenDisksResponse,
     Range, ReadDiskRequest, Session, open_disks_request::From, read_disk_response::Item,
 };
 use hotadd_harness::{
@@ -11,8 +11,8 @@ use hotadd_harness::{
 use vcenter_sim::inventory::DiskSpec;
 
 use crate::support::{
-    MIB, calls, dense, disks, eventually, nothing_is_left, nothing_stays, only_these_are_left, refused, request, scene,
-    backup, codes,
+    MIB, backup, calls, codes, dense, disks, eventually, nothing_is_left, nothing_stays, only_these_are_left, refused,
+    request, scene,
 };
 
 fn open_request(vm: &str) -> OpenDisksRequest {
@@ -252,9 +252,8 @@ async fn the_caller_of_open_goes_away_and_the_lease_still_detaches() -> Result<(
     crate::support::control(&scene, serde_json::json!({"cmd": "set_task_ms", "ms": 400})).await?;
     let wanted = OpenDisksRequest { lease_seconds: 1, ..open_request(TARGET) };
     let call = open(&scene, wanted);
-    let attached = eventually("the attach is asked for", async || {
-        Ok(!calls(&scene, "ReconfigVM_Task").await?.is_empty())
-    });
+    let attached =
+        eventually("the attach is asked for", async || Ok(!calls(&scene, "ReconfigVM_Task").await?.is_empty()));
     tokio::select! {
         _ = call => anyhow::bail!("opened before it was asked for"),
         asked = attached => asked?,

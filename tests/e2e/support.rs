@@ -1,5 +1,6 @@
 //! What the tests share: scenes, the final state that every test ends in, and small questions to vCenter and the host.
 use std::{
+    collections::BTreeMap,
     path::Path,
     time::{Duration, Instant},
 };
@@ -127,13 +128,30 @@ fn is_raw(device: &Value) -> bool {
     device["id"].as_str().is_some_and(|id| id.starts_with("raw"))
 }
 
-/// Bytes read so far from a loop device, by the kernel's count.
+/// Bytes read from a loop device since the machine started, by the kernel's count: it goes on when a node is used again.
 pub fn bytes_read(device: &Value) -> Result<u64> {
     let node = device["node"].as_str().context("a device without a node")?;
     let name = Path::new(node).file_name().and_then(|n| n.to_str()).context("node")?;
+    bytes_read_of(name)
+}
+
+fn bytes_read_of(name: &str) -> Result<u64> {
     let stat = std::fs::read_to_string(format!("/sys/block/{name}/stat"))?;
     let sectors: u64 = stat.split_whitespace().nth(2).context("stat")?.parse()?;
     Ok(sectors * 512)
+}
+
+/// The count of every loop device now, by node.
+pub fn loop_counts() -> Result<BTreeMap<String, u64>> {
+    let mut counts = BTreeMap::new();
+    for entry in std::fs::read_dir("/sys/block")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with("loop") {
+            let read = bytes_read_of(&name).unwrap_or(0);
+            counts.insert(format!("/dev/{name}"), read);
+        }
+    }
+    Ok(counts)
 }
 
 /// Devices of the guest with this size: how a test tells the target's disks from anchors.
@@ -152,7 +170,11 @@ pub async fn calls(scene: &Scene, method: &str) -> Result<Vec<String>> {
 
 /// Disks added in each reconfigure that adds.
 pub async fn adds(scene: &Scene) -> Result<Vec<usize>> {
-    let counts = calls(scene, "ReconfigVM_Task").await?.iter().map(|body| body.matches("operation>add<").count()).collect::<Vec<_>>();
+    let counts = calls(scene, "ReconfigVM_Task")
+        .await?
+        .iter()
+        .map(|body| body.matches("operation>add<").count())
+        .collect::<Vec<_>>();
     Ok(counts.into_iter().filter(|n| *n > 0).collect())
 }
 
