@@ -158,7 +158,7 @@ impl Hypervisor for Vsphere {
                 Ok(TargetFacts {
                     moref: moref(vm),
                     name: info.name,
-                    power_state: info.power_state.map(|p| p.to_string()).unwrap_or_default(),
+                    power_state: info.power_state.as_ref().map(convert::power_state).unwrap_or_default().to_owned(),
                     template: info.is_template,
                 })
             }

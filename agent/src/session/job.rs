@@ -103,7 +103,8 @@ impl Jobs {
             ..v1::JobResult::default()
         });
         drop(results);
-        let job = Job { id, session: SessionId::new(), request, jobs: self.clone(), tx, cancel: Arc::default() };
+        let (session, jobs) = (SessionId::new(), self.clone());
+        let job = Job { id, session, request, jobs, tx, cancel: Arc::default(), deaf: Arc::default() };
         tokio::spawn(job.run());
         Ok(rx)
     }
@@ -138,6 +139,8 @@ struct Job {
     jobs: Jobs,
     tx: mpsc::Sender<Result<v1::JobEvent, Status>>,
     cancel: Arc<AtomicBool>,
+    /// The client did not take something in time: it is not waited for again before everything is given back.
+    deaf: Arc<AtomicBool>,
 }
 
 /// What a job holds; given back in order whatever happened.
@@ -280,6 +283,7 @@ impl Job {
         let patience = opener.vm.limits.lease_default;
         let mut outlet = Outlet::new(self.tx.clone(), Arc::clone(&self.cancel), patience);
         let facts = facts_to_api(disk.disk());
+        let (cancel, deaf) = (Arc::clone(&self.cancel), Arc::clone(&self.deaf));
         let sink = Box::new(move |item| {
             let event = match item {
                 Item::Opened { engine, bytes_required } => {
@@ -288,7 +292,11 @@ impl Job {
                 }
                 Item::Frame(frame) => Event::Frame(frame),
             };
-            outlet.push(Ok(v1::JobEvent { item: Some(event) }))
+            let flow = outlet.push(Ok(v1::JobEvent { item: Some(event) }));
+            if flow.is_break() && !cancel.load(Ordering::Relaxed) {
+                deaf.store(true, Ordering::Relaxed);
+            }
+            flow
         });
         let reading = Reading::start(Arc::clone(disk), opener.platform(), order, sink, Arc::clone(&self.cancel))?;
         let report = reading.join().await;
@@ -349,6 +357,8 @@ impl Job {
         if let Ok(result) = self.jobs.get(|job| job.job_id == id, &id) {
             tracing::info!(state = ?result.state(), cleanup = ?result.cleanup(), "job ended");
             self.jobs.ended.send_replace(());
+            // Nothing is held any more, so a slow client may have its time.
+            self.deaf.store(false, Ordering::Relaxed);
             self.emit(Event::Result(result)).await;
         }
     }
@@ -378,10 +388,17 @@ impl Job {
         self.emit(Event::Phase(event)).await;
     }
 
-    /// A client that is gone, or that does not read while the job ends, misses events, never the clean-up.
+    /// A client that is gone, or that does not read while the job ends, misses events, never the clean-up: it is waited
+    /// for once.
     async fn emit(&self, event: Event) {
-        let send = self.tx.send_timeout(Ok(v1::JobEvent { item: Some(event) }), EVENT_PATIENCE);
-        if send.await.is_err() {
+        let event = Ok(v1::JobEvent { item: Some(event) });
+        let taken = if self.deaf.load(Ordering::Relaxed) {
+            self.tx.try_send(event).is_ok()
+        } else {
+            self.tx.send_timeout(event, EVENT_PATIENCE).await.is_ok()
+        };
+        if !taken {
+            self.deaf.store(true, Ordering::Relaxed);
             tracing::debug!("the client did not take an event");
         }
     }
