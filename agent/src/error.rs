@@ -36,6 +36,13 @@ impl Error {
         self
     }
 
+    /// Puts what it is about before the facts.
+    #[must_use]
+    pub fn about(mut self, what: impl fmt::Display) -> Self {
+        self.0.detail = format!("{what}: {}", self.0.detail);
+        self
+    }
+
     /// Marks that a duty stays open although the request ended.
     #[must_use]
     pub fn owing(mut self) -> Self {

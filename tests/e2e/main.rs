@@ -1,6 +1,19 @@
 //! The agent from outside, on the simulated host: real processes, real TLS, real loop devices; vCenter is simulated.
-//! One file a subject; `support` holds what they share.
+//! One file a subject; `support` and `stream` hold what they share.
 #![forbid(unsafe_code)]
 
+mod backpressure;
+mod cli;
+mod consistency;
+mod crash;
+mod faults;
+mod identity;
+mod ids;
 mod job;
+mod journal;
+mod lost;
+mod names;
+mod security;
+mod session;
+mod stream;
 mod support;

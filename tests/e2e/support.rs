@@ -1,23 +1,32 @@
-//! What the tests share: a scene in a temporary folder, a job over raw gRPC, and the final state that every test ends in.
+//! What the tests share: scenes, the final state that every test ends in, and small questions to vCenter and the host.
 use std::{
     collections::BTreeMap,
-    fs::File,
-    os::unix::fs::FileExt as _,
-    path::{Path, PathBuf},
+    path::Path,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use hotadd_api::{
-    MAX_MESSAGE_BYTES,
+    MAX_MESSAGE_BYTES, status,
     v1::{
-        BackupVmRequest, DiskResult, Frame, JobEvent, JobResult, disk_service_client::DiskServiceClient,
-        job_event::Item, job_service_client::JobServiceClient,
+        BackupVmRequest, JobResult, ListDutiesRequest, Reason, disk_service_client::DiskServiceClient,
+        job_service_client::JobServiceClient,
     },
 };
-use hotadd_harness::{Content, Scene, Spec, content::same};
-use tonic::{Streaming, transport::Channel};
+use hotadd_harness::{
+    Content, Scene, Spec,
+    content::same,
+    scene::{PASSWORD, PROXY},
+};
+use hotadd_vsphere as vim;
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+
+pub use crate::stream::{Delivered, Running, Seen, backup};
 
 pub const MIB: u64 = 1 << 20;
+/// Longest wait for a condition that is near.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A scene with these disks and two controllers on the proxy; `change` gets a chance before it starts.
 pub fn scene(disks: &[Content], change: impl FnOnce(&mut Spec)) -> Result<(tempfile::TempDir, Scene)> {
@@ -26,6 +35,11 @@ pub fn scene(disks: &[Content], change: impl FnOnce(&mut Spec)) -> Result<(tempf
     change(&mut spec);
     let scene = Scene::start(dir.path(), spec)?;
     Ok((dir, scene))
+}
+
+/// A disk without a hole: no zero block that would pass flow control for nothing.
+pub fn dense(bytes: u64, seed: u64) -> Content {
+    Content { every: 1, ..Content::new(bytes, seed) }
 }
 
 pub async fn jobs(scene: &Scene) -> Result<JobServiceClient<Channel>> {
@@ -41,76 +55,142 @@ pub fn request(vm: &str) -> BackupVmRequest {
     BackupVmRequest { request_id: uuid::Uuid::new_v4().to_string(), vm: vm.into(), ..BackupVmRequest::default() }
 }
 
-/// What a job delivered.
-#[derive(Debug)]
-pub struct Delivered {
-    pub job_id: String,
-    pub images: BTreeMap<i32, PathBuf>,
-    pub read: Vec<DiskResult>,
-    pub result: Option<JobResult>,
-}
-
-/// Runs a job to the end of its stream and writes the images into `out`; every frame's hash is checked.
-pub async fn backup(scene: &Scene, request: BackupVmRequest, out: &Path) -> Result<Delivered> {
-    let stream = jobs(scene).await?.backup_vm(request).await?.into_inner();
-    receive(stream, out).await
-}
-
-pub async fn receive(mut stream: Streaming<JobEvent>, out: &Path) -> Result<Delivered> {
-    let mut delivered = Delivered { job_id: String::new(), images: BTreeMap::new(), read: Vec::new(), result: None };
-    let mut files: BTreeMap<i32, (File, u64)> = BTreeMap::new();
-    while let Some(event) = stream.message().await? {
-        match event.item.context("an empty event")? {
-            Item::JobId(id) => delivered.job_id = id,
-            Item::Opened(opened) => {
-                let disk = opened.disk.context("opened without a disk")?;
-                let path = out.join(format!("{}.raw", disk.device_key));
-                let file = File::create(&path)?;
-                file.set_len(disk.capacity_bytes)?;
-                files.insert(disk.device_key, (file, 0));
-                delivered.images.insert(disk.device_key, path);
-            }
-            Item::Frame(frame) => {
-                let (file, next) = files.get_mut(&frame.device_key).context("a frame before its disk was opened")?;
-                write(file, next, &frame)?;
-            }
-            Item::DiskRead(read) => delivered.read.push(read),
-            Item::Result(result) => delivered.result = Some(result),
-            Item::Phase(_) | Item::Preflight(_) | Item::Snapshot(_) => {}
-        }
-    }
-    Ok(delivered)
-}
-
-fn write(file: &File, next: &mut u64, frame: &Frame) -> Result<()> {
-    ensure!(frame.offset == *next, "frame at {} where {next} was expected", frame.offset);
-    *next += u64::from(frame.length);
-    let zeros = vec![0; frame.length as usize];
-    let data = if frame.zero { &zeros } else { &frame.data[..] };
-    ensure!(data.len() == frame.length as usize, "frame of {} bytes says {}", data.len(), frame.length);
-    ensure!(blake3::hash(data).as_bytes()[..] == frame.blake3[..], "hash of the frame at {} is wrong", frame.offset);
-    Ok(file.write_all_at(data, frame.offset)?)
-}
-
-impl Delivered {
-    pub fn result(&self) -> Result<&JobResult> {
-        self.result.as_ref().context("the stream ended without a result")
-    }
-}
-
 /// Every image equals the file under the target's disk.
 pub fn images_equal_sources(scene: &Scene, delivered: &Delivered) -> Result<()> {
     ensure!(delivered.images.len() == scene.spec.disks.len(), "{} images", delivered.images.len());
     delivered.images.values().enumerate().try_for_each(|(n, image)| same(image, &scene.source(n)))
 }
 
-/// Nothing of ours is left, as vCenter and the agent tell it, and nobody asked for a file operation.
-pub async fn nothing_is_left(scene: &Scene) -> Result<()> {
-    let attached = scene.left_attached().await?;
-    ensure!(attached.is_empty(), "left attached: {attached:?}");
-    let snapshots = scene.snapshots().await?;
-    ensure!(snapshots.is_empty(), "snapshots left: {snapshots:?}");
-    let counters = scene.control().await?.counters().await?;
-    ensure!(counters["file_operation_count"] == 0, "a file operation was asked for: {counters}");
+/// Codes of a job's reasons.
+pub fn codes(result: &JobResult) -> Vec<&str> {
+    result.reasons.iter().map(|reason| reason.code.as_str()).collect()
+}
+
+/// Fails unless the call was refused with this code; gives the whole reason.
+pub fn refused<T: std::fmt::Debug>(answer: Result<T, tonic::Status>, code: &str) -> Result<Reason> {
+    let status = answer.err().context("it was not refused")?;
+    let reason = status::from_status(&status).with_context(|| format!("no reason in {status:?}"))?;
+    ensure!(reason.code == code, "{code} was expected: {reason:?}");
+    Ok(reason)
+}
+
+/// Waits until `condition` holds.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while !condition().await? {
+        ensure!(Instant::now() < end, "{what}: not within {} s", PATIENCE.as_secs());
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
     Ok(())
+}
+
+/// Nothing of ours is left, as vCenter, the host and the agent tell it, and nobody asked for a file operation.
+pub async fn nothing_is_left(scene: &Scene) -> Result<()> {
+    only_these_are_left(scene, &[], &[]).await
+}
+
+/// As [`nothing_is_left`], after a wait: for ends that nobody answers for.
+pub async fn nothing_stays(scene: &Scene) -> Result<()> {
+    let mut last = Ok(());
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        last = nothing_is_left(scene).await;
+        if last.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    last
+}
+
+/// Exactly these disks (paths) are attached to the proxy and these snapshots are on the target.
+pub async fn only_these_are_left(scene: &Scene, disks: &[&str], snapshots: &[String]) -> Result<()> {
+    let attached = scene.left_attached().await?;
+    ensure!(attached == disks, "left attached: {attached:?}, expected {disks:?}");
+    let left = scene.snapshots().await?;
+    ensure!(left == snapshots, "snapshots left: {left:?}, expected {snapshots:?}");
+    let mut control = scene.control().await?;
+    let counters = control.counters().await?;
+    ensure!(counters["file_operation_count"] == 0, "a file operation was asked for: {counters}");
+    ensure!(counters["problems"].as_array().is_none_or(Vec::is_empty), "against the type table: {counters}");
+    let told = control.attached(PROXY).await?.len();
+    let seen = control.devices().await?.iter().filter(|device| !is_raw(device)).count();
+    ensure!(told == seen, "vCenter tells {told} disks, the guest shows {seen}");
+    if scene.has_agent() {
+        let duties = self::disks(scene).await?.list_duties(ListDutiesRequest {}).await?.into_inner().duties;
+        ensure!(duties.is_empty(), "duties: {duties:#?}");
+    }
+    Ok(())
+}
+
+/// A device that a test put there and vCenter knows nothing of.
+fn is_raw(device: &Value) -> bool {
+    device["id"].as_str().is_some_and(|id| id.starts_with("raw"))
+}
+
+/// Bytes read from a loop device since the machine started, by the kernel's count: it goes on when a node is used again.
+pub fn bytes_read(device: &Value) -> Result<u64> {
+    let node = device["node"].as_str().context("a device without a node")?;
+    let name = Path::new(node).file_name().and_then(|n| n.to_str()).context("node")?;
+    bytes_read_of(name)
+}
+
+fn bytes_read_of(name: &str) -> Result<u64> {
+    let stat = std::fs::read_to_string(format!("/sys/block/{name}/stat"))?;
+    let sectors: u64 = stat.split_whitespace().nth(2).context("stat")?.parse()?;
+    Ok(sectors * 512)
+}
+
+/// The count of every loop device now, by node.
+pub fn loop_counts() -> Result<BTreeMap<String, u64>> {
+    let mut counts = BTreeMap::new();
+    for entry in std::fs::read_dir("/sys/block")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with("loop") {
+            let read = bytes_read_of(&name).unwrap_or(0);
+            counts.insert(format!("/dev/{name}"), read);
+        }
+    }
+    Ok(counts)
+}
+
+/// Devices of the guest with this size: how a test tells the target's disks from anchors.
+pub async fn devices_of(scene: &Scene, bytes: u64) -> Result<Vec<Value>> {
+    let all = scene.control().await?.devices().await?;
+    Ok(all.into_iter().filter(|d| d["size_bytes"] == bytes).collect())
+}
+
+/// Bodies of the calls of a method whose name starts so.
+pub async fn calls(scene: &Scene, method: &str) -> Result<Vec<String>> {
+    let reply = scene.control().await?.call(json!({"cmd": "requests"})).await?;
+    let all = reply["requests"].as_array().cloned().unwrap_or_default();
+    let named = all.iter().filter(|r| r["method"].as_str().is_some_and(|m| m.starts_with(method)));
+    Ok(named.map(|r| r["body"].as_str().unwrap_or_default().to_owned()).collect())
+}
+
+/// Disks added in each reconfigure that adds.
+pub async fn adds(scene: &Scene) -> Result<Vec<usize>> {
+    let counts = calls(scene, "ReconfigVM_Task")
+        .await?
+        .iter()
+        .map(|body| body.matches("operation>add<").count())
+        .collect::<Vec<_>>();
+    Ok(counts.into_iter().filter(|n| *n > 0).collect())
+}
+
+/// Sends one control command.
+pub async fn control(scene: &Scene, command: Value) -> Result<Value> {
+    Ok(scene.control().await?.call(command).await?)
+}
+
+/// Lets a call go wrong, as CONTROL.md says.
+pub async fn fault(scene: &Scene, method: &str, spec: Value) -> Result<()> {
+    Ok(scene.control().await?.fault(method, spec).await?)
+}
+
+/// The project's vSphere client, as somebody else than the agent.
+pub async fn vsphere(scene: &Scene) -> Result<vim::Client> {
+    let trust = vim::Trust::Ca(std::fs::read(&scene.vcenter.ca)?);
+    let config = vim::Config::new(&scene.vcenter.url, "backup@vsphere.local", PASSWORD.to_owned().into(), trust);
+    Ok(vim::Client::connect(config).await?)
 }

@@ -31,6 +31,17 @@ pub fn datastore_ref(datastore: &Moref) -> vim::MoRef {
     vim::MoRef::new("Datastore", datastore.as_str())
 }
 
+/// VMware's word (vSphere API 8.0, VirtualMachinePowerState).
+#[must_use]
+pub fn power_state(state: &vim::PowerState) -> &str {
+    match state {
+        vim::PowerState::On => "poweredOn",
+        vim::PowerState::Off => "poweredOff",
+        vim::PowerState::Suspended => "suspended",
+        vim::PowerState::Other(word) => word,
+    }
+}
+
 /// `busy` is asked for separately: it takes reads of tasks.
 #[must_use]
 pub fn proxy_facts(vm: &vim::VmInfo, busy: bool) -> ProxyFacts {
@@ -202,8 +213,7 @@ pub fn attach_error(fault: &vim::Fault, backing: &BackingPath) -> Error {
         | F::NoDiskSpace => &reason::ATT_DATASTORE,
         _ => &reason::ATT_FAULT,
     };
-    let error = fault_error(fault, reason);
-    Error::new(error.reason(), format!("{backing}: {}", fault_text(fault)))
+    fault_error(fault, reason).about(backing)
 }
 
 fn fault_text(fault: &vim::Fault) -> String {

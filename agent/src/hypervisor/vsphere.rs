@@ -173,7 +173,7 @@ impl Hypervisor for Vsphere {
                     moref: moref(vm),
                     instance_uuid: info.instance_uuid,
                     name: info.name,
-                    power_state: info.power_state.map(|p| p.to_string()).unwrap_or_default(),
+                    power_state: info.power_state.as_ref().map(convert::power_state).unwrap_or_default().to_owned(),
                     template: info.is_template,
                 })
             }

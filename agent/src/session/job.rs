@@ -116,7 +116,15 @@ impl Jobs {
         });
         drop(results);
         let session = SessionId::new();
-        let job = Arc::new(Job { id, session, request, jobs: self.clone(), tx, cancel: Arc::default() });
+        let job = Arc::new(Job {
+            id,
+            session,
+            request,
+            jobs: self.clone(),
+            tx,
+            cancel: Arc::default(),
+            deaf: Arc::default(),
+        });
         let run = tokio::spawn(Arc::clone(&job).run());
         tokio::spawn(async move {
             if let Err(panic) = run.await {
@@ -157,6 +165,8 @@ struct Job {
     jobs: Jobs,
     tx: mpsc::Sender<Result<v1::JobEvent, Status>>,
     cancel: Arc<AtomicBool>,
+    /// The client did not take something in time: it is not waited for again before everything is given back.
+    deaf: Arc<AtomicBool>,
 }
 
 /// What a job holds; given back in order whatever happened.
@@ -322,6 +332,7 @@ impl Job {
         let patience = opener.vm.limits.lease_default;
         let mut outlet = Outlet::new(self.tx.clone(), Arc::clone(&self.cancel), patience);
         let facts = facts_to_api(disk.disk());
+        let (cancel, deaf) = (Arc::clone(&self.cancel), Arc::clone(&self.deaf));
         let sink = Box::new(move |item| {
             let event = match item {
                 Item::Opened { engine, bytes_required } => {
@@ -330,14 +341,19 @@ impl Job {
                 }
                 Item::Frame(frame) => Event::Frame(frame),
             };
-            outlet.push(Ok(v1::JobEvent { item: Some(event) }))
+            let flow = outlet.push(Ok(v1::JobEvent { item: Some(event) }));
+            if flow.is_break() && !cancel.load(Ordering::Relaxed) {
+                deaf.store(true, Ordering::Relaxed);
+            }
+            flow
         });
         let (cancel, memory) = (Arc::clone(&self.cancel), &opener.vm.memory);
         let reading = Reading::start(Arc::clone(disk), opener.platform(), order, sink, cancel, memory).await?;
         let report = reading.join().await;
         let result = report.to_api(disk);
         self.note(|job| job.disks.push(result.clone()));
-        let told = self.emit(Event::DiskRead(result)).await;
+        // As patient as with a frame: without this event the job is not OK.
+        let told = self.emit_within(Event::DiskRead(result), patience).await;
         match report.error {
             Some(error) => Err(error),
             None if !told => Err(Error::new(&reason::JOB_STREAM, "a disk's result was not taken")),
@@ -398,6 +414,8 @@ impl Job {
         if let Ok(result) = self.jobs.get(|job| job.job_id == id, &id) {
             tracing::info!(state = ?result.state(), cleanup = ?result.cleanup(), "job ended");
             self.jobs.ended.send_replace(());
+            // Nothing is held any more, so a slow client may have its time.
+            self.deaf.store(false, Ordering::Relaxed);
             self.emit(Event::Result(result)).await;
         }
     }
@@ -427,14 +445,23 @@ impl Job {
         self.emit(Event::Phase(event)).await;
     }
 
-    /// A client that is gone, or that does not read while the job ends, misses events, never the clean-up.
-    /// Tells whether the event went into the stream.
+    /// A client that is gone, or that does not read while the job ends, misses events, never the clean-up: it is waited
+    /// for once. Tells whether the event went into the stream.
     async fn emit(&self, event: Event) -> bool {
-        let send = self.tx.send_timeout(Ok(v1::JobEvent { item: Some(event) }), EVENT_PATIENCE);
-        let sent = send.await.is_ok();
-        if !sent {
+        self.emit_within(event, EVENT_PATIENCE).await
+    }
+
+    async fn emit_within(&self, event: Event, patience: Duration) -> bool {
+        let event = Ok(v1::JobEvent { item: Some(event) });
+        let taken = if self.deaf.load(Ordering::Relaxed) {
+            self.tx.try_send(event).is_ok()
+        } else {
+            self.tx.send_timeout(event, patience).await.is_ok()
+        };
+        if !taken {
+            self.deaf.store(true, Ordering::Relaxed);
             tracing::debug!("the client did not take an event");
         }
-        sent
+        taken
     }
 }

@@ -60,7 +60,9 @@ impl Guest {
             self.qemu.must_live()?;
             let serial = fs::read_to_string(self.dir.join("serial.log")).unwrap_or_default();
             Ok(serial.contains("LAB-READY").then_some(()))
-        })
+        })?;
+        // On a loaded machine the first key exchange may run into its own time limit.
+        wait_for("a login", BOOT, || Ok((self.try_sh("true")?.code == 0).then_some(())))
     }
 
     /// A port of 127.0.0.1 that leads into the guest: `SSH_PORT` or `GRPC_PORT`.

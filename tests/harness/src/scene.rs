@@ -29,7 +29,8 @@ pub const TARGET: &str = "web01";
 /// Key of the target's first disk, by vSphere's convention.
 pub const FIRST_KEY: i32 = 2000;
 
-const PASSWORD: &str = "a password with blanks, ä and %";
+/// Of the account that the agent uses.
+pub const PASSWORD: &str = "a password with blanks, ä and %";
 const START: Duration = Duration::from_secs(60);
 
 /// What a scene holds. The fields are plain: tests change what they need.
@@ -43,6 +44,8 @@ pub struct Spec {
     /// Appended to agent.toml: `[limits]` and `[deadlines]` tables.
     pub agent_toml: String,
     pub api_version: String,
+    /// HOTADD_LOG of the agent.
+    pub log: String,
 }
 
 /// Short deadlines: a test waits for conditions, and what it waits for is near.
@@ -102,7 +105,17 @@ impl Spec {
             agent_top: String::new(),
             agent_toml: AGENT_TOML.into(),
             api_version: "8.0.2.0".into(),
+            log: "info,hotadd_agent=debug".into(),
         }
+    }
+
+    /// Puts `key = value` into a table of agent.toml, in place of what is there.
+    pub fn set(&mut self, table: &str, key: &str, value: impl std::fmt::Display) {
+        let start = format!("{key} = ");
+        let kept: Vec<&str> = self.agent_toml.lines().filter(|line| !line.starts_with(&start)).collect();
+        let header = format!("[{table}]");
+        let text = kept.join("\n").replace(&header, &format!("{header}\n{key} = {value}"));
+        self.agent_toml = text + "\n";
     }
 
     /// The target, to be changed before the start.
@@ -280,7 +293,7 @@ impl Stage {
 
     /// Snapshots of the target, as vCenter tells it.
     pub async fn snapshots(&self) -> Result<Vec<String>> {
-        Ok(self.control().await?.snapshots(TARGET).await?)
+        Ok(self.control().await?.snapshots(&self.spec.inventory.vms[1].name).await?)
     }
 }
 
@@ -334,7 +347,7 @@ impl Scene {
     fn agent_command(&self, verb: &str) -> Result<Command> {
         let mut command = Command::new(binary("agent-sim")?);
         command.arg(verb).arg("--config").arg(self.config());
-        command.env("AGENT_SIM_CONTROL", &self.vcenter.control).env("HOTADD_LOG", "info,hotadd_agent=debug");
+        command.env("AGENT_SIM_CONTROL", &self.vcenter.control).env("HOTADD_LOG", &self.spec.log);
         Ok(command)
     }
 
@@ -368,7 +381,18 @@ impl Scene {
         self.agent.as_mut().context("no agent runs")
     }
 
+    /// Process id of the running agent.
+    pub fn agent_pid(&self) -> Result<u32> {
+        Ok(self.agent.as_ref().context("no agent runs")?.pid())
+    }
+
     pub fn take_agent(&mut self) -> Result<Process> {
         self.agent.take().context("no agent runs")
+    }
+
+    /// Whether an agent was started and neither taken nor killed.
+    #[must_use]
+    pub fn has_agent(&self) -> bool {
+        self.agent.is_some()
     }
 }

@@ -50,7 +50,7 @@ impl LoopBackend {
     }
 
     pub(crate) fn devices(&self) -> Vec<Value> {
-        self.lock().values().filter(|e| !e.forgotten).map(|e| e.device.clone()).collect()
+        self.lock().values().filter(|e| !e.forgotten && !e.hidden).map(|e| e.device.clone()).collect()
     }
 
     pub(crate) async fn attach(&self, req: &AttachReq) -> Result<(), String> {

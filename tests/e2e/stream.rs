@@ -1,0 +1,137 @@
+//! A controller over raw gRPC: takes a job's events one by one, writes images, checks every frame's place and hash.
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use hotadd_api::v1::{
+    BackupVmRequest, DiskOpened, DiskResult, Frame, JobEvent, JobResult, Phase, SnapshotResult, job_event::Item,
+};
+use hotadd_harness::Scene;
+use tonic::Streaming;
+
+use crate::support::jobs;
+
+/// What a job delivered so far.
+#[derive(Debug, Default)]
+pub struct Delivered {
+    pub job_id: String,
+    pub images: BTreeMap<i32, PathBuf>,
+    pub snapshot: Option<SnapshotResult>,
+    pub read: Vec<DiskResult>,
+    pub result: Option<JobResult>,
+}
+
+impl Delivered {
+    pub fn result(&self) -> Result<&JobResult> {
+        self.result.as_ref().context("the stream ended without a result")
+    }
+}
+
+/// What an event was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    JobId,
+    /// Which, and whether it has finished.
+    Phase(Phase, bool),
+    Preflight,
+    Snapshot,
+    Opened,
+    Frame,
+    DiskRead,
+    Result,
+}
+
+/// A job whose stream is read as the test likes. Dropping it breaks the stream.
+pub struct Running {
+    stream: Streaming<JobEvent>,
+    files: BTreeMap<i32, (File, u64)>,
+    out: PathBuf,
+    pub delivered: Delivered,
+}
+
+impl Running {
+    pub async fn start(scene: &Scene, request: BackupVmRequest, out: &Path) -> Result<Self> {
+        let stream = jobs(scene).await?.backup_vm(request).await?.into_inner();
+        Ok(Self { stream, files: BTreeMap::new(), out: out.to_owned(), delivered: Delivered::default() })
+    }
+
+    /// Takes one event; `None` at the end of the stream.
+    pub async fn step(&mut self) -> Result<Option<Seen>> {
+        let Some(event) = self.stream.message().await? else { return Ok(None) };
+        Ok(Some(match event.item.context("an empty event")? {
+            Item::JobId(id) => {
+                self.delivered.job_id = id;
+                Seen::JobId
+            }
+            Item::Phase(phase) => Seen::Phase(phase.phase(), phase.finished),
+            Item::Preflight(_) => Seen::Preflight,
+            Item::Snapshot(snapshot) => {
+                self.delivered.snapshot = Some(snapshot);
+                Seen::Snapshot
+            }
+            Item::Opened(opened) => {
+                self.open(&opened)?;
+                Seen::Opened
+            }
+            Item::Frame(frame) => {
+                let known = self.files.get_mut(&frame.device_key);
+                let (file, next) = known.context("a frame before its disk was opened")?;
+                write(file, next, &frame)?;
+                Seen::Frame
+            }
+            Item::DiskRead(read) => {
+                self.delivered.read.push(read);
+                Seen::DiskRead
+            }
+            Item::Result(result) => {
+                self.delivered.result = Some(result);
+                Seen::Result
+            }
+        }))
+    }
+
+    fn open(&mut self, opened: &DiskOpened) -> Result<()> {
+        let disk = opened.disk.as_ref().context("opened without a disk")?;
+        let path = self.out.join(format!("{}.raw", disk.device_key));
+        let file = File::create(&path)?;
+        file.set_len(disk.capacity_bytes)?;
+        self.files.insert(disk.device_key, (file, 0));
+        self.delivered.images.insert(disk.device_key, path);
+        Ok(())
+    }
+
+    /// Takes events up to this one.
+    pub async fn until(&mut self, wanted: Seen) -> Result<()> {
+        loop {
+            let seen = self.step().await?.with_context(|| format!("ended before {wanted:?}: {:#?}", self.delivered))?;
+            if seen == wanted {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes everything that is left.
+    pub async fn finish(mut self) -> Result<Delivered> {
+        while self.step().await?.is_some() {}
+        Ok(self.delivered)
+    }
+}
+
+/// Runs a job to the end of its stream.
+pub async fn backup(scene: &Scene, request: BackupVmRequest, out: &Path) -> Result<Delivered> {
+    Running::start(scene, request, out).await?.finish().await
+}
+
+fn write(file: &File, next: &mut u64, frame: &Frame) -> Result<()> {
+    ensure!(frame.offset == *next, "frame at {} where {next} was expected", frame.offset);
+    *next += u64::from(frame.length);
+    let zeros = vec![0; frame.length as usize];
+    let data = if frame.zero { &zeros } else { &frame.data[..] };
+    ensure!(data.len() == frame.length as usize, "frame of {} bytes says {}", data.len(), frame.length);
+    ensure!(blake3::hash(data).as_bytes()[..] == frame.blake3[..], "hash of the frame at {} is wrong", frame.offset);
+    Ok(file.write_all_at(data, frame.offset)?)
+}
