@@ -235,7 +235,7 @@ async fn settle_inherited(core: &Core, patience: Option<Duration>) -> Result<()>
 }
 
 fn fatal() -> Error {
-    Error::new(&reason::DUTY_JOURNAL, "the agent can't go on; the next start settles what is owed").owing()
+    Error::new(&reason::INTERNAL, "the agent can't go on; the next start settles what is owed").owing()
 }
 
 async fn run(listener: TcpListener, config: &Config, context: Context) -> Result<()> {

@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     hypervisor::{Hypervisor, ProxyFacts},
     id::{DiskUuid, Moref, Slot},
-    journal::{Journal, JournalError, Record},
+    journal::{Journal, Record},
     reason,
     transport::Memory,
 };
@@ -35,7 +35,7 @@ pub struct ProxyVm {
     pub listed_own: BTreeSet<DiskUuid>,
     /// For the buffers of all reads.
     pub memory: Memory,
-    /// Cancelled when only a new start can go on: the journal is poisoned, or a loop that must never end has ended.
+    /// Cancelled when only a new start can go on: a loop that must never end has ended.
     pub fatal: CancellationToken,
     /// Held over: read the device list, write the intent, reconfigure, read back.
     pub(super) gate: Mutex<()>,
@@ -84,10 +84,6 @@ impl ProxyVm {
     pub async fn record(&self, records: Vec<Record>) -> Result<()> {
         let journal = self.journal.clone();
         let written = tokio::task::spawn_blocking(move || journal.append(&records)).await?;
-        if let Err(JournalError::Io { .. } | JournalError::Poisoned) = &written {
-            // What the disk holds is unknown until the journal is opened again.
-            self.fail("the journal can't be written");
-        }
         written.map_err(|e| Error::new(&reason::DUTY_JOURNAL, "").with_source(e))
     }
 

@@ -6,7 +6,8 @@
 //! ```
 //! A tail that ends inside a frame, or whose last frame fails its check, is what a crash during an append leaves: it is
 //! cut and said. A frame that fails its check with more frames behind it is damage: the file is kept aside, what can be
-//! read is kept, and the agent must compare with vCenter before it serves. A failed write or fsync poisons the handle.
+//! read is kept, and the agent must compare with vCenter before it serves. A failed write or fsync poisons the handle: the
+//! next append makes a new file of what is known to be durable, or fails too.
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
@@ -37,8 +38,6 @@ pub enum JournalError {
     Locked { path: PathBuf },
     #[error("{path} is not a journal of this program")]
     Foreign { path: PathBuf },
-    #[error("an earlier write failed; open the journal again")]
-    Poisoned,
     #[error(transparent)]
     Illegal(#[from] IllegalEdge),
     #[error("a record can't be encoded")]
@@ -117,9 +116,13 @@ impl JournalFile {
         Ok((this, scan.state, opened))
     }
 
-    pub(super) fn append(&mut self, records: &[Record]) -> Result<(), JournalError> {
+    /// `state`: what was durable before. After a write that failed nobody knows what the old file holds, so a new one is
+    /// made of it first; as long as that fails, nothing is written.
+    pub(super) fn append(&mut self, records: &[Record], state: &State) -> Result<(), JournalError> {
         if self.poisoned {
-            return Err(JournalError::Poisoned);
+            self.rewrite(&open_duties(state))?;
+            self.poisoned = false;
+            tracing::info!("the journal can be written again");
         }
         let bytes = encode(records)?;
         let result = self
@@ -144,9 +147,7 @@ impl JournalFile {
         if self.length <= COMPACT_ABOVE.max(self.compacted * 2) {
             return Ok(());
         }
-        // A confirmed duty is begun as what it became: its key or moref and its phase are part of it.
-        let keep: Vec<Record> = state.duties().cloned().map(Record::Began).collect();
-        self.rewrite(&keep)?;
+        self.rewrite(&open_duties(state))?;
         self.compacted = self.length;
         Ok(())
     }
@@ -172,10 +173,17 @@ impl JournalFile {
             }
             Err(source) => {
                 self.poisoned = true;
+                // Half a file would keep what little space there is; if it stays, the next try overwrites it.
+                drop(fs::remove_file(&next));
                 Err(JournalError::Io { path: next, source })
             }
         }
     }
+}
+
+/// A confirmed duty is begun as what it became: its key or moref and its phase are part of it.
+fn open_duties(state: &State) -> Vec<Record> {
+    state.duties().cloned().map(Record::Began).collect()
 }
 
 fn lock(path: &Path) -> Result<Flock<File>, JournalError> {

@@ -107,15 +107,16 @@ impl Journal {
     /// Appends all records with one fsync. Nothing is folded unless everything is durable.
     ///
     /// # Errors
-    /// An illegal edge (nothing written), or a write that failed: then the journal refuses everything that follows,
-    /// because what the disk holds is unknown until it is opened again.
+    /// An illegal edge (nothing written), or a write that failed: the next append starts a new file from the
+    /// state, because what the disk holds of this one is unknown.
     pub fn append(&self, records: &[Record]) -> Result<(), JournalError> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = State::clone(&self.state());
+        let before = self.state();
+        let mut next = State::clone(&before);
         for record in records {
             next.apply(record)?;
         }
-        file.append(records)?;
+        file.append(records, &before)?;
         let next = Arc::new(next);
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
         file.compact_if_large(&next)

@@ -214,11 +214,22 @@ fn a_full_disk_poisons_the_handle_and_loses_nothing() {
     journal.append(&[Record::Began(attach(id))]).unwrap();
     let before = journal.state();
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let good = std::mem::replace(&mut journal.file.lock().unwrap().file, full);
-    assert!(matches!(journal.append(&[retired(id)]), Err(JournalError::Io { .. })));
-    assert_eq!(journal.state(), before, "a retirement that is not durable did not happen");
-    journal.file.lock().unwrap().file = good;
-    assert!(matches!(journal.append(&[retired(id)]), Err(JournalError::Poisoned)));
+    journal.file.lock().unwrap().file = full;
+    // No new file can be made either while a folder has its name.
+    let blocked = dir.path().join("journal.new");
+    fs::create_dir(&blocked).unwrap();
+    for _ in 0..3 {
+        assert!(matches!(journal.append(&[retired(id)]), Err(JournalError::Io { .. })));
+        assert_eq!(journal.state(), before, "a retirement that is not durable did not happen");
+    }
+    fs::remove_dir(&blocked).unwrap();
+    let next = DutyId::new();
+    journal.append(&[Record::Began(attach(next))]).unwrap();
+    let healed = journal.state();
+    drop(journal);
+    let (journal, opened) = Journal::open(dir.path()).unwrap();
+    assert_eq!((opened, journal.state()), (Opened::default(), healed));
+    assert!(journal.state().get(id).is_some() && journal.state().get(next).is_some());
 }
 
 proptest! {
