@@ -88,13 +88,13 @@ fn compare(duty: &AttachDuty, disk: &ProxyDisk, own: bool) -> Claim {
 }
 
 /// The slot shows another file. A renamed datastore, or a redo log under a name of its own, looks like that too, so
-/// only a disk that certainly is another one counts as our absence: of another UUID, and of another key or size. The
-/// server gives the next disk of a slot the key of the last one, so an equal key alone proves nothing.
+/// only a disk that certainly is another one counts as our absence.
 fn other_file(duty: &AttachDuty, disk: &ProxyDisk) -> Claim {
+    let same_key = duty.device_key == Some(disk.device_key);
     let other_uuid = disk.uuid.is_some_and(|uuid| uuid != duty.uuid);
-    let other_key = duty.device_key.is_some_and(|key| key != disk.device_key);
-    let other_kind = disk.capacity_bytes != duty.capacity_bytes || !disk.nonpersistent;
-    if other_uuid && (other_key || other_kind) {
+    // Before vCenter told a key, mode and size are all that is left to compare.
+    let alike = duty.device_key.is_none() && disk.nonpersistent && disk.capacity_bytes == duty.capacity_bytes;
+    if other_uuid && !same_key && !alike {
         return Claim::Absent;
     }
     let file = disk.chain.first().map(ToString::to_string).unwrap_or_default();
@@ -185,8 +185,7 @@ mod tests {
             (duty(), renamed.clone()),
             (duty(), ProxyDisk { uuid: None, ..renamed.clone() }),
             (duty(), ProxyDisk { uuid: other_uuid(), ..renamed.clone() }),
-            (held.clone(), ProxyDisk { uuid: other_uuid(), ..renamed.clone() }),
-            (held, ProxyDisk { uuid: None, capacity_bytes: 1, ..renamed }),
+            (held, ProxyDisk { uuid: other_uuid(), capacity_bytes: 1, ..renamed }),
         ] {
             let claim = claim(&duty, &proxy(vec![disk.clone()]), &BTreeSet::new(), &BTreeSet::new());
             assert!(matches!(claim, Claim::Doubtful(_)), "{disk:?}: {claim:?}");
