@@ -100,10 +100,9 @@ impl Jobs {
         let id = JobId::new();
         if results.len() >= KEEP_JOBS
             && let Some(oldest) = results.iter().position(|job| job.state() != JobState::Running)
+            && let Some(forgotten) = results.remove(oldest)
         {
-            if let Some(forgotten) = results.remove(oldest) {
-                lock(&self.asked).remove(&forgotten.job_id);
-            }
+            lock(&self.asked).remove(&forgotten.job_id);
         }
         lock(&self.asked).insert(id.to_string(), request.fingerprint.clone());
         results.push_back(v1::JobResult {
