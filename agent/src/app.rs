@@ -20,8 +20,8 @@ use crate::{
     discover::{Finder, Platform},
     error::{Error, Result},
     hypervisor::{Hypervisor, vsphere::Vsphere},
-    id::DutyId,
-    journal::{Journal, Opened, Record},
+    id::{DutyId, Moref},
+    journal::{Journal, Opened, Record, file::reconciled},
     reason,
     session::{Manager, Opener, job::Jobs},
     systemd,
@@ -29,6 +29,12 @@ use crate::{
 
 /// Between two tries to reach vCenter while starting.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(5);
+/// Longest pause between two tries while something is owed.
+const LAST_PAUSE: Duration = Duration::from_secs(60);
+/// After a refused login: vCenter locks an account after five failures within three minutes.
+const LOGIN_PAUSE: Duration = Duration::from_secs(90);
+/// Calls that are running get their answers before a fatal end.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// Default idle limit of a vCenter session is 30 minutes; well below it.
 const KEEP_ALIVE: Duration = Duration::from_secs(300);
 /// How long each wait for the settler is before systemd is asked for more time.
@@ -46,7 +52,7 @@ struct Core {
 /// # Errors
 /// What prevented the start, or what is still owed at the end.
 pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
-    let core = start(&config, platform).await?;
+    let core = start(&config, platform, open_journal(&config)?).await?;
     settle_inherited(&core, None).await?;
     let listener = server::bind(config.listen).await?;
     let Core { vm, settler, proxy_name } = core;
@@ -54,7 +60,7 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
     let manager = Manager::start(Opener { vm: Arc::clone(&vm), attacher, settler });
     let jobs = Jobs::new(manager.clone());
     let context = Context { manager, jobs, engines: config.engines.clone(), proxy_name };
-    tokio::spawn(keep_alive(Arc::clone(&vm)));
+    vm.supervise("keep-alive panicked", keep_alive(Arc::clone(&vm)));
     run(listener, &config, context).await?;
     vm.hypervisor.logout().await;
     Ok(())
@@ -65,15 +71,13 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
 /// # Errors
 /// What prevented it, or [`reason::DUTY_OWED`].
 pub async fn reap(config: Config, platform: Arc<dyn Platform>, patience: Duration) -> Result<()> {
+    let (journal, opened) = open_journal(&config)?;
     // Nothing owed: vCenter need not be asked, so that stopping a service never depends on the network.
-    {
-        let (journal, opened) = open_journal(&config)?;
-        if journal.state().is_empty() && opened.damage.is_none() {
-            return Ok(());
-        }
+    if journal.state().is_empty() && !opened.unreconciled {
+        return Ok(());
     }
     let work = async {
-        let core = start(&config, platform).await?;
+        let core = start(&config, platform, (journal, opened)).await?;
         settle_inherited(&core, Some(patience)).await?;
         core.vm.hypervisor.logout().await;
         Ok(())
@@ -83,25 +87,30 @@ pub async fn reap(config: Config, platform: Arc<dyn Platform>, patience: Duratio
 }
 
 fn open_journal(config: &Config) -> Result<(Journal, Opened)> {
-    Journal::open(&config.state_dir).map_err(|e| Error::new(&reason::DUTY_JOURNAL, "").with_source(e))
+    Journal::open(&config.state_dir).map_err(journal_error)
 }
 
-async fn start(config: &Config, platform: Arc<dyn Platform>) -> Result<Core> {
-    let (journal, opened) = open_journal(config)?;
+fn journal_error(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(&reason::DUTY_JOURNAL, "").with_source(error)
+}
+
+async fn start(config: &Config, platform: Arc<dyn Platform>, journal: (Journal, Opened)) -> Result<Core> {
+    let (journal, opened) = journal;
     report(&opened);
     let started = Record::Started { at: now(), version: env!("CARGO_PKG_VERSION").to_owned() };
-    journal.append(&[started]).map_err(|e| Error::new(&reason::DUTY_JOURNAL, "").with_source(e))?;
-    let hypervisor: Arc<dyn Hypervisor> = Arc::new(connect(config).await?);
-    let host = platform.identity().map_err(|e| Error::new(&reason::CFG_IDENTITY, "DMI").with_source(e))?;
-    let moref = hypervisor.identify(&host).await?;
-    let proxy_name = hypervisor.proxy(&moref).await?.name;
-    tracing::info!(proxy = proxy_name, %moref, vcenter = hypervisor.about().name, "this is the proxy");
+    journal.append(&[started]).map_err(journal_error)?;
+    let owing = !journal.state().is_empty() || opened.unreconciled;
+    let (hypervisor, moref, proxy_name) = meet(config, &platform, owing).await?;
+    let about = hypervisor.about();
+    tracing::info!(proxy = proxy_name, %moref, vcenter = about.name, "this is the proxy");
+    refuse_duties_of_another(&journal, about.instance_uuid.as_deref(), &moref)?;
     let finder = Finder::new(Arc::clone(&platform))?;
     let (limits, deadlines) = (config.limits.clone(), config.deadlines.clone());
     let own = config.own_disks.clone();
     let vm = Arc::new(ProxyVm::new(moref, hypervisor, platform, journal, finder, limits, deadlines, own));
-    if opened.damage.is_some() {
+    if opened.unreconciled {
         warn_of_strangers(&vm).await?;
+        reconciled(&config.state_dir).map_err(journal_error)?;
     }
     Ok(Core { settler: Settler::start(Arc::clone(&vm)), vm, proxy_name })
 }
@@ -115,41 +124,86 @@ fn report(opened: &Opened) {
     }
 }
 
+/// Morefs, device keys and slots mean something in one vCenter and on one proxy only: elsewhere they would name
+/// somebody else's disks, and absence there would be no proof.
+fn refuse_duties_of_another(journal: &Journal, vcenter: Option<&str>, proxy: &Moref) -> Result<()> {
+    let state = journal.state();
+    match state.duties().find(|duty| duty.is_of_another(vcenter, proxy)) {
+        None => Ok(()),
+        Some(duty) => {
+            let then =
+                (duty.vcenter.as_deref().unwrap_or("unknown"), duty.proxy.as_ref().map_or("unknown", Moref::as_str));
+            let detail = format!(
+                "duty {} of {} was begun on vCenter {} by proxy {}; this is {} and {proxy}",
+                duty.id,
+                duty.vm_name,
+                then.0,
+                then.1,
+                vcenter.unwrap_or("unknown")
+            );
+            Err(Error::new(&reason::VC_OTHER, detail).owing())
+        }
+    }
+}
+
 /// After damage a duty may be forgotten: every nonpersistent disk that no duty names is told to the operator. It is not
 /// touched, because nothing proves that it is ours.
 async fn warn_of_strangers(vm: &ProxyVm) -> Result<()> {
     let proxy = vm.facts().await?;
-    let state = vm.journal.state();
-    for disk in proxy.disks.iter().filter(|disk| disk.nonpersistent) {
-        let named = state.duties().any(|d| d.attach().is_some_and(|a| Some(a.slot) == disk.slot));
-        if !named {
-            let file = disk.chain.first().map(ToString::to_string).unwrap_or_default();
-            tracing::error!(
-                key = disk.device_key,
-                file,
-                "an attached disk that no journal record names; detach it by hand if no other program uses it"
-            );
-        }
+    let named = vm.named_slots();
+    for disk in proxy.disks.iter().filter(|disk| disk.nonpersistent && disk.slot.is_none_or(|s| !named.contains(&s))) {
+        let file = disk.chain.first().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(
+            key = disk.device_key,
+            file,
+            "an attached disk that no journal record names; detach it by hand if no other program uses it"
+        );
     }
+    tracing::error!(
+        "snapshots of this agent may be forgotten too: look for snapshots named \"hotadd-agent …\" on the VMs that it backed up"
+    );
     Ok(())
 }
 
-/// An unreachable vCenter is waited for; a refused login or certificate is not.
-async fn connect(config: &Config) -> Result<Vsphere> {
+/// Connects, logs in and finds out which VM this is. An unreachable vCenter is waited for. While something is owed, so is
+/// everything else but a wrong configuration: an agent that gave up would leave it attached. A refused login is tried
+/// rarely, since it may lock the account.
+async fn meet(
+    config: &Config,
+    platform: &Arc<dyn Platform>,
+    owing: bool,
+) -> Result<(Arc<dyn Hypervisor>, Moref, String)> {
+    let mut pause = RECONNECT_PAUSE;
     loop {
-        match Vsphere::connect(&config.vcenter, &config.deadlines).await {
-            Err(error) if *error.reason() == reason::VC_UNREACHABLE => {
-                systemd::status(&format!("waiting for vCenter: {}", error.message()));
-                systemd::extend(RECONNECT_PAUSE * 4);
-                tracing::warn!(%error, "vCenter is unreachable; trying again");
-                tokio::time::sleep(RECONNECT_PAUSE).await;
-            }
-            other => return other,
+        let error = match meet_once(config, platform).await {
+            Ok(met) => return Ok(met),
+            Err(error) => error,
+        };
+        let why = error.reason();
+        if *why == reason::CFG_INVALID || (!owing && *why != reason::VC_UNREACHABLE) {
+            return Err(error);
         }
+        if *why != reason::VC_UNREACHABLE {
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+        let wait = if *why == reason::VC_LOGIN { LOGIN_PAUSE } else { pause };
+        systemd::status(&format!("waiting for vCenter: {}", error.message()));
+        systemd::extend(wait + RECONNECT_PAUSE * 4);
+        tracing::warn!(%error, owing, pause_s = wait.as_secs(), "vCenter can't be used yet; trying again");
+        tokio::time::sleep(wait).await;
     }
 }
 
-/// Waits until every duty of an earlier run is retired. `patience`: `None` waits as long as it takes.
+async fn meet_once(config: &Config, platform: &Arc<dyn Platform>) -> Result<(Arc<dyn Hypervisor>, Moref, String)> {
+    let hypervisor: Arc<dyn Hypervisor> = Arc::new(Vsphere::connect(&config.vcenter, &config.deadlines).await?);
+    let host = platform.identity().map_err(|e| Error::new(&reason::CFG_IDENTITY, "DMI").with_source(e))?;
+    let moref = hypervisor.identify(&host).await?;
+    let name = hypervisor.proxy(&moref).await?.name;
+    Ok((hypervisor, moref, name))
+}
+
+/// Waits until every duty of an earlier run is retired. `patience`: `None` waits as long as waiting can help; what only a
+/// person can heal is then listed, and its VM, UUID and slot stay refused while the rest is served.
 async fn settle_inherited(core: &Core, patience: Option<Duration>) -> Result<()> {
     let inherited: Vec<DutyId> = core.vm.journal.state().duties().map(|duty| duty.id).collect();
     if inherited.is_empty() {
@@ -157,15 +211,31 @@ async fn settle_inherited(core: &Core, patience: Option<Duration>) -> Result<()>
     }
     tracing::warn!(duties = inherited.len(), "settling what an earlier run left");
     let end = patience.map(|p| Instant::now() + p);
+    let mut doubtful_since = None;
     loop {
         systemd::status(&format!("settling {} duties of an earlier run", inherited.len()));
         systemd::extend(SETTLE_STEP * 4);
-        match core.settler.settle(&inherited, SETTLE_STEP).await {
-            Settled::Done => return Ok(()),
-            Settled::Owed(error) if end.is_some_and(|end| Instant::now() >= end) => return Err(error),
-            Settled::Owed(error) => tracing::warn!(%error, "still settling; the port stays closed"),
+        let settled = tokio::select! {
+            settled = core.settler.settle(&inherited, SETTLE_STEP) => settled,
+            () = core.vm.fatal.cancelled() => return Err(fatal()),
+        };
+        let Settled::Owed(error) = settled else { return Ok(()) };
+        if end.is_some_and(|end| Instant::now() >= end) {
+            return Err(error);
         }
+        if !core.settler.all_doubtful(&inherited) {
+            doubtful_since = None;
+        } else if doubtful_since.get_or_insert_with(Instant::now).elapsed() >= core.vm.deadlines.doubt && end.is_none()
+        {
+            tracing::error!(%error, "what an earlier run left needs a person; serving all the same, see ListDuties");
+            return Ok(());
+        }
+        tracing::warn!(%error, "still settling; the port stays closed");
     }
+}
+
+fn fatal() -> Error {
+    Error::new(&reason::DUTY_JOURNAL, "the agent can't go on; the next start settles what is owed").owing()
 }
 
 async fn run(listener: TcpListener, config: &Config, context: Context) -> Result<()> {
@@ -175,6 +245,7 @@ async fn run(listener: TcpListener, config: &Config, context: Context) -> Result
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let (manager, jobs) = (context.manager.clone(), context.jobs.clone());
+    let vm = Arc::clone(&manager.opener().vm);
     let serving = server::serve(listener, &config.tls, context, stop.clone().cancelled_owned());
     let mut serving = std::pin::pin!(serving);
     systemd::status(&format!("serving on {address}"));
@@ -186,6 +257,11 @@ async fn run(listener: TcpListener, config: &Config, context: Context) -> Result
             drain(&manager, &jobs, config.deadlines.drain).await?;
             return ended.and(Err(Error::new(&reason::INTERNAL, "the server ended by itself")));
         }
+        () = vm.fatal.cancelled() => {
+            stop.cancel();
+            drop(timeout(LAST_ANSWERS, serving).await);
+            return Err(fatal());
+        }
         _ = term.recv() => tracing::info!("SIGTERM: detaching everything"),
         _ = interrupt.recv() => tracing::info!("SIGINT: detaching everything"),
     }
@@ -195,6 +271,7 @@ async fn run(listener: TcpListener, config: &Config, context: Context) -> Result
     let drained = tokio::select! {
         drained = drain(&manager, &jobs, config.deadlines.drain) => drained,
         ended = &mut serving => ended,
+        () = vm.fatal.cancelled() => Err(fatal()),
     };
     stop.cancel();
     // Streams of clients that do not go away must not hold the exit.
@@ -212,9 +289,14 @@ async fn drain(manager: &Manager, jobs: &Jobs, patience: Duration) -> Result<()>
         let open: Vec<DutyId> = opener.vm.journal.state().duties().map(|duty| duty.id).collect();
         opener.settler.settle(&open, patience).await
     };
-    match timeout(patience, all).await {
-        Ok(Settled::Done) => Ok(()),
+    let settled = timeout(patience, all).await;
+    // What counts at the end is the journal, whatever the way there told.
+    if manager.opener().vm.journal.state().is_empty() {
+        return Ok(());
+    }
+    match settled {
         Ok(Settled::Owed(error)) => Err(error),
+        Ok(Settled::Done) => Err(Error::new(&reason::DUTY_OWED, "something was begun while stopping").owing()),
         Err(_) => Err(Error::new(&reason::DUTY_OWED, "the time to stop ran out; the next start settles").owing()),
     }
 }

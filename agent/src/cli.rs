@@ -75,7 +75,8 @@ pub fn run(cli: Cli, platform: Arc<dyn Platform>) -> ExitCode {
             let r = error.to_reason();
             tracing::error!(reason = r.code, "{}", r.message);
             eprintln!("error: {} {}; next: {}", r.code, r.message, r.next_step);
-            let hopeless = [&reason::CFG_INVALID, &reason::CFG_IDENTITY, &reason::VC_LOGIN, &reason::VC_TLS];
+            let hopeless =
+                [&reason::CFG_INVALID, &reason::CFG_IDENTITY, &reason::VC_LOGIN, &reason::VC_TLS, &reason::VC_OTHER];
             ExitCode::from(if hopeless.contains(&error.reason()) { EXIT_CONFIG } else { 1 })
         }
     }

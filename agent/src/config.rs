@@ -70,6 +70,8 @@ pub struct Limits {
     pub parallel_reads: usize,
     /// Reads in flight per disk.
     pub depth: u32,
+    /// Bytes that the buffers of all reads together may take.
+    pub memory_bytes: u64,
     /// Shortest and longest lease that a controller may ask for, and what it gets without asking.
     pub lease_min: Duration,
     pub lease_max: Duration,
@@ -94,6 +96,8 @@ pub struct Deadlines {
     pub settle: Duration,
     /// How long a request waits for its clean-up before it answers OWED. The clean-up itself never ends unproven.
     pub cleanup: Duration,
+    /// How long a start waits when all that an earlier run left needs a person, before it serves the rest.
+    pub doubt: Duration,
     /// How long SIGTERM waits for everything to be detached.
     pub drain: Duration,
 }
@@ -144,6 +148,7 @@ struct RawLimits {
     attach_batch: usize,
     parallel_reads: usize,
     depth: u32,
+    memory_mib: u64,
     lease_min_seconds: u64,
     lease_max_seconds: u64,
     lease_default_seconds: u64,
@@ -155,6 +160,7 @@ impl Default for RawLimits {
             attach_batch: 15,
             parallel_reads: 4,
             depth: 16,
+            memory_mib: 1024,
             lease_min_seconds: 10,
             lease_max_seconds: 3600,
             lease_default_seconds: 120,
@@ -172,6 +178,7 @@ struct RawDeadlines {
     rescan_seconds: u64,
     settle_seconds: u64,
     cleanup_seconds: u64,
+    doubt_seconds: u64,
     drain_seconds: u64,
 }
 
@@ -185,6 +192,7 @@ impl Default for RawDeadlines {
             rescan_seconds: 5,
             settle_seconds: 75,
             cleanup_seconds: 120,
+            doubt_seconds: 600,
             drain_seconds: 240,
         }
     }
@@ -209,10 +217,16 @@ impl Config {
     /// [`Faults`]: all of them at once, each with its key.
     pub fn load(path: &Path) -> Result<Self, Faults> {
         let text = fs::read_to_string(path).map_err(|e| Faults(vec![format!("{}: {e}", path.display())]))?;
-        let raw: RawConfig = toml::from_str(&text)
-            .map_err(|e| Faults(vec![format!("{}: {}", path.display(), e.to_string().trim().replace('\n', " "))]))?;
+        let raw: RawConfig = toml::from_str(&text).map_err(|e| Faults(vec![syntax(path, &text, &e)]))?;
         check(raw)
     }
+}
+
+/// The message and the line's number, never the line: somebody may have written a secret there.
+fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
+    let place = line.map(|line| format!(" line {line}")).unwrap_or_default();
+    format!("{}{place}: {}", path.display(), error.message().trim().replace('\n', " "))
 }
 
 fn check(raw: RawConfig) -> Result<Config, Faults> {
@@ -295,6 +309,8 @@ impl Collector {
         range("attach_batch", raw.attach_batch as u64, 1, 60);
         range("parallel_reads", raw.parallel_reads as u64, 1, 64);
         range("depth", raw.depth.into(), 1, 256);
+        // At least one read of the largest block: two buffers of 4 MiB.
+        range("memory_mib", raw.memory_mib, 8, 1 << 20);
         range("lease_min_seconds", raw.lease_min_seconds, 1, raw.lease_default_seconds);
         range("lease_default_seconds", raw.lease_default_seconds, raw.lease_min_seconds, raw.lease_max_seconds);
         range("lease_max_seconds", raw.lease_max_seconds, raw.lease_default_seconds, 86_400);
@@ -302,6 +318,7 @@ impl Collector {
             attach_batch: raw.attach_batch,
             parallel_reads: raw.parallel_reads,
             depth: raw.depth,
+            memory_bytes: raw.memory_mib << 20,
             lease_min: Duration::from_secs(raw.lease_min_seconds),
             lease_max: Duration::from_secs(raw.lease_max_seconds),
             lease_default: Duration::from_secs(raw.lease_default_seconds),
@@ -329,6 +346,7 @@ impl Collector {
             rescan: seconds("rescan_seconds", raw.rescan_seconds, 1),
             settle: seconds("settle_seconds", raw.settle_seconds, 0),
             cleanup: seconds("cleanup_seconds", raw.cleanup_seconds, 1),
+            doubt: seconds("doubt_seconds", raw.doubt_seconds, 0),
             drain: seconds("drain_seconds", raw.drain_seconds, 1),
         }
     }
@@ -427,6 +445,16 @@ mod tests {
         assert!(Config::load(&path).unwrap_err().to_string().contains("simulate"));
         let path = write(dir.path(), "b.toml", &format!("engines = ['mmap']\n{}", good(dir.path())), 0o644);
         assert!(Config::load(&path).unwrap_err().to_string().contains("mmap"));
+    }
+
+    #[test]
+    fn a_line_that_may_hold_a_secret_is_not_printed() {
+        let dir = tempfile::tempdir().unwrap();
+        for line in ["password = 's3cret", "s3cret", "password = 's3cret'", "x = s3cret"] {
+            let path = write(dir.path(), "agent.toml", &format!("{}{line}\n", good(dir.path())), 0o644);
+            let text = Config::load(&path).unwrap_err().to_string();
+            assert!(!text.contains("s3cret") && text.contains("line"), "{text}");
+        }
     }
 
     #[test]

@@ -88,6 +88,14 @@ text_id!(
     PciAddress
 );
 
+/// A target VM as duties name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetId {
+    pub moref: Moref,
+    /// Unique within a vCenter, and kept when the VM is registered anew under another moref.
+    pub instance_uuid: Option<String>,
+}
+
 impl BackingPath {
     /// `[datastore] folder/`, or all of it when there is no folder.
     #[must_use]

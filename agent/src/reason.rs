@@ -44,6 +44,7 @@ registry! {
     VC_DEADLINE = "HA-VC-008", DeadlineExceeded, "a vSphere task did not end in time", "look at the task in the vSphere Client; the agent goes on settling it";
     VC_STALE = "HA-VC-009", Unavailable, "vCenter does not have a VM's facts now", "look at the VM and its host in the vSphere Client; the agent goes on asking";
     VC_OTHER = "HA-VC-010", FailedPrecondition, "duties are open that were begun under another vCenter or proxy VM", "point the agent at the vCenter and VM that the message names, or detach there by hand and move the journal away";
+    VC_BUSY = "HA-VC-011", Unavailable, "another task holds the VM", "wait for the task that the vSphere Client shows; the agent tries again";
 
     VM_UNKNOWN = "HA-VM-001", NotFound, "no such VM", "give the exact name, the UUID or the moref of a VM in this vCenter";
     VM_AMBIGUOUS = "HA-VM-002", FailedPrecondition, "more than one VM has this name or UUID", "give the moref (vm-…) instead";
@@ -56,6 +57,7 @@ registry! {
     SNAP_REMOVE = "HA-SNP-003", FailedPrecondition, "our snapshot could not be removed yet", "the agent retries; check for a backup or migration that locks the VM";
     SNAP_UNKNOWN = "HA-SNP-004", NotFound, "the given snapshot does not exist", "give the moref of a snapshot of this VM";
     SNAP_CONSOLIDATE = "HA-SNP-005", FailedPrecondition, "the VM needs consolidation after the snapshot was removed", "consolidate the VM's disks in the vSphere Client";
+    SNAP_DOUBT = "HA-SNP-006", FailedPrecondition, "a snapshot of ours can't be told from others", "look at the VM's snapshots; remove the one named `hotadd-agent …` by hand if it is left over";
 
     PLAN_KIND = "HA-PLAN-001", FailedPrecondition, "this kind of disk can't be hot-added", "use another transport for this disk";
     PLAN_INDEPENDENT = "HA-PLAN-002", FailedPrecondition, "an independent disk is not part of snapshots", "make the disk dependent, or back it up inside the guest";

@@ -57,7 +57,11 @@ impl DiskService for Context {
     async fn list_duties(&self, _: Request<v1::ListDutiesRequest>) -> Result<Response<v1::ListDutiesResponse>, Status> {
         let opener = self.manager.opener();
         let state = opener.vm.journal.state();
-        let duties = state.duties().map(|duty| to_api(duty, opener.settler.why(duty.id))).collect();
+        let duties = state.duties().map(|duty| {
+            let owner = if opener.settler.is_inherited(duty.id) { String::new() } else { duty.session.to_string() };
+            to_api(duty, opener.settler.why(duty.id), owner)
+        });
+        let duties = duties.collect();
         Ok(Response::new(v1::ListDutiesResponse { duties }))
     }
 }
@@ -90,7 +94,7 @@ fn ranges(ranges: &[v1::Range]) -> Result<Vec<Range<u64>>> {
         .collect()
 }
 
-fn to_api(duty: &Duty, why: Option<String>) -> v1::Duty {
+fn to_api(duty: &Duty, why: Option<String>, owner: String) -> v1::Duty {
     let (kind, backing, moref) = match &duty.kind {
         DutyKind::Attach(attach) => ("attach", attach.backing.to_string(), String::new()),
         DutyKind::Snapshot(snapshot) => {
@@ -111,6 +115,6 @@ fn to_api(duty: &Duty, why: Option<String>) -> v1::Duty {
         state: state.to_owned(),
         since: duty.since.clone(),
         last_error: why.unwrap_or_default(),
-        owner: duty.session.to_string(),
+        owner,
     }
 }

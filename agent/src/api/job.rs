@@ -1,5 +1,6 @@
 //! JobService.
 use hotadd_api::v1::{self, get_job_request::By, job_service_server::JobService};
+use prost::Message as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -16,7 +17,9 @@ impl JobService for Context {
 
     async fn backup_vm(&self, r: Request<v1::BackupVmRequest>) -> Result<Response<Self::BackupVmStream>, Status> {
         let request = r.into_inner();
+        let fingerprint = v1::BackupVmRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
         let request = JobRequest {
+            fingerprint,
             request_id: text("request_id", &request.request_id, false)?,
             vm: text("vm", &request.vm, true)?,
             wish: Wish::from_api(request.snapshot.unwrap_or_default()),

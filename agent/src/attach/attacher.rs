@@ -175,7 +175,7 @@ impl Attacher {
             }
         };
         let pending = self.place(&view, batch, answers);
-        let begun = pending.iter().map(|p| Record::Began(intent(session, target, p))).collect();
+        let begun = pending.iter().map(|p| Record::Began(intent(&self.vm, session, target, p))).collect();
         if let Err(error) = self.vm.record(begun).await {
             refuse_all(pending.into_iter().map(|p| (p.index, p.wanted)).collect(), answers, &error);
             return None;
@@ -291,12 +291,15 @@ fn request(pending: &Pending) -> AttachRequest {
     }
 }
 
-fn intent(session: SessionId, target: &TargetFacts, pending: &Pending) -> Duty {
+fn intent(vm: &ProxyVm, session: SessionId, target: &TargetFacts, pending: &Pending) -> Duty {
     Duty {
         id: pending.duty,
         session,
         vm: target.moref.clone(),
         vm_name: target.name.clone(),
+        vm_uuid: target.instance_uuid.clone(),
+        vcenter: vm.hypervisor.about().instance_uuid,
+        proxy: Some(vm.moref.clone()),
         since: now(),
         phase: DutyPhase::Intended,
         kind: DutyKind::Attach(AttachDuty {

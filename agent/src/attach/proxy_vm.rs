@@ -1,9 +1,10 @@
 //! What attaching and settling share: the proxy VM from both sides, the journal, and the gate that lets only one
 //! writer at a time reconfigure the proxy.
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::own_disks;
 use crate::{
@@ -12,9 +13,13 @@ use crate::{
     error::{Error, Result},
     hypervisor::{Hypervisor, ProxyFacts},
     id::{DiskUuid, Moref, Slot},
-    journal::{Journal, Record},
+    journal::{Journal, JournalError, Record},
     reason,
+    transport::Memory,
 };
+
+/// sysfs answers in milliseconds; a kernel that hangs must not hold the gate for ever.
+const GUEST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug)]
@@ -28,6 +33,10 @@ pub struct ProxyVm {
     pub deadlines: Deadlines,
     /// UUIDs of own disks outside the proxy's home folder.
     pub listed_own: BTreeSet<DiskUuid>,
+    /// For the buffers of all reads.
+    pub memory: Memory,
+    /// Cancelled when only a new start can go on: the journal is poisoned, or a loop that must never end has ended.
+    pub fatal: CancellationToken,
     /// Held over: read the device list, write the intent, reconfigure, read back.
     pub(super) gate: Mutex<()>,
 }
@@ -52,7 +61,20 @@ impl ProxyVm {
         deadlines: Deadlines,
         listed_own: BTreeSet<DiskUuid>,
     ) -> Self {
-        Self { moref, hypervisor, platform, journal, finder, limits, deadlines, listed_own, gate: Mutex::new(()) }
+        let memory = Memory::new(limits.memory_bytes);
+        Self {
+            memory,
+            moref,
+            hypervisor,
+            platform,
+            journal,
+            finder,
+            limits,
+            deadlines,
+            listed_own,
+            fatal: CancellationToken::new(),
+            gate: Mutex::new(()),
+        }
     }
 
     /// Makes records durable before it returns.
@@ -62,7 +84,29 @@ impl ProxyVm {
     pub async fn record(&self, records: Vec<Record>) -> Result<()> {
         let journal = self.journal.clone();
         let written = tokio::task::spawn_blocking(move || journal.append(&records)).await?;
+        if let Err(JournalError::Io { .. } | JournalError::Poisoned) = &written {
+            // What the disk holds is unknown until the journal is opened again.
+            self.fail("the journal can't be written");
+        }
         written.map_err(|e| Error::new(&reason::DUTY_JOURNAL, "").with_source(e))
+    }
+
+    /// Ends the agent; the next start settles from the journal.
+    pub fn fail(&self, why: &str) {
+        if !self.fatal.is_cancelled() {
+            tracing::error!(why, "the agent can't go on and ends; the next start settles what is owed");
+            self.fatal.cancel();
+        }
+    }
+
+    /// Runs a loop on which everything depends: if it panics, the agent ends instead of going on without it.
+    pub fn supervise(self: &Arc<Self>, what: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            if tokio::spawn(work).await.is_err() {
+                this.fail(what);
+            }
+        });
     }
 
     /// The proxy as vCenter tells it now.
@@ -96,8 +140,10 @@ impl ProxyVm {
     async fn look(&self, proxy: &ProxyFacts) -> Result<(Vec<DeviceFacts>, ControllerMap)> {
         let platform = Arc::clone(&self.platform);
         let read = move || Ok::<_, std::io::Error>((platform.slots()?, platform.devices()?));
-        let (slots, devices) = tokio::task::spawn_blocking(read)
-            .await?
+        let unreadable = || Error::new(&reason::INTERNAL, "the guest's devices are not told in time");
+        let (slots, devices) = timeout(GUEST_PATIENCE, tokio::task::spawn_blocking(read))
+            .await
+            .map_err(|_| unreadable())??
             .map_err(|e| Error::new(&reason::INTERNAL, "the guest's devices can't be read").with_source(e))?;
         let own = own_disks(proxy, &self.listed_own);
         let map = ControllerMap::build(&proxy.controllers, &own, &slots, &devices);

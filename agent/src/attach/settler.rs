@@ -12,7 +12,7 @@
 //! is open. Sessions, leases and recovery after a kill all come through here.
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -40,6 +40,9 @@ const LAST_PAUSE: Duration = Duration::from_secs(30);
 /// Passes after which a duty that stays open is logged as an error: somebody should look.
 const ALARM_AFTER: u32 = 8;
 
+/// A little above what the platform itself allows a deletion.
+const DELETE_PATIENCE: Duration = Duration::from_secs(40);
+
 /// Handle to the loop. Cheap to clone; handing over never blocks and never fails while the agent lives.
 #[derive(Debug, Clone)]
 pub struct Settler {
@@ -50,9 +53,15 @@ pub struct Settler {
 #[derive(Debug)]
 struct Shared {
     vm: Arc<ProxyVm>,
+    /// Duties that were open when this run began.
+    inherited: BTreeSet<DutyId>,
     /// Why each open duty is still open.
     open: Mutex<BTreeMap<DutyId, Open>>,
     passes: watch::Sender<u64>,
+    /// Devices whose deletion hangs in the kernel: no second thread is spent on them.
+    stuck: Arc<Mutex<BTreeSet<String>>>,
+    /// Snapshot duties that a task works on now. Removing takes minutes; disks are not to wait for it.
+    removing: Mutex<BTreeSet<DutyId>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -82,8 +91,15 @@ impl Settler {
     pub fn start(vm: Arc<ProxyVm>) -> Self {
         let (inbox, orders) = mpsc::unbounded_channel();
         let (passes, _) = watch::channel(0);
-        let shared = Arc::new(Shared { vm, open: Mutex::default(), passes });
-        tokio::spawn(run(Arc::clone(&shared), orders));
+        let shared = Arc::new(Shared {
+            vm: Arc::clone(&vm),
+            inherited: vm.journal.state().duties().map(|duty| duty.id).collect(),
+            open: Mutex::default(),
+            passes,
+            stuck: Arc::default(),
+            removing: Mutex::default(),
+        });
+        vm.supervise("the settler panicked", run(Arc::clone(&shared), orders));
         Self { inbox, shared }
     }
 
@@ -96,7 +112,7 @@ impl Settler {
 
     /// Hands over a duty of which vSphere said that it did not begin it: one look at its absence is enough.
     pub fn hand_over_refused(&self, duty: DutyId) {
-        self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).entry(duty).or_default().refused = true;
+        lock(&self.shared.open).entry(duty).or_default().refused = true;
         self.hand_over(duty);
     }
 
@@ -131,14 +147,20 @@ impl Settler {
     /// Whether all of these need a person: the settler looked, and waiting does not heal it.
     #[must_use]
     pub fn all_doubtful(&self, duties: &[DutyId]) -> bool {
-        let open = self.shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = lock(&self.shared.open);
         self.still_open(duties).all(|id| open.get(&id).is_some_and(|o| o.doubtful))
+    }
+
+    /// Whether an earlier run of the agent began it.
+    #[must_use]
+    pub fn is_inherited(&self, duty: DutyId) -> bool {
+        self.shared.inherited.contains(&duty)
     }
 
     /// Why a duty is still open, if the settler has it and met something.
     #[must_use]
     pub fn why(&self, duty: DutyId) -> Option<String> {
-        let open = self.shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = lock(&self.shared.open);
         open.get(&duty).map(|o| o.last_error.clone())
     }
 }
@@ -177,15 +199,15 @@ enum Finding {
 impl Shared {
     fn admit(&self, duty: DutyId) {
         if self.vm.journal.state().get(duty).is_some() {
-            self.open.lock().unwrap_or_else(PoisonError::into_inner).entry(duty).or_default();
+            lock(&self.open).entry(duty).or_default();
         }
     }
 
     fn ids(&self) -> BTreeSet<DutyId> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+        lock(&self.open).keys().copied().collect()
     }
 
-    async fn pass(&self) {
+    async fn pass(self: &Arc<Self>) {
         let ids = self.ids();
         let state = self.vm.journal.state();
         let duties: Vec<Duty> = ids.iter().filter_map(|id| state.get(*id)).cloned().collect();
@@ -199,13 +221,20 @@ impl Shared {
                 Err(error) => attached.iter().for_each(|(d, _)| self.waits(d, &error.message(), false)),
             }
         }
-        for duty in &duties {
-            if let Some(snapshot) = duty.snapshot() {
-                let finding = match self.settle_snapshot(duty, snapshot).await {
-                    Ok(finding) => finding,
-                    Err(error) => Finding::Waits(error.message()),
-                };
-                self.conclude(vec![(duty.clone(), finding)]).await;
+        for duty in duties {
+            if let Some(snapshot) = duty.snapshot().cloned()
+                && lock(&self.removing).insert(duty.id)
+            {
+                let turn = Removing { shared: Arc::clone(self), duty: duty.id };
+                tokio::spawn(async move {
+                    let shared = &turn.shared;
+                    let finding = match shared.settle_snapshot(&duty, &snapshot).await {
+                        Ok(finding) => finding,
+                        Err(error) if *error.reason() == reason::SNAP_DOUBT => Finding::Doubtful(error.message()),
+                        Err(error) => Finding::Waits(error.message()),
+                    };
+                    shared.conclude(vec![(duty, finding)]).await;
+                });
             }
         }
     }
@@ -214,12 +243,15 @@ impl Shared {
         let _gate = self.vm.gate.lock().await;
         let view = self.vm.view().await?;
         let mut remove = Vec::new();
+        let mut deletions = Vec::new();
         for (_, attach) in duties {
             if let Claim::Ours(disk) = self.claim(attach, &view) {
-                self.delete_in_guest(attach, &view).await;
+                deletions.push(self.delete_in_guest(attach, &view));
                 remove.push(disk);
             }
         }
+        // Together: each may wait its whole patience.
+        futures_util::future::join_all(deletions).await;
         let view = if remove.is_empty() {
             view
         } else {
@@ -233,8 +265,9 @@ impl Shared {
         Ok(findings)
     }
 
-    /// All in one task; if that fails, one by one, so that one bad disk holds nobody else. Errors are only logged: what
-    /// counts is what vCenter's list says afterwards.
+    /// All in one task; if vCenter refuses that, one by one, so that one bad disk holds nobody else. A busy proxy or a
+    /// vCenter that does not answer would only cost the same wait for each. Errors are only logged: what counts is what
+    /// vCenter's list says afterwards.
     async fn remove(&self, disks: &[OurDisk]) {
         let started = Instant::now();
         let outcome = self.vm.hypervisor.detach(&self.vm.moref, disks).await;
@@ -243,10 +276,14 @@ impl Shared {
             return;
         };
         tracing::warn!(op = "detach", disks = disks.len(), %error, "batched detach failed");
-        if disks.len() > 1 {
-            for disk in disks {
-                if let Err(error) = self.vm.hypervisor.detach(&self.vm.moref, std::slice::from_ref(disk)).await {
-                    tracing::warn!(op = "detach", key = disk.0.device_key, %error, "detach failed");
+        if disks.len() < 2 || *error.reason() != reason::VC_FAULT {
+            return;
+        }
+        for disk in disks {
+            if let Err(error) = self.vm.hypervisor.detach(&self.vm.moref, std::slice::from_ref(disk)).await {
+                tracing::warn!(op = "detach", key = disk.0.device_key, %error, "detach failed");
+                if *error.reason() != reason::VC_FAULT {
+                    return;
                 }
             }
         }
@@ -305,24 +342,49 @@ impl Shared {
                 return;
             }
         };
-        let platform = Arc::clone(&self.vm.platform);
-        match tokio::task::spawn_blocking(move || platform.delete(&disk)).await {
-            Ok(Ok(())) => tracing::debug!(device = device.name, backing = %attach.backing, "SCSI device deleted"),
-            // The removal in vCenter follows all the same: detaching matters more than a tidy guest.
-            Ok(Err(error)) => tracing::warn!(device = device.name, %error, "SCSI device not deleted"),
-            Err(error) => tracing::error!(device = device.name, %error, "deletion panicked"),
+        let handle = device.handle.clone();
+        if !lock(&self.stuck).insert(handle.clone()) {
+            tracing::warn!(device = device.name, "an earlier deletion of this device still hangs");
+            return;
         }
+        let platform = Arc::clone(&self.vm.platform);
+        let mut deletion = tokio::task::spawn_blocking(move || platform.delete(&disk));
+        match timeout(DELETE_PATIENCE, &mut deletion).await {
+            Ok(Ok(Ok(()))) => tracing::debug!(device = device.name, backing = %attach.backing, "SCSI device deleted"),
+            // The removal in vCenter follows all the same: detaching matters more than a tidy guest.
+            Ok(Ok(Err(error))) => tracing::warn!(device = device.name, %error, "SCSI device not deleted"),
+            Ok(Err(error)) => tracing::error!(device = device.name, %error, "deletion panicked"),
+            Err(_) => {
+                tracing::error!(device = device.name, "the deletion of the SCSI device hangs; detaching all the same");
+                let stuck = Arc::clone(&self.stuck);
+                tokio::spawn(async move {
+                    drop(deletion.await);
+                    lock(&stuck).remove(&handle);
+                });
+                return;
+            }
+        }
+        lock(&self.stuck).remove(&handle);
     }
 
     async fn settle_snapshot(&self, duty: &Duty, snapshot: &SnapshotDuty) -> Result<Finding> {
-        if self.vm_holds_disks(&duty.vm) {
-            return Ok(Finding::Waits(format!("snapshot {}: its disks are not detached yet", snapshot.name)));
+        let disks = self.disks_of(&duty.vm);
+        if !disks.is_empty() {
+            let why = format!("snapshot {}: its disks are not detached yet", snapshot.name);
+            let open = lock(&self.open);
+            let doubtful = disks.iter().all(|id| open.get(id).is_some_and(|o| o.doubtful));
+            return Ok(if doubtful { Finding::Doubtful(why) } else { Finding::Waits(why) });
         }
-        let hypervisor = &self.vm.hypervisor;
-        let morefs = match &snapshot.moref {
-            Some(moref) => vec![moref.clone()],
-            None => hypervisor.find_snapshots(&duty.vm, &snapshot.name).await?,
+        let (hypervisor, target) = (&self.vm.hypervisor, duty.target());
+        let found = match &snapshot.moref {
+            Some(moref) => Ok(vec![moref.clone()]),
+            None => hypervisor.find_snapshots(&target, &snapshot.name).await,
         };
+        // Seen, or something still runs: an absence counts from here anew.
+        if !matches!(&found, Ok(none) if none.is_empty()) {
+            self.forget_absence(duty.id);
+        }
+        let morefs = found?;
         if morefs.is_empty() && !self.absent_long_enough(duty.id) {
             return Ok(Finding::Waits(format!(
                 "snapshot {}: never confirmed and not there; looking once more",
@@ -330,19 +392,20 @@ impl Shared {
             )));
         }
         for moref in &morefs {
-            hypervisor.remove_snapshot(&duty.vm, moref).await?;
+            hypervisor.remove_snapshot(&target, moref, &snapshot.name).await?;
         }
         Ok(Finding::Gone(format!("snapshot {} is not on {}", snapshot.name, duty.vm_name)))
     }
 
     /// Of any session: disks that another one attached hang on the same chain.
-    fn vm_holds_disks(&self, vm: &Moref) -> bool {
-        self.vm.journal.state().duties().any(|duty| duty.vm == *vm && duty.attach().is_some())
+    fn disks_of(&self, vm: &Moref) -> Vec<DutyId> {
+        let state = self.vm.journal.state();
+        state.duties().filter(|duty| duty.vm == *vm && duty.attach().is_some()).map(|duty| duty.id).collect()
     }
 
     /// The second look at an absence, after the configured pause.
     fn absent_long_enough(&self, duty: DutyId) -> bool {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.open);
         let entry = open.entry(duty).or_default();
         match entry.absent_since {
             _ if entry.refused => true,
@@ -355,7 +418,7 @@ impl Shared {
     }
 
     fn forget_absence(&self, duty: DutyId) {
-        if let Some(entry) = self.open.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&duty) {
+        if let Some(entry) = lock(&self.open).get_mut(&duty) {
             entry.absent_since = None;
         }
     }
@@ -379,7 +442,7 @@ impl Shared {
     }
 
     fn waits(&self, duty: &Duty, why: &str, doubtful: bool) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.open);
         let entry = open.entry(duty.id).or_default();
         entry.tries += 1;
         entry.doubtful = doubtful;
@@ -393,11 +456,28 @@ impl Shared {
     }
 
     fn forget<'a>(&self, ids: impl Iterator<Item = &'a DutyId>) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.open);
         for id in ids {
             open.remove(id);
         }
     }
+}
+
+/// One snapshot's turn; over when dropped, also by a panic.
+struct Removing {
+    shared: Arc<Shared>,
+    duty: DutyId,
+}
+
+impl Drop for Removing {
+    fn drop(&mut self) {
+        lock(&self.shared.removing).remove(&self.duty);
+        self.shared.passes.send_modify(|n| *n += 1);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn retired_id(record: &Record) -> Option<DutyId> {

@@ -36,6 +36,24 @@ impl ProvenDisk {
     }
 }
 
+impl ProvenDisk {
+    /// Whether what sits there now (`None`: nothing) still is this disk, and still read-only.
+    ///
+    /// # Errors
+    /// The first [`Mismatch`].
+    pub fn still(&self, now: Option<&DeviceFacts>) -> Result<(), Mismatch> {
+        let place = |d: &DeviceFacts| format!("{} {}:{}:{}", d.controller, d.channel, d.target, d.lun);
+        let expected = place(&self.facts);
+        let Some(now) = now else { return Err(Mismatch::Place { expected, seen: "nothing".into() }) };
+        let seen = place(now);
+        if seen != expected || now.handle != self.facts.handle {
+            return Err(Mismatch::Place { expected, seen });
+        }
+        agrees_with(&self.expectation, now)?;
+        if now.read_only { Ok(()) } else { Err(Mismatch::Writable) }
+    }
+}
+
 /// Why a device is not the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mismatch {
@@ -138,6 +156,11 @@ pub fn identify(expectation: &Expectation, map: &ControllerMap, device: &DeviceF
             seen: format!("{} {}:{}:{}", device.controller, device.channel, device.target, device.lun),
         });
     }
+    agrees_with(expectation, device)?;
+    Ok(ProvenDisk { facts: device.clone(), expectation: expectation.clone() })
+}
+
+fn agrees_with(expectation: &Expectation, device: &DeviceFacts) -> Result<(), Mismatch> {
     let seen = full_uuid(device)?;
     if seen != expectation.uuid {
         return Err(Mismatch::Uuid { expected: expectation.uuid, seen });
@@ -145,7 +168,7 @@ pub fn identify(expectation: &Expectation, map: &ControllerMap, device: &DeviceF
     if device.size_bytes != expectation.size_bytes {
         return Err(Mismatch::Size { expected: expectation.size_bytes, seen: device.size_bytes });
     }
-    Ok(ProvenDisk { facts: device.clone(), expectation: expectation.clone() })
+    Ok(())
 }
 
 #[cfg(test)]
@@ -235,6 +258,19 @@ pub(crate) mod tests {
         let short_other = |d: &mut DeviceFacts| d.designators = vec![vec![0x60, 0, 0xc2, 0x9b, 0, 0, 0, 0]];
         assert!(matches!(verdict(short_other), Err(Mismatch::PagesDisagree(_))), "a short designator contradicts");
         assert!(matches!(verdict(|d| d.serial = Some("QM00001".into())), Err(Mismatch::PagesDisagree(_))));
+    }
+
+    #[test]
+    fn a_proof_does_not_outlive_what_it_saw() {
+        let disk = verdict(|_| {}).unwrap();
+        let same = device(ADDRESS, 3, UUID);
+        assert_eq!(disk.still(Some(&same)), Ok(()));
+        assert!(matches!(disk.still(None), Err(Mismatch::Place { .. })));
+        let swapped = device(ADDRESS, 3, "6000c29abcdef0123456789abcdef013");
+        assert!(matches!(disk.still(Some(&swapped)), Err(Mismatch::Uuid { .. })));
+        let writable = DeviceFacts { read_only: false, ..same.clone() };
+        assert_eq!(disk.still(Some(&writable)), Err(Mismatch::Writable));
+        assert!(disk.still(Some(&DeviceFacts { size_bytes: 1, ..same })).is_err());
     }
 
     #[test]

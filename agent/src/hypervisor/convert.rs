@@ -190,6 +190,7 @@ pub fn fault_error(fault: &vim::Fault, otherwise: &'static ReasonCode) -> Error 
         vim::FaultKind::RestrictedByAdministrator | vim::FaultKind::NotEnoughLicenses => {
             Error::new(&reason::VC_PRIVILEGE, text)
         }
+        _ if super::batch::is_busy(fault) => Error::new(&reason::VC_BUSY, text),
         vim::FaultKind::InvalidLogin | vim::FaultKind::NotAuthenticated => Error::new(&reason::VC_LOGIN, text),
         _ => Error::new(otherwise, text),
     }

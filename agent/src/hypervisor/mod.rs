@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use crate::{
     discover::HostIdentity,
     error::{Error, Result},
-    id::{BackingPath, DiskUuid, Moref, Slot},
+    id::{BackingPath, DiskUuid, Moref, Slot, TargetId},
 };
 
 /// A SCSI controller of the proxy.
@@ -72,6 +72,7 @@ impl ProxyFacts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetFacts {
     pub moref: Moref,
+    pub instance_uuid: Option<String>,
     pub name: String,
     /// `poweredOn`, `poweredOff`, `suspended`.
     pub power_state: String,
@@ -166,6 +167,8 @@ pub struct About {
     pub name: String,
     pub api_version: String,
     pub negotiated: String,
+    /// Identity of the vCenter; absent on a bare host.
+    pub instance_uuid: Option<String>,
 }
 
 /// See the module.
@@ -181,10 +184,13 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     /// Disks of the live configuration (for preflight) or of a snapshot (for attaching).
     async fn target_disks(&self, vm: &Moref, snapshot: Option<&Moref>, proxy: &Moref) -> Result<Vec<TargetDisk>>;
     async fn create_snapshot(&self, vm: &Moref, name: &str, quiesce: Quiesce) -> SnapshotOutcome;
-    /// Snapshots of the VM with exactly this name.
-    async fn find_snapshots(&self, vm: &Moref, name: &str) -> Result<Vec<Moref>>;
-    /// Removes one snapshot, keeping its children; `Ok` when it is proven gone. Already gone is `Ok`.
-    async fn remove_snapshot(&self, vm: &Moref, snapshot: &Moref) -> Result<()>;
+    /// Snapshots of the VM with exactly this name; none when the VM itself is proven gone.
+    async fn find_snapshots(&self, vm: &TargetId, name: &str) -> Result<Vec<Moref>>;
+    /// Whether the VM's tree holds this snapshot.
+    async fn has_snapshot(&self, vm: &Moref, snapshot: &Moref) -> Result<bool>;
+    /// Removes one snapshot, keeping its children; `Ok` when it is proven gone. Already gone is `Ok`. A snapshot of
+    /// another name is never touched.
+    async fn remove_snapshot(&self, vm: &TargetId, snapshot: &Moref, name: &str) -> Result<()>;
     /// Adds all in one task; on a fault the batch is taken apart. One outcome per request, in order.
     async fn attach(&self, proxy: &Moref, batch: &[AttachRequest]) -> Vec<AttachOutcome>;
     /// Removes all in one task, keeping their files. `Ok` means that the task succeeded, not yet that they are gone:

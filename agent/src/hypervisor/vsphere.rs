@@ -15,7 +15,7 @@ use crate::{
     config::{Deadlines, Trust, Vcenter},
     discover::HostIdentity,
     error::{Error, Result},
-    id::Moref,
+    id::{Moref, TargetId},
     reason,
 };
 
@@ -109,6 +109,7 @@ impl Hypervisor for Vsphere {
             name: format!("{} {} build-{}", about.name, about.version, about.build),
             api_version: about.api_version.clone(),
             negotiated: about.negotiated.to_string(),
+            instance_uuid: about.instance_uuid.clone(),
         }
     }
 
@@ -123,7 +124,12 @@ impl Hypervisor for Vsphere {
         let mut matching = Vec::new();
         for vm in &found {
             let info = self.client.vm(vm).await.map_err(error)?;
-            if found.len() == 1 || macs_match(&info, host) {
+            // A copied VM may carry the UUID alone; where both sides know MACs they have to agree.
+            let matches = match macs_agree(&info, host) {
+                Some(agree) => agree,
+                None => found.len() == 1,
+            };
+            if matches {
                 matching.push(moref(vm));
             }
         }
@@ -132,6 +138,14 @@ impl Hypervisor for Vsphere {
             (Some(_), false) => Err(Error::new(
                 &reason::CFG_IDENTITY,
                 format!("{} VMs share this BIOS UUID and their MAC addresses do not decide", found.len()),
+            )),
+            (None, _) if !found.is_empty() => Err(Error::new(
+                &reason::CFG_IDENTITY,
+                format!(
+                    "{} VMs have this BIOS UUID, none of them has one of the MAC addresses {:?}",
+                    found.len(),
+                    host.macs
+                ),
             )),
             (None, _) => Err(Error::new(
                 &reason::CFG_IDENTITY,
@@ -157,6 +171,7 @@ impl Hypervisor for Vsphere {
                 let info = self.client.vm(vm).await.map_err(error)?;
                 Ok(TargetFacts {
                     moref: moref(vm),
+                    instance_uuid: info.instance_uuid,
                     name: info.name,
                     power_state: info.power_state.as_ref().map(convert::power_state).unwrap_or_default().to_owned(),
                     template: info.is_template,
@@ -231,41 +246,37 @@ impl Hypervisor for Vsphere {
         }
     }
 
-    async fn find_snapshots(&self, vm: &Moref, name: &str) -> Result<Vec<Moref>> {
-        let info = match self.client.vm(&vm_ref(vm)).await {
-            Err(e) if e.is_not_found() => return Ok(Vec::new()),
-            other => other.map_err(error)?,
-        };
-        let busy = self.is_busy(&info).await?;
-        let info = self.client.vm(&vm_ref(vm)).await.map_err(error)?;
-        let mut open: Vec<&vim::SnapshotNode> = info.snapshots.iter().flat_map(|tree| &tree.roots).collect();
-        let mut found = Vec::new();
-        while let Some(node) = open.pop() {
-            if node.name == name {
-                found.push(moref(&node.moref));
-            }
-            open.extend(&node.children);
-        }
+    async fn find_snapshots(&self, vm: &TargetId, name: &str) -> Result<Vec<Moref>> {
+        let Some((nodes, busy)) = self.snapshot_nodes(vm).await? else { return Ok(Vec::new()) };
+        let found: Vec<_> = nodes.iter().filter(|(_, given)| given == name).map(|(moref, _)| moref.clone()).collect();
         if found.is_empty() && busy {
             return Err(Error::new(&reason::SNAP_REMOVE, "a task runs on the VM; a snapshot may still appear"));
         }
         Ok(found)
     }
 
-    async fn remove_snapshot(&self, vm: &Moref, snapshot: &Moref) -> Result<()> {
-        if !self.has_snapshot(vm, snapshot).await? {
+    async fn has_snapshot(&self, vm: &Moref, snapshot: &Moref) -> Result<bool> {
+        let nodes = self.snapshot_nodes(&TargetId { moref: vm.clone(), instance_uuid: None }).await?;
+        Ok(nodes.is_some_and(|(nodes, _)| nodes.iter().any(|(moref, _)| moref == snapshot)))
+    }
+
+    async fn remove_snapshot(&self, vm: &TargetId, snapshot: &Moref, name: &str) -> Result<()> {
+        if !self.holds(vm, snapshot, name).await? {
             return Ok(());
         }
         let started = self.client.remove_snapshot(&snapshot_ref(snapshot), true).await;
         let task = match started {
-            Err(e) if e.is_not_found() => return Ok(()),
-            other => other.map_err(removal_error)?,
+            // Gone, or unknown for another reason: the tree decides.
+            Err(e) if e.is_not_found() => None,
+            other => Some(other.map_err(removal_error)?),
         };
-        let info = self.wait(&task, self.deadlines.snapshot).await.map_err(error)?;
-        if let Some(fault) = info.error {
-            return Err(fault_error(&fault, &reason::SNAP_REMOVE));
+        if let Some(task) = task {
+            let info = self.wait(&task, self.deadlines.snapshot).await.map_err(error)?;
+            if let Some(fault) = info.error {
+                return Err(fault_error(&fault, &reason::SNAP_REMOVE));
+            }
         }
-        if self.has_snapshot(vm, snapshot).await? {
+        if self.holds(vm, snapshot, name).await? {
             return Err(Error::new(&reason::SNAP_REMOVE, format!("{snapshot} is still listed")));
         }
         Ok(())
@@ -316,23 +327,62 @@ impl Vsphere {
         info.and_then(|info| info.snapshots?.find(snapshot).map(|node| node.quiesced)).unwrap_or(false)
     }
 
-    /// `false` also when the VM itself is gone: its snapshots went with it.
-    async fn has_snapshot(&self, vm: &Moref, snapshot: &Moref) -> Result<bool> {
-        match self.client.vm(&vm_ref(vm)).await {
-            Err(e) if e.is_not_found() => Ok(false),
-            Err(e) => Err(error(e)),
-            Ok(info) => {
-                let there = info.snapshots.is_some_and(|tree| tree.find(&snapshot_ref(snapshot)).is_some());
-                if !there && info.consolidation_needed == Some(true) {
-                    tracing::warn!(
-                        vm = info.name,
-                        reason = reason::SNAP_CONSOLIDATE.code,
-                        "{}",
-                        reason::SNAP_CONSOLIDATE.summary
-                    );
-                }
-                Ok(there)
+    /// Every snapshot with its name, and whether a task runs on the VM; `None`: the VM itself is proven gone, its
+    /// snapshots with it.
+    async fn snapshot_nodes(&self, vm: &TargetId) -> Result<Option<(Vec<(Moref, String)>, bool)>> {
+        let reference = vm_ref(&vm.moref);
+        // Tasks first, as for the proxy.
+        let info = match self.client.vm(&reference).await {
+            Err(e) if e.is_not_found() => return self.really_gone(vm).await.map(|()| None),
+            other => other.map_err(error)?,
+        };
+        let busy = self.is_busy(&info).await?;
+        let info = self.client.vm(&reference).await.map_err(error)?;
+        believable(&info, &[])?;
+        if info.consolidation_needed == Some(true) && !busy {
+            tracing::error!(
+                vm = info.name,
+                reason = reason::SNAP_CONSOLIDATE.code,
+                "{}: {}",
+                reason::SNAP_CONSOLIDATE.summary,
+                reason::SNAP_CONSOLIDATE.next_step
+            );
+        }
+        let mut open: Vec<&vim::SnapshotNode> = info.snapshots.iter().flat_map(|tree| &tree.roots).collect();
+        let mut nodes = Vec::new();
+        while let Some(node) = open.pop() {
+            nodes.push((moref(&node.moref), node.name.clone()));
+            open.extend(&node.children);
+        }
+        Ok(Some((nodes, busy)))
+    }
+
+    /// A VM that was registered anew has another moref, and still its snapshots.
+    async fn really_gone(&self, vm: &TargetId) -> Result<()> {
+        let Some(uuid) = &vm.instance_uuid else { return Ok(()) };
+        let found = self.client.find_vms_by_uuid(uuid, true).await.map_err(error)?;
+        match found.first() {
+            None => Ok(()),
+            Some(now) => {
+                let detail = format!("{} is registered as {} now; remove our snapshot by hand", vm.moref, now.value);
+                Err(Error::new(&reason::SNAP_DOUBT, detail))
             }
+        }
+    }
+
+    /// Whether the snapshot is there. Its absence counts only when no task runs on the VM.
+    async fn holds(&self, vm: &TargetId, snapshot: &Moref, name: &str) -> Result<bool> {
+        let Some((nodes, busy)) = self.snapshot_nodes(vm).await? else { return Ok(false) };
+        match nodes.iter().find(|(moref, _)| moref == snapshot) {
+            Some((_, given)) if given != name => {
+                let detail = format!("not touched: {snapshot} is named {given:?}, not {name:?}");
+                Err(Error::new(&reason::SNAP_DOUBT, detail))
+            }
+            Some(_) => Ok(true),
+            None if busy => {
+                Err(Error::new(&reason::SNAP_REMOVE, format!("{snapshot} is not listed, but a task runs on the VM")))
+            }
+            None => Ok(false),
         }
     }
 }
@@ -412,11 +462,18 @@ fn uuid_candidates(host: &HostIdentity) -> Vec<String> {
     all
 }
 
-fn macs_match(vm: &vim::VmInfo, host: &HostIdentity) -> bool {
-    vm.devices.iter().any(|device| match device {
-        vim::Device::Nic { mac: Some(mac), .. } => host.macs.contains(&mac.to_lowercase()),
-        _ => false,
-    })
+/// `None`: one side knows none.
+fn macs_agree(vm: &vim::VmInfo, host: &HostIdentity) -> Option<bool> {
+    let told = vm.devices.iter().filter_map(|device| match device {
+        vim::Device::Nic { mac: Some(mac), .. } => Some(mac.as_str()),
+        _ => None,
+    });
+    any_common(told, &host.macs)
+}
+
+fn any_common<'a>(told: impl Iterator<Item = &'a str>, seen: &[String]) -> Option<bool> {
+    let told: Vec<String> = told.map(str::to_lowercase).collect();
+    (!told.is_empty() && !seen.is_empty()).then(|| told.iter().any(|mac| seen.contains(mac)))
 }
 
 #[cfg(test)]
@@ -454,6 +511,15 @@ mod tests {
         for path in [DEVICES, "config.hardware", "config", "recentTask", "snapshot"] {
             assert_eq!(code(&refused(path), Some("connected"), true), Err("HA-VC-004"), "{path}");
         }
+    }
+
+    #[test]
+    fn macs_decide_where_both_sides_know_some() {
+        let seen = ["00:50:56:aa:00:01".to_owned()];
+        assert_eq!(any_common(["00:50:56:AA:00:01"].into_iter(), &seen), Some(true));
+        assert_eq!(any_common(["00:50:56:aa:00:02"].into_iter(), &seen), Some(false));
+        assert_eq!(any_common([].into_iter(), &seen), None);
+        assert_eq!(any_common(["00:50:56:aa:00:02"].into_iter(), &[]), None);
     }
 
     #[test]

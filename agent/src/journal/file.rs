@@ -23,7 +23,7 @@ const VERSION: u8 = 1;
 const HEADER: usize = 9;
 /// Larger than any record; a length above it is damage, not a reason to allocate.
 const MAX_PAYLOAD: usize = 1 << 20;
-/// The file is rewritten when nothing is open and it has grown past this.
+/// The file is rewritten when it has grown past this, and past twice what it was rewritten to.
 const COMPACT_ABOVE: u64 = 4 << 20;
 
 /// Why the journal can't be used.
@@ -31,6 +31,8 @@ const COMPACT_ABOVE: u64 = 4 << 20;
 pub enum JournalError {
     #[error("{path}")]
     Io { path: PathBuf, source: io::Error },
+    #[error("{path} holds records that this version does not know ({what}): it was written by a newer agent")]
+    Newer { path: PathBuf, what: String },
     #[error("another agent holds {path}")]
     Locked { path: PathBuf },
     #[error("{path} is not a journal of this program")]
@@ -50,6 +52,23 @@ pub struct Opened {
     pub torn_bytes: u64,
     /// Where a damaged file was kept, and what was wrong with it.
     pub damage: Option<(PathBuf, String)>,
+    /// Damage, of now or of an earlier start, that was not yet compared with vCenter; see [`reconciled`].
+    pub unreconciled: bool,
+}
+
+/// Present from the moment damage is found until vCenter was asked about it, over any number of starts.
+const MARKER: &str = "damaged";
+
+/// Notes that what a damaged journal may have forgotten was looked for in vCenter.
+///
+/// # Errors
+/// When the marker can't be removed durably.
+pub fn reconciled(dir: &Path) -> io::Result<()> {
+    match fs::remove_file(dir.join(MARKER)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => sync_dir(dir),
+    }
 }
 
 #[derive(Debug)]
@@ -57,6 +76,8 @@ pub(super) struct JournalFile {
     path: PathBuf,
     pub(super) file: File,
     length: u64,
+    /// Length right after the last compaction.
+    compacted: u64,
     poisoned: bool,
     _lock: Flock<File>,
 }
@@ -73,13 +94,17 @@ impl JournalFile {
         let mut file = open_file(&path, false).map_err(at(&path))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(at(&path))?;
-        let scan = Scan::run(&bytes).ok_or_else(|| JournalError::Foreign { path: path.clone() })?;
+        let scan = Scan::run(&bytes, &path)?;
 
-        let mut opened = Opened { torn_bytes: scan.torn, damage: None };
-        let mut this = Self { path: path.clone(), file, length: scan.good, poisoned: false, _lock: lock };
+        let mut opened = Opened { torn_bytes: scan.torn, ..Opened::default() };
+        let mut this = Self { path: path.clone(), file, length: scan.good, compacted: 0, poisoned: false, _lock: lock };
         if let Some(what) = scan.damage {
             let aside = dir.join(format!("journal.damaged-{}", jiff::Timestamp::now().as_second()));
             fs::copy(&path, &aside).and_then(|_| File::open(&aside)?.sync_all()).map_err(at(&aside))?;
+            // Before the damage is cleaned away: a crash right after must not make it forgotten.
+            let marker = dir.join(MARKER);
+            open_file(&marker, false).and_then(|file| file.sync_all()).map_err(at(&marker))?;
+            sync_dir(dir).map_err(at(dir))?;
             this.rewrite(&scan.records)?;
             opened.damage = Some((aside, what));
         } else if bytes.len() < MAGIC.len() {
@@ -88,6 +113,7 @@ impl JournalFile {
             this.file.set_len(scan.good).and_then(|()| this.file.sync_all()).map_err(at(&path))?;
         }
         sync_dir(dir).map_err(at(dir))?;
+        opened.unreconciled = dir.join(MARKER).exists();
         Ok((this, scan.state, opened))
     }
 
@@ -113,9 +139,16 @@ impl JournalFile {
         }
     }
 
-    /// Starts the file anew with `keep` when it is large. History is bounded; duties are not in it any more.
-    pub(super) fn compact_if_large(&mut self, keep: &[Record]) -> Result<(), JournalError> {
-        if self.length > COMPACT_ABOVE { self.rewrite(keep) } else { Ok(()) }
+    /// Starts the file anew, with the open duties only, when it is large. History is bounded, what is owed is kept.
+    pub(super) fn compact_if_large(&mut self, state: &State) -> Result<(), JournalError> {
+        if self.length <= COMPACT_ABOVE.max(self.compacted * 2) {
+            return Ok(());
+        }
+        // A confirmed duty is begun as what it became: its key or moref and its phase are part of it.
+        let keep: Vec<Record> = state.duties().cloned().map(Record::Began).collect();
+        self.rewrite(&keep)?;
+        self.compacted = self.length;
+        Ok(())
     }
 
     /// New file, fsync, rename, fsync of the directory.
@@ -178,8 +211,9 @@ fn encode(records: &[Record]) -> Result<Vec<u8>, serde_json::Error> {
 /// When the bytes are not a journal.
 pub fn read_records(path: &Path) -> Result<(Vec<Record>, Opened), JournalError> {
     let bytes = fs::read(path).map_err(|source| JournalError::Io { path: path.to_owned(), source })?;
-    let scan = Scan::run(&bytes).ok_or_else(|| JournalError::Foreign { path: path.to_owned() })?;
-    Ok((scan.records, Opened { torn_bytes: scan.torn, damage: scan.damage.map(|what| (path.to_owned(), what)) }))
+    let scan = Scan::run(&bytes, path)?;
+    let damage = scan.damage.map(|what| (path.to_owned(), what));
+    Ok((scan.records, Opened { torn_bytes: scan.torn, unreconciled: damage.is_some(), damage }))
 }
 
 /// The result of reading a whole file.
@@ -193,19 +227,18 @@ struct Scan {
 }
 
 impl Scan {
-    /// `None`: the file has content but not our magic.
-    fn run(bytes: &[u8]) -> Option<Self> {
+    fn run(bytes: &[u8], path: &Path) -> Result<Self, JournalError> {
         let mut scan =
             Self { records: Vec::new(), state: State::default(), good: MAGIC.len() as u64, torn: 0, damage: None };
+        let start = bytes.get(..MAGIC.len()).unwrap_or(bytes);
+        if !MAGIC.starts_with(start) {
+            return Err(JournalError::Foreign { path: path.to_owned() });
+        }
         if bytes.len() < MAGIC.len() {
-            return MAGIC.starts_with(bytes).then(|| {
-                scan.torn = bytes.len() as u64;
-                scan
-            });
+            scan.torn = bytes.len() as u64;
+            return Ok(scan);
         }
-        if !bytes.starts_with(MAGIC) {
-            return None;
-        }
+        let newer = |what| JournalError::Newer { path: path.to_owned(), what };
         let mut at = MAGIC.len();
         while at < bytes.len() {
             match frame(bytes, at) {
@@ -218,49 +251,65 @@ impl Scan {
                     at = next;
                     scan.good = at as u64;
                 }
-                Err(what) => {
-                    scan.broken(bytes, at, what);
+                Err(Bad::Newer(what)) => return Err(newer(what)),
+                Err(Bad::Broken(what)) => {
+                    scan.broken(bytes, at, what).map_err(newer)?;
                     break;
                 }
             }
         }
-        Some(scan)
+        Ok(scan)
     }
 
     /// Decides between a torn tail and damage: a torn append is the last thing in the file. If any whole frame is found
     /// behind the bad place, something after it was once durable, so records are missing in the middle.
-    fn broken(&mut self, bytes: &[u8], at: usize, what: &'static str) {
-        let behind = (at + 1..bytes.len()).find_map(|probe| frame(bytes, probe).ok().map(|_| probe));
-        let Some(mut probe) = behind else {
+    fn broken(&mut self, bytes: &[u8], at: usize, what: &'static str) -> Result<(), String> {
+        let whole = |probe: &usize| !matches!(frame(bytes, *probe), Err(Bad::Broken(_)));
+        let Some(mut probe) = (at + 1..bytes.len()).find(whole) else {
             self.torn = (bytes.len() - at) as u64;
-            return;
+            return Ok(());
         };
         self.damage = Some(format!("at byte {at}: {what}; records after it kept"));
-        while let Ok((record, next)) = frame(bytes, probe) {
-            // A record whose beginning was lost does not fit; vCenter will be asked anyway.
-            if self.state.apply(&record).is_ok() {
-                self.records.push(record);
+        while probe < bytes.len() {
+            match frame(bytes, probe) {
+                Ok((record, next)) => {
+                    // A record whose beginning was lost does not fit; vCenter will be asked anyway.
+                    if self.state.apply(&record).is_ok() {
+                        self.records.push(record);
+                    }
+                    probe = next;
+                }
+                Err(Bad::Newer(what)) => return Err(what),
+                Err(Bad::Broken(_)) => break,
             }
-            probe = next;
         }
+        Ok(())
     }
 }
 
-fn frame(bytes: &[u8], at: usize) -> Result<(Record, usize), &'static str> {
-    let header = bytes.get(at..at + HEADER).ok_or("incomplete header")?;
+/// Why there is no record at a place.
+enum Bad {
+    /// What a crash or damage leaves.
+    Broken(&'static str),
+    /// Whole and checked, but not of this version: it may hold a duty, so it is never cut.
+    Newer(String),
+}
+
+fn frame(bytes: &[u8], at: usize) -> Result<(Record, usize), Bad> {
+    let header = bytes.get(at..at + HEADER).ok_or(Bad::Broken("incomplete header"))?;
     let word = |from: usize| u32::from_le_bytes([header[from], header[from + 1], header[from + 2], header[from + 3]]);
     let length = word(0) as usize;
     if length > MAX_PAYLOAD {
-        return Err("impossible length");
+        return Err(Bad::Broken("impossible length"));
     }
     let end = at + HEADER + length;
-    let checked = bytes.get(at + HEADER - 1..end).ok_or("incomplete payload")?;
+    let checked = bytes.get(at + HEADER - 1..end).ok_or(Bad::Broken("incomplete payload"))?;
     if crc32c::crc32c(checked) != word(4) {
-        return Err("checksum");
+        return Err(Bad::Broken("checksum"));
     }
     if header[8] != VERSION {
-        return Err("unknown version");
+        return Err(Bad::Newer(format!("version {} at byte {at}", header[8])));
     }
-    let record = serde_json::from_slice(&checked[1..]).map_err(|_| "unreadable record")?;
+    let record = serde_json::from_slice(&checked[1..]).map_err(|e| Bad::Newer(format!("at byte {at}: {e}")))?;
     Ok((record, end))
 }

@@ -83,17 +83,14 @@ impl State {
     }
 }
 
-/// The open journal. Cheap to clone; every method returns only when its records are on disk, so call it off the
-/// runtime's threads.
+/// The open journal. Cheap to clone. Writing returns only when its records are on disk, so call it off the runtime's
+/// threads; reading the state never waits for a disk.
 #[derive(Debug, Clone)]
 pub struct Journal {
-    inner: Arc<Mutex<Inner>>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    file: JournalFile,
-    state: State,
+    /// Held over an append; taken before `state`.
+    file: Arc<Mutex<JournalFile>>,
+    /// What is durable.
+    state: Arc<Mutex<Arc<State>>>,
 }
 
 impl Journal {
@@ -103,7 +100,8 @@ impl Journal {
     /// See [`JournalError`]; a journal that is locked by another agent, or can't be read, is one.
     pub fn open(dir: &Path) -> Result<(Self, Opened), JournalError> {
         let (file, state, opened) = JournalFile::open(dir)?;
-        Ok((Self { inner: Arc::new(Mutex::new(Inner { file, state })) }, opened))
+        let this = Self { file: Arc::new(Mutex::new(file)), state: Arc::new(Mutex::new(Arc::new(state))) };
+        Ok((this, opened))
     }
 
     /// Appends all records with one fsync. Nothing is folded unless everything is durable.
@@ -112,23 +110,21 @@ impl Journal {
     /// An illegal edge (nothing written), or a write that failed: then the journal refuses everything that follows,
     /// because what the disk holds is unknown until it is opened again.
     pub fn append(&self, records: &[Record]) -> Result<(), JournalError> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = inner.state.clone();
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = State::clone(&self.state());
         for record in records {
             next.apply(record)?;
         }
-        inner.file.append(records)?;
-        inner.state = next;
-        if inner.state.is_empty() {
-            inner.file.compact_if_large(&[])?;
-        }
-        Ok(())
+        file.append(records)?;
+        let next = Arc::new(next);
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
+        file.compact_if_large(&next)
     }
 
-    /// A copy of the state now.
+    /// The state now.
     #[must_use]
-    pub fn state(&self) -> State {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).state.clone()
+    pub fn state(&self) -> Arc<State> {
+        Arc::clone(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Open duties of one session.

@@ -1,7 +1,7 @@
 //! The records and what they are about. Pure data: JSON inside the frames, so that a person can read them.
 use serde::{Deserialize, Serialize};
 
-use crate::id::{BackingPath, DiskUuid, DutyId, Moref, SessionId, Slot};
+use crate::id::{BackingPath, DiskUuid, DutyId, Moref, SessionId, Slot, TargetId};
 
 /// One line of history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,15 @@ pub struct Duty {
     /// Moref of the target VM.
     pub vm: Moref,
     pub vm_name: String,
+    /// Its instance UUID, which outlives a new registration of the VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm_uuid: Option<String>,
+    /// Instance UUID of the vCenter and moref of the proxy VM under which it was begun: all morefs, keys and slots are
+    /// theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcenter: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Moref>,
     /// RFC 3339.
     pub since: String,
     #[serde(default)]
@@ -80,6 +89,20 @@ pub struct SnapshotDuty {
 }
 
 impl Duty {
+    /// The VM that it is about.
+    #[must_use]
+    pub fn target(&self) -> TargetId {
+        TargetId { moref: self.vm.clone(), instance_uuid: self.vm_uuid.clone() }
+    }
+
+    /// Whether it was begun under another vCenter, or, for a disk, on another proxy. What was not recorded, or is not
+    /// known now, does not contradict.
+    #[must_use]
+    pub fn is_of_another(&self, vcenter: Option<&str>, proxy: &Moref) -> bool {
+        let differs = self.vcenter.as_deref().zip(vcenter).is_some_and(|(then, now)| then != now);
+        differs || (self.attach().is_some() && self.proxy.as_ref().is_some_and(|then| then != proxy))
+    }
+
     #[must_use]
     pub fn attach(&self) -> Option<&AttachDuty> {
         match &self.kind {

@@ -12,6 +12,9 @@ fn attach(id: DutyId) -> Duty {
         session: SessionId::new(),
         vm: Moref::new("vm-42"),
         vm_name: "web 01 [ä] %2f".into(),
+        vm_uuid: None,
+        vcenter: Some("vc-1".into()),
+        proxy: Some(Moref::new("vm-7")),
         since: "2026-01-01T00:00:00Z".into(),
         phase: DutyPhase::Intended,
         kind: DutyKind::Attach(AttachDuty {
@@ -80,7 +83,7 @@ fn every_cut_leaves_a_prefix() {
         let (journal, opened) = Journal::open(dir.path()).unwrap();
         assert!(opened.damage.is_none(), "cut at {cut}: {opened:?}");
         let state = journal.state();
-        let n = prefixes.iter().position(|p| *p == state).expect("not a prefix");
+        let n = prefixes.iter().position(|p| *p == *state).expect("not a prefix");
         assert!(n >= last, "a longer file must not know less");
         last = n;
         // The cut tail is gone for good: what is appended next is found again.
@@ -109,6 +112,74 @@ fn a_flip_in_the_middle_is_reported_and_later_duties_survive() {
         assert!(journal.state().get(open).is_some(), "flip at {at}: a later duty was forgotten");
         fs::remove_file(aside).unwrap();
     }
+}
+
+/// A frame as the file holds it.
+fn raw(version: u8, payload: &[u8]) -> Vec<u8> {
+    let checked: Vec<u8> = [&[version], payload].concat();
+    [&u32::try_from(payload.len()).unwrap().to_le_bytes()[..], &crc32c::crc32c(&checked).to_le_bytes(), &checked]
+        .concat()
+}
+
+#[test]
+fn records_of_a_newer_agent_are_refused_and_never_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let (records, _) = history();
+    Journal::open(dir.path()).unwrap().0.append(&records).unwrap();
+    let path = dir.path().join("journal");
+    let known = fs::read(&path).unwrap();
+    let torn = &known[..known.len() - 3];
+    for (before, strange) in [
+        (&known[..], raw(2, b"{}")),
+        (&known[..], raw(1, br#"{"record":"adopted","duty":"x"}"#)),
+        (torn, raw(2, b"{}")),
+    ] {
+        let whole = [before, &strange].concat();
+        fs::write(&path, &whole).unwrap();
+        assert!(matches!(Journal::open(dir.path()), Err(JournalError::Newer { .. })));
+        assert_eq!(fs::read(&path).unwrap(), whole);
+    }
+}
+
+#[test]
+fn damage_is_remembered_until_it_was_compared_with_vcenter() {
+    let dir = tempfile::tempdir().unwrap();
+    let (records, _) = history();
+    Journal::open(dir.path()).unwrap().0.append(&records).unwrap();
+    let path = dir.path().join("journal");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    assert!(Journal::open(dir.path()).unwrap().1.damage.is_some());
+    let again = Journal::open(dir.path()).unwrap().1;
+    assert!(again.damage.is_none() && again.unreconciled);
+    file::reconciled(dir.path()).unwrap();
+    assert_eq!(Journal::open(dir.path()).unwrap().1, Opened::default());
+}
+
+#[test]
+fn a_large_journal_shrinks_to_what_is_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(dir.path()).unwrap();
+    let (records, open) = history();
+    journal.append(&records).unwrap();
+    let before = journal.state();
+    let noise = Record::Started { at: "x".repeat(1 << 19), version: String::new() };
+    (0..9).for_each(|_| journal.append(std::slice::from_ref(&noise)).unwrap());
+    assert!(fs::metadata(dir.path().join("journal")).unwrap().len() < 1 << 20);
+    assert_eq!(journal.state(), before);
+    drop(journal);
+    let (journal, opened) = Journal::open(dir.path()).unwrap();
+    assert_eq!((opened, journal.state()), (Opened::default(), before));
+    journal.append(&[retired(open)]).unwrap();
+}
+
+#[test]
+fn the_state_is_told_while_a_write_is_on_its_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(dir.path()).unwrap();
+    let _writing = journal.file.lock().unwrap();
+    assert!(journal.state().is_empty());
 }
 
 #[test]
@@ -143,10 +214,10 @@ fn a_full_disk_poisons_the_handle_and_loses_nothing() {
     journal.append(&[Record::Began(attach(id))]).unwrap();
     let before = journal.state();
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let good = std::mem::replace(&mut journal.inner.lock().unwrap().file.file, full);
+    let good = std::mem::replace(&mut journal.file.lock().unwrap().file, full);
     assert!(matches!(journal.append(&[retired(id)]), Err(JournalError::Io { .. })));
     assert_eq!(journal.state(), before, "a retirement that is not durable did not happen");
-    journal.inner.lock().unwrap().file.file = good;
+    journal.file.lock().unwrap().file = good;
     assert!(matches!(journal.append(&[retired(id)]), Err(JournalError::Poisoned)));
 }
 

@@ -1,7 +1,7 @@
 //! One BackupVm: the edges are drawn in [`super`]. A job runs in its own task; its stream is only where it reports to.
 //! When the stream breaks, the job stops reading and detaches; its result stays readable.
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +13,7 @@ use hotadd_api::v1::{self, Cleanup, JobState, Phase, job_event::Item as Event};
 use hotadd_blockio::EngineKind;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tonic::Status;
 
@@ -37,11 +37,15 @@ const KEEP_JOBS: usize = 256;
 const EVENTS: usize = 8;
 /// How long a client may take to accept an event that is not a frame.
 const EVENT_PATIENCE: Duration = Duration::from_secs(10);
+/// Look again whether the client took everything.
+const TAKEN_POLL: Duration = Duration::from_millis(20);
 
 /// What BackupVm asks.
 #[derive(Debug, Clone)]
 pub struct JobRequest {
     pub request_id: String,
+    /// Everything else of the request, to tell a repetition from a conflict.
+    pub fingerprint: Vec<u8>,
     pub vm: String,
     pub wish: Wish,
     pub keys: Vec<i32>,
@@ -57,6 +61,8 @@ pub type EventStream = mpsc::Receiver<Result<v1::JobEvent, Status>>;
 pub struct Jobs {
     manager: Manager,
     results: Arc<Mutex<VecDeque<v1::JobResult>>>,
+    /// What each job was asked, by its id; locked after `results`.
+    asked: Arc<Mutex<HashMap<String, Vec<u8>>>>,
     /// Rung when a job has ended.
     ended: watch::Sender<()>,
 }
@@ -64,18 +70,21 @@ pub struct Jobs {
 impl Jobs {
     #[must_use]
     pub fn new(manager: Manager) -> Self {
-        Self { manager, results: Arc::default(), ended: watch::Sender::new(()) }
+        Self { manager, results: Arc::default(), asked: Arc::default(), ended: watch::Sender::new(()) }
     }
 
     /// Starts a job, or shows the result of the one that this request started before.
     ///
     /// # Errors
-    /// [`reason::JOB_RUNNING`], [`reason::SES_DRAINING`].
+    /// [`reason::JOB_RUNNING`], [`reason::SES_CONFLICT`], [`reason::SES_DRAINING`].
     pub fn start(&self, request: JobRequest) -> Result<EventStream> {
         let (tx, rx) = mpsc::channel(EVENTS);
         let mut results = lock(&self.results);
         let same = |job: &&v1::JobResult| !request.request_id.is_empty() && job.request_id == request.request_id;
         if let Some(job) = results.iter().find(same) {
+            if lock(&self.asked).get(&job.job_id) != Some(&request.fingerprint) {
+                return Err(Error::new(&reason::SES_CONFLICT, request.request_id));
+            }
             if job.state() == JobState::Running {
                 return Err(Error::new(&reason::JOB_RUNNING, &job.job_id).owing());
             }
@@ -92,8 +101,11 @@ impl Jobs {
         if results.len() >= KEEP_JOBS
             && let Some(oldest) = results.iter().position(|job| job.state() != JobState::Running)
         {
-            results.remove(oldest);
+            if let Some(forgotten) = results.remove(oldest) {
+                lock(&self.asked).remove(&forgotten.job_id);
+            }
         }
+        lock(&self.asked).insert(id.to_string(), request.fingerprint.clone());
         results.push_back(v1::JobResult {
             job_id: id.to_string(),
             request_id: request.request_id.clone(),
@@ -103,9 +115,15 @@ impl Jobs {
             ..v1::JobResult::default()
         });
         drop(results);
-        let (session, jobs) = (SessionId::new(), self.clone());
-        let job = Job { id, session, request, jobs, tx, cancel: Arc::default(), deaf: Arc::default() };
-        tokio::spawn(job.run());
+        let session = SessionId::new();
+        let job = Arc::new(Job { id, session, request, jobs: self.clone(), tx, cancel: Arc::default(), deaf: Arc::default() });
+        let run = tokio::spawn(Arc::clone(&job).run());
+        tokio::spawn(async move {
+            if let Err(panic) = run.await {
+                // What it held went to the settler when it was dropped; the journal knows the rest.
+                job.conclude(vec![panic.into()]).await;
+            }
+        });
         Ok(rx)
     }
 
@@ -152,12 +170,12 @@ struct Holding {
 }
 
 impl Job {
-    async fn run(self) {
+    async fn run(self: Arc<Self>) {
         let span = tracing::info_span!("job", job = %self.id, vm = self.request.vm);
         tracing::Instrument::instrument(self.run_inner(), span).await;
     }
 
-    async fn run_inner(self) {
+    async fn run_inner(&self) {
         self.emit(Event::JobId(self.id.to_string())).await;
         let mut holding = Holding::default();
         let mut errors = Vec::new();
@@ -165,7 +183,27 @@ impl Job {
         if let Settled::Owed(error) = self.end(holding).await {
             errors.push(error);
         }
-        self.conclude(&errors).await;
+        if errors.is_empty() {
+            errors.extend(self.everything_taken().await.err());
+        }
+        self.conclude(errors).await;
+    }
+
+    /// A result may be OK only if the client took every event before it. What the transport below still holds is the
+    /// client's to count: its ranges and hashes tell.
+    async fn everything_taken(&self) -> Result<()> {
+        let patience = self.jobs.manager.opener().vm.limits.lease_default;
+        let empty = async {
+            while self.tx.capacity() < self.tx.max_capacity() && !self.tx.is_closed() {
+                tokio::time::sleep(TAKEN_POLL).await;
+            }
+        };
+        let in_time = timeout(patience, empty).await.is_ok();
+        if in_time && !self.tx.is_closed() {
+            Ok(())
+        } else {
+            Err(Error::new(&reason::JOB_STREAM, "before it took the last events"))
+        }
     }
 
     /// Ends when the client is gone or the agent drains.
@@ -266,7 +304,10 @@ impl Job {
             () = self.abort() => {
                 // The threads end between two blocks; their descriptors are closed when they have.
                 self.cancel.store(true, Ordering::Relaxed);
-                reads.await;
+                // One that hangs in the kernel must not keep the disks attached.
+                if timeout(opener.vm.deadlines.cleanup, reads).await.is_err() {
+                    tracing::error!("a read does not end; detaching under it");
+                }
                 return Err(self.abort_reason());
             }
         };
@@ -298,12 +339,17 @@ impl Job {
             }
             flow
         });
-        let reading = Reading::start(Arc::clone(disk), opener.platform(), order, sink, Arc::clone(&self.cancel))?;
+        let (cancel, memory) = (Arc::clone(&self.cancel), &opener.vm.memory);
+        let reading = Reading::start(Arc::clone(disk), opener.platform(), order, sink, cancel, memory).await?;
         let report = reading.join().await;
         let result = report.to_api(disk);
         self.note(|job| job.disks.push(result.clone()));
-        self.emit(Event::DiskRead(result)).await;
-        report.error.map_or(Ok(()), Err)
+        let told = self.emit(Event::DiskRead(result)).await;
+        match report.error {
+            Some(error) => Err(error),
+            None if !told => Err(Error::new(&reason::JOB_STREAM, "a disk's result was not taken")),
+            None => Ok(()),
+        }
     }
 
     /// Detach, then remove the snapshot; both by the settler, which goes on after our patience.
@@ -336,8 +382,10 @@ impl Job {
         settled
     }
 
-    async fn conclude(&self, errors: &[Error]) {
-        let owed = !self.jobs.manager.opener().vm.journal.duties_of(self.session).is_empty();
+    async fn conclude(&self, errors: Vec<Error>) {
+        // The journal decides what is owed, not the errors.
+        let owed = self.jobs.manager.hand_over_all(self.session);
+        let errors: Vec<Error> = errors.into_iter().map(|e| if owed { e.owing() } else { e }).collect();
         self.note(|job| {
             let delivered = job.disks.iter().any(|disk| disk.ok);
             let all = job.disks.iter().all(|disk| disk.ok || self.request.partial);
@@ -350,7 +398,7 @@ impl Job {
                 job.phase = Phase::Done.into();
             }
         });
-        for error in errors {
+        for error in &errors {
             tracing::error!(reason = error.reason().code, %error, "job failed");
         }
         let id = self.id.to_string();
@@ -389,17 +437,18 @@ impl Job {
     }
 
     /// A client that is gone, or that does not read while the job ends, misses events, never the clean-up: it is waited
-    /// for once.
-    async fn emit(&self, event: Event) {
+    /// for once. Tells whether the event went into the stream.
+    async fn emit(&self, event: Event) -> bool {
         let event = Ok(v1::JobEvent { item: Some(event) });
-        let taken = if self.deaf.load(Ordering::Relaxed) {
+        let sent = if self.deaf.load(Ordering::Relaxed) {
             self.tx.try_send(event).is_ok()
         } else {
             self.tx.send_timeout(event, EVENT_PATIENCE).await.is_ok()
         };
-        if !taken {
+        if !sent {
             self.deaf.store(true, Ordering::Relaxed);
             tracing::debug!("the client did not take an event");
         }
+        sent
     }
 }

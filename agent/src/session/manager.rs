@@ -13,9 +13,9 @@ use std::{
 use hotadd_api::v1::{self, Cleanup};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
-    time::Instant,
+    time::{Instant, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     opener::{Opened, Opener, Source},
@@ -28,7 +28,7 @@ use crate::{
     journal::Record,
     plan::facts_to_api,
     reason,
-    transport::{Item, Outlet, ReadOrder, Reading},
+    transport::{Item, Outlet, ReadOrder, Reading, Report},
 };
 
 /// How often leases are looked at.
@@ -123,6 +123,8 @@ struct Shared {
     requests: Mutex<Requests>,
     claimed: Arc<Mutex<HashSet<Moref>>>,
     drain: CancellationToken,
+    /// Openings in progress: a drain waits for them.
+    openings: TaskTracker,
 }
 
 /// One session or job per target VM at a time.
@@ -148,9 +150,10 @@ impl Manager {
             requests: Mutex::default(),
             claimed: Arc::default(),
             drain: CancellationToken::new(),
+            openings: TaskTracker::new(),
         });
         let this = Self { shared };
-        tokio::spawn(this.clone().watch_leases());
+        this.opener().vm.supervise("the clock of leases panicked", this.clone().watch_leases());
         this
     }
 
@@ -203,10 +206,9 @@ impl Manager {
     }
 
     fn admit(&self, request: OpenRequest) -> Result<watch::Receiver<Answer>> {
-        if self.shared.drain.is_cancelled() {
-            return Err(Error::new(&reason::SES_DRAINING, ""));
-        }
+        // Under this lock: what passes here is among the openings that a drain waits for.
         let mut requests = lock(&self.shared.requests);
+        self.go_on()?;
         if !request.request_id.is_empty()
             && let Some((fingerprint, answer)) = requests.get(&request.request_id)
         {
@@ -219,29 +221,55 @@ impl Manager {
         if !request.request_id.is_empty() {
             requests.insert(request.request_id.clone(), (request.fingerprint.clone(), answer.clone()));
         }
-        drop(requests);
         let this = self.clone();
-        tokio::spawn(async move {
+        self.shared.openings.spawn(async move {
             let id = request.request_id.clone();
-            let result = this.open_new(request).await.map_err(Arc::new);
+            let result = this.open_whole(request).await.map_err(Arc::new);
             if result.is_err() {
                 // A failed request may be tried again under the same id.
                 lock(&this.shared.requests).remove(&id);
             }
             tell.send_replace(Some(result));
         });
+        drop(requests);
         Ok(answer)
     }
 
-    async fn open_new(&self, request: OpenRequest) -> Result<Arc<Session>> {
-        let opener = &self.shared.opener;
+    fn go_on(&self) -> Result<()> {
+        if self.shared.drain.is_cancelled() { Err(Error::new(&reason::SES_DRAINING, "")) } else { Ok(()) }
+    }
+
+    /// Whatever way an opening fails, a panic included: what the journal still has of it is handed over and told. The
+    /// error alone never decides what is owed.
+    async fn open_whole(&self, request: OpenRequest) -> Result<Arc<Session>> {
         let id = SessionId::new();
+        let this = self.clone();
+        let opening = tokio::spawn(async move { this.open_new(id, request).await });
+        let result = opening.await.unwrap_or_else(|panic| Err(panic.into()));
+        result.map_err(|error| if self.hand_over_all(id) { error.owing() } else { error })
+    }
+
+    /// Hands every open duty of a session to the settler; tells whether there is one.
+    pub fn hand_over_all(&self, session: SessionId) -> bool {
+        let opener = &self.shared.opener;
+        let open = opener.vm.journal.duties_of(session);
+        open.iter().for_each(|duty| opener.settler.hand_over(duty.id));
+        !open.is_empty()
+    }
+
+    async fn open_new(&self, id: SessionId, request: OpenRequest) -> Result<Arc<Session>> {
+        let opener = &self.shared.opener;
         let preflight = opener.preflight(&request.vm, &request.keys).await?;
         let target = &preflight.target;
         let claim = self.claim(&target.moref, &target.name)?;
         opener.admit(&preflight, true).await?;
+        self.go_on()?;
         let snapshot = opener.snapshot(id, target, &request.source).await?;
-        let disks = match opener.attach(id, target, &snapshot.moref, &request.keys).await {
+        let attached = match self.go_on() {
+            Ok(()) => opener.attach(id, target, &snapshot.moref, &request.keys).await,
+            Err(error) => Err(error),
+        };
+        let disks = match attached {
             Ok(disks) => disks,
             Err(error) => return Err(self.abandon(error, id, snapshot).await),
         };
@@ -283,23 +311,35 @@ impl Manager {
     }
 
     fn remember(&self, session: &Arc<Session>) {
+        self.refresh();
         let mut sessions = lock(&self.shared.sessions);
         let ended = |s: &Arc<Session>| lock(&s.inner).state == State::Closed;
         if sessions.len() > KEEP_ENDED
             && let Some(oldest) = sessions.iter().position(ended)
         {
-            sessions.remove(oldest);
+            let forgotten = sessions.remove(oldest);
+            let of_it = |answer: &Answer| matches!(answer, Some(Ok(s)) if s.id == forgotten.id);
+            lock(&self.shared.requests).retain(|_, (_, answer)| !of_it(&answer.borrow()));
         }
         sessions.push(Arc::clone(session));
     }
 
-    /// Gives everything back after a failure and tells with the cause whether something is still owed.
+    /// What was owed and has been settled meanwhile is closed.
+    fn refresh(&self) {
+        let state = self.shared.opener.vm.journal.state();
+        for session in lock(&self.shared.sessions).iter() {
+            let mut inner = lock(&session.inner);
+            if inner.state == State::Owed && !state.duties().any(|duty| duty.session == session.id) {
+                inner.state = State::Closed;
+            }
+        }
+    }
+
+    /// Gives everything back after a failure; [`Self::open_whole`] tells what is still owed.
     async fn abandon(&self, error: Error, session: SessionId, snapshot: HeldSnapshot) -> Error {
         self.give_back_disks(session).await;
-        match self.give_back_snapshot(session, snapshot).await {
-            Settled::Done => error,
-            Settled::Owed(_) => error.owing(),
-        }
+        self.give_back_snapshot(session, snapshot).await;
+        error
     }
 
     /// Settles every disk that the journal knows of this session, those of an attach that went wrong included. The
@@ -329,14 +369,24 @@ impl Manager {
 
     #[must_use]
     pub fn list(&self) -> Vec<v1::Session> {
+        self.refresh();
         lock(&self.shared.sessions).iter().map(|session| session.to_api()).collect()
     }
 
     /// Detaches everything of a session; a session that is closing or closed answers with how that ended.
     pub async fn close(&self, session: &Arc<Session>, why: &str) -> v1::CloseDisksResponse {
+        self.close_if(session, why, |_| true).await
+    }
+
+    async fn close_if(
+        &self,
+        session: &Arc<Session>,
+        why: &str,
+        still: impl Fn(&Inner) -> bool + Send,
+    ) -> v1::CloseDisksResponse {
         let held = {
             let mut inner = lock(&session.inner);
-            let held = inner.held.take();
+            let held = if still(&inner) { inner.held.take() } else { None };
             if held.is_some() {
                 inner.state = State::Closing;
                 why.clone_into(&mut inner.reason);
@@ -353,13 +403,21 @@ impl Manager {
 
     async fn close_held(&self, session: &Session, held: Held, why: &str) {
         session.cancel_reads.store(true, Ordering::Relaxed);
-        // Every reader's descriptor is closed before its device is deleted.
-        let all_reads = session.reads.acquire_many(READS_PER_SESSION).await;
+        // Every reader's descriptor is closed before its device is deleted. A read that hangs in the kernel must not keep
+        // the disk attached: vCenter detaches it all the same.
+        let patience = self.shared.opener.vm.deadlines.cleanup;
+        if timeout(patience, session.reads.acquire_many(READS_PER_SESSION))
+            .await
+            .map(|all| all.map(|p| p.forget()))
+            .is_err()
+        {
+            tracing::error!(session = %session.id, "a read does not end; detaching under it");
+        }
+        session.reads.close();
         let Held { disks, snapshot, _claim } = held;
         drop(disks);
         self.give_back_disks(session.id).await;
         let settled = self.give_back_snapshot(session.id, snapshot).await;
-        drop(all_reads);
         lock(&session.inner).state = if matches!(settled, Settled::Done) { State::Closed } else { State::Owed };
         tracing::info!(session = %session.id, vm = session.vm_name, why, ?settled, "session ended");
         let ended = Record::LeaseEnded { session: session.id, at: now(), reason: why.to_owned() };
@@ -389,14 +447,21 @@ impl Manager {
             for session in over {
                 tracing::warn!(session = %session.id, vm = session.vm_name, reason = reason::SES_LEASE.code, "lease over; detaching");
                 let this = self.clone();
-                tokio::spawn(async move { this.close(&session, reason::SES_LEASE.summary).await });
+                // A renewal may have come in between: the same lock decides again.
+                let over = |inner: &Inner| inner.lease_end <= Instant::now();
+                tokio::spawn(async move { this.close_if(&session, reason::SES_LEASE.summary, over).await });
             }
         }
     }
 
     /// Refuses everything new, ends everything that lives. Returns when every session has ended or been handed over.
     pub async fn drain(&self) {
-        self.shared.drain.cancel();
+        {
+            let _admitting = lock(&self.shared.requests);
+            self.shared.drain.cancel();
+        }
+        self.shared.openings.close();
+        self.shared.openings.wait().await;
         let live: Vec<_> = lock(&self.shared.sessions).clone();
         futures_util::future::join_all(live.iter().map(|s| self.close(s, "the agent is shutting down"))).await;
     }
@@ -468,9 +533,10 @@ impl Session {
         let permit = Arc::clone(&self.reads)
             .try_acquire_owned()
             .map_err(|_| Error::new(&reason::SES_STATE, "too many reads, or the session is closing"))?;
-        let session = Arc::clone(self);
+        let (session, vm, platform) = (Arc::clone(self), Arc::clone(&opener.vm), opener.platform());
+        let cancel = Arc::clone(&self.cancel_reads);
         // No patience of its own: a client that stops reading loses its lease, and that cancels the read.
-        let mut outlet = Outlet::new(tx.clone(), Arc::clone(&self.cancel_reads), Duration::MAX);
+        let mut outlet = Outlet::new(tx.clone(), Arc::clone(&cancel), Duration::MAX);
         let sink = Box::new(move |item| {
             let Item::Frame(frame) = item else { return ControlFlow::Continue(()) };
             let message = v1::ReadDiskResponse { item: Some(v1::read_disk_response::Item::Frame(frame)) };
@@ -479,10 +545,16 @@ impl Session {
             session.keep_alive().ok();
             ControlFlow::Continue(())
         });
-        let reading =
-            Reading::start(Arc::clone(&attached), opener.platform(), order, sink, Arc::clone(&self.cancel_reads))?;
         tokio::spawn(async move {
-            let report = reading.join().await;
+            let gone = tx.clone();
+            let reading = tokio::select! {
+                reading = Reading::start(Arc::clone(&attached), platform, order, sink, cancel, &vm.memory) => reading,
+                () = gone.closed() => return,
+            };
+            let report = match reading {
+                Ok(reading) => reading.join().await,
+                Err(error) => Report::failed(error),
+            };
             let done = report.to_api(&attached);
             // The order matters to a close that waits for the permit: nothing of this read holds the disk after it.
             drop(attached);

@@ -101,10 +101,17 @@ impl Opener {
     /// Takes the snapshot, or takes note of the caller's.
     ///
     /// # Errors
-    /// See [`snapshot::take`].
+    /// See [`snapshot::take`]; [`reason::SNAP_UNKNOWN`].
     pub async fn snapshot(&self, session: SessionId, target: &TargetFacts, source: &Source) -> Result<HeldSnapshot> {
         match source {
-            Source::Existing(moref) => Ok(HeldSnapshot::foreign(moref.clone())),
+            Source::Existing(moref) => {
+                // A snapshot of another VM would be read under this VM's name.
+                if !self.vm.hypervisor.has_snapshot(&target.moref, moref).await? {
+                    let detail = format!("{moref} is no snapshot of {}", target.name);
+                    return Err(Error::new(&reason::SNAP_UNKNOWN, detail));
+                }
+                Ok(HeldSnapshot::foreign(moref.clone()))
+            }
             Source::Take(wish) => snapshot::take(&self.vm, &self.settler, session, target, *wish).await,
         }
     }

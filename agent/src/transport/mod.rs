@@ -1,7 +1,9 @@
 //! How bytes leave an attached disk: one OS thread per read, device → engine → zero scan and hash → frames.
 //! Nothing here attaches or detaches; a read holds its [`Attached`] for as long as its thread runs.
+pub mod memory;
 pub mod outlet;
 pub mod read;
 
+pub use memory::Memory;
 pub use outlet::Outlet;
 pub use read::{Item, ReadOrder, Reading, Report, Sink, micros};

@@ -20,6 +20,7 @@ use hotadd_blockio::{
 };
 use tokio::sync::oneshot;
 
+use super::Memory;
 use crate::{
     attach::Attached,
     discover::Platform,
@@ -71,17 +72,22 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Starts the thread. It owns a share of `attached` and drops it last, after its descriptor is closed.
+    /// Waits for its share of the memory that all reads may use, then starts the thread. The thread owns a share of
+    /// `attached` and drops it last, after its descriptor is closed.
     ///
     /// # Errors
-    /// When no thread can be started.
-    pub fn start(
+    /// [`reason::READ_STOPPED`] when it is cancelled while it waits; when no thread can be started.
+    pub async fn start(
         attached: Arc<Attached>,
         platform: Arc<dyn Platform>,
-        order: ReadOrder,
+        mut order: ReadOrder,
         sink: Sink,
         cancel: Arc<AtomicBool>,
+        memory: &Memory,
     ) -> Result<Self> {
+        order.depth = memory.depth(order.depth, order.block_bytes);
+        let share = memory.take(order.depth, order.block_bytes, &cancel).await;
+        let share = share.ok_or_else(|| Error::new(&reason::READ_STOPPED, "before it began: no memory was free"))?;
         let (answer, done) = oneshot::channel();
         let flag = Arc::clone(&cancel);
         thread::Builder::new()
@@ -89,6 +95,7 @@ impl Reading {
             .spawn(move || {
                 let report = run(&attached, platform.as_ref(), &order, sink, &flag);
                 drop(attached);
+                drop(share);
                 // Nobody may be waiting any more; the report is for whoever does.
                 drop(answer.send(report));
             })
@@ -108,7 +115,8 @@ impl Reading {
 }
 
 impl Report {
-    fn failed(error: Error) -> Self {
+    #[must_use]
+    pub fn failed(error: Error) -> Self {
         Self {
             error: Some(error),
             engine: None,
@@ -171,7 +179,9 @@ fn run(attached: &Attached, platform: &dyn Platform, order: &ReadOrder, sink: Si
         reader::read(&prepared.device, prepared.selected.engine.as_mut(), &prepared.arena, &request, &mut |block| {
             framer.send(block)
         });
-    let error = verdict(&result, required, framer.covered, attached);
+    let gone = || Error::new(&reason::READ_GONE, format!("{} at its end", attached.disk().backing));
+    let error =
+        verdict(&result, required, framer.covered, attached).or_else(|| (!prepared.device.is_present()).then(gone));
     let stats = result.unwrap_or_default();
     Report {
         error,
@@ -235,6 +245,10 @@ impl Prepared {
         if !device.is_read_only().map_err(failed)? {
             return Err(Error::new(&reason::DSC_WRITABLE, name()));
         }
+        // What was proven when it was attached may have been replaced since.
+        let now = platform.devices().map_err(failed)?;
+        let same = now.iter().find(|device| device.handle == disk.facts().handle);
+        disk.still(same).map_err(|mismatch| Error::new(&reason::DSC_IDENTITY, format!("{}: {mismatch}", name())))?;
         let slots = order.depth.saturating_mul(2);
         let arena = Arena::new(slots, order.block_bytes as usize)
             .map_err(|e| Error::new(&reason::READ_ENGINE, format!("{slots} buffers")).with_source(e))?;

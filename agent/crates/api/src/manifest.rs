@@ -70,6 +70,8 @@ pub enum Flaw {
     Gap { disk: i32, offset: u64 },
     #[error("disk {disk}: the hash of the block at {offset} is not 64 hex digits")]
     Hash { disk: i32, offset: u64 },
+    #[error("disk {disk}: the data block at {offset} does not begin on a block")]
+    Grid { disk: i32, offset: u64 },
     #[error("disk {disk}: root hash differs from its blocks")]
     Root { disk: i32 },
     #[error("disk {disk}: file name {file:?} leaves the folder of the manifest")]
@@ -113,8 +115,8 @@ impl DiskRecord {
         all
     }
 
-    /// BLAKE3 over, for each extent in order: offset and length as little-endian u64, then the 32 hash bytes (zero
-    /// runs: one byte 0). Adjacent zero runs must have been merged.
+    /// BLAKE3 over, for each extent in order: offset and length as little-endian u64, then the block's hash as its 64
+    /// hex digits, as text exactly as written here (zero runs: one byte 0). Adjacent zero runs must have been merged.
     #[must_use]
     pub fn compute_root(&self) -> String {
         let mut hasher = blake3::Hasher::new();
@@ -143,6 +145,9 @@ impl DiskRecord {
         }
         let mut next = 0;
         for extent in self.extents() {
+            if extent.blake3.is_some() && !extent.offset.is_multiple_of(u64::from(self.block_bytes)) {
+                return Err(Flaw::Grid { disk, offset: extent.offset });
+            }
             if extent.offset < next || extent.length == 0 {
                 return Err(Flaw::Overlap { disk, offset: extent.offset });
             }
@@ -211,6 +216,14 @@ mod tests {
         let mut changed = disk();
         changed.data[0].1 = blake3::hash(b"y").to_hex().to_string();
         assert_eq!(changed.check(), Err(Flaw::Root { disk: 2000 }));
+    }
+
+    #[test]
+    fn data_keeps_to_the_grid() {
+        let mut off = disk();
+        off.data[1].0 = (5 << 20) - 512;
+        off.zero = vec![(1 << 20, (4 << 20) - 512)];
+        assert_eq!(off.check(), Err(Flaw::Grid { disk: 2000, offset: (5 << 20) - 512 }));
     }
 
     #[test]
