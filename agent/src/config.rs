@@ -89,7 +89,8 @@ pub struct Deadlines {
     pub discover: Duration,
     /// Silence after which the controller is rescanned for an event that was lost.
     pub rescan: Duration,
-    /// Pause before an absence is believed for an attach that was never confirmed.
+    /// Pause before an absence is believed for an attach that was never confirmed. Longer than `call`: a request whose
+    /// reply was lost may reach vCenter as late as that.
     pub settle: Duration,
     /// How long a request waits for its clean-up before it answers OWED. The clean-up itself never ends unproven.
     pub cleanup: Duration,
@@ -182,7 +183,7 @@ impl Default for RawDeadlines {
             snapshot_seconds: 1800,
             discover_seconds: 60,
             rescan_seconds: 5,
-            settle_seconds: 10,
+            settle_seconds: 75,
             cleanup_seconds: 120,
             drain_seconds: 240,
         }
@@ -308,6 +309,12 @@ impl Collector {
     }
 
     fn deadlines(&mut self, raw: &RawDeadlines) -> Deadlines {
+        if raw.settle_seconds <= raw.call_seconds {
+            self.0.push(format!(
+                "deadlines.settle_seconds: {} is not above call_seconds ({}): a request whose reply was lost may land that late",
+                raw.settle_seconds, raw.call_seconds
+            ));
+        }
         let mut seconds = |key: &str, value: u64, low: u64| {
             if !(low..=86_400).contains(&value) {
                 self.0.push(format!("deadlines.{key}: {value} is not between {low} and 86400"));
@@ -395,7 +402,7 @@ mod tests {
             .replace("0.0.0.0:7443", "nowhere")
             .replace("https://vc", "http://vc")
             .replace("key.pem", "missing.pem")
-            + "pin_sha256 = 'zz'\n[limits]\ndepth = 0\n[deadlines]\ncall_seconds = 0\n";
+            + "pin_sha256 = 'zz'\n[limits]\ndepth = 0\n[deadlines]\ncall_seconds = 0\nsettle_seconds = 0\n";
         write(dir.path(), "password", "x", 0o644);
         let path = write(dir.path(), "agent.toml", &text, 0o644);
         let Faults(faults) = Config::load(&path).unwrap_err();
@@ -407,6 +414,7 @@ mod tests {
             "exactly one of",
             "limits.depth:",
             "call_seconds:",
+            "settle_seconds:",
         ] {
             assert!(faults.iter().any(|f| f.contains(key)), "{key} missing in {faults:#?}");
         }

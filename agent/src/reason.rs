@@ -42,6 +42,8 @@ registry! {
     VC_UNKNOWN_OUTCOME = "HA-VC-006", Unavailable, "the reply of a vSphere call was lost", "nothing: the agent reads the state back and settles it";
     VC_FAULT = "HA-VC-007", FailedPrecondition, "vCenter refused an operation", "see the fault's text; the vSphere Client shows the task";
     VC_DEADLINE = "HA-VC-008", DeadlineExceeded, "a vSphere task did not end in time", "look at the task in the vSphere Client; the agent goes on settling it";
+    VC_STALE = "HA-VC-009", Unavailable, "vCenter does not have a VM's facts now", "look at the VM and its host in the vSphere Client; the agent goes on asking";
+    VC_OTHER = "HA-VC-010", FailedPrecondition, "duties are open that were begun under another vCenter or proxy VM", "point the agent at the vCenter and VM that the message names, or detach there by hand and move the journal away";
 
     VM_UNKNOWN = "HA-VM-001", NotFound, "no such VM", "give the exact name, the UUID or the moref of a VM in this vCenter";
     VM_AMBIGUOUS = "HA-VM-002", FailedPrecondition, "more than one VM has this name or UUID", "give the moref (vm-…) instead";

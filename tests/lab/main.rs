@@ -2,5 +2,10 @@
 //! hot-added by QEMU. One guest a test; `support` holds what they share. Needs what ci/part-lab sets up.
 #![forbid(unsafe_code)]
 
+mod decoys;
+mod engines;
 mod job;
+mod killed;
+mod many;
+mod reading;
 mod support;

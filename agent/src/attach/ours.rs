@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     hypervisor::{OurDisk, ProxyDisk, ProxyFacts},
-    id::DiskUuid,
+    id::{BackingPath, DiskUuid, Slot},
     journal::AttachDuty,
 };
 
@@ -12,9 +12,9 @@ use crate::{
 pub enum Claim {
     /// It is there, and nothing speaks against it being ours.
     Ours(OurDisk),
-    /// Its slot is empty or holds somebody else's disk: ours is not attached there.
+    /// Its slot is empty or holds a disk that is certainly another, and no other slot shows ours.
     Absent,
-    /// The slot holds something that partly agrees; a person has to look.
+    /// Something partly agrees; a person has to look.
     Doubtful(String),
 }
 
@@ -29,15 +29,44 @@ fn is_own(disk: &ProxyDisk, proxy: &ProxyFacts, listed: &BTreeSet<DiskUuid>) -> 
     at_home || disk.uuid.is_some_and(|uuid| listed.contains(&uuid))
 }
 
-/// Compares the slot, the backing (or one of its parents), the mode, the UUID and the capacity.
+/// Compares the slot, the backing (or one of its parents), the mode, the UUID, the key and the capacity. `named`: slots
+/// that open duties name.
 #[must_use]
-pub fn claim(duty: &AttachDuty, proxy: &ProxyFacts, listed: &BTreeSet<DiskUuid>) -> Claim {
-    let Some(disk) = proxy.disks.iter().find(|disk| disk.slot == Some(duty.slot)) else { return Claim::Absent };
-    if !disk.chain.contains(&duty.backing) {
-        return Claim::Absent;
+pub fn claim(duty: &AttachDuty, proxy: &ProxyFacts, listed: &BTreeSet<DiskUuid>, named: &BTreeSet<Slot>) -> Claim {
+    let claim = match proxy.disk_at(duty.slot) {
+        Some(disk) if names_backing(disk, &duty.backing) => compare(duty, disk, is_own(disk, proxy, listed)),
+        Some(disk) => other_file(duty, disk),
+        None => Claim::Absent,
+    };
+    let moved = |disk: &&ProxyDisk| {
+        disk.slot != Some(duty.slot)
+            && disk.slot.is_none_or(|slot| !named.contains(&slot))
+            && !is_own(disk, proxy, listed)
+            && disk.nonpersistent
+            && disk.uuid == Some(duty.uuid)
+            && names_backing(disk, &duty.backing)
+    };
+    match (claim, proxy.disks.iter().find(moved)) {
+        (Claim::Absent, Some(disk)) => {
+            let place = disk.slot.map_or_else(|| "no SCSI slot".to_owned(), |slot| slot.to_string());
+            Claim::Doubtful(format!("{} is attached at {place} instead of {}", duty.backing, duty.slot))
+        }
+        (claim, _) => claim,
     }
+}
+
+/// The file itself, one of its parents, or its redo log: the server may show a nonpersistent disk under the redo log's
+/// name without telling the parent.
+fn names_backing(disk: &ProxyDisk, backing: &BackingPath) -> bool {
+    disk.chain.contains(backing)
+        || disk.chain.first().is_some_and(|top| {
+            top.as_str().strip_prefix(backing.as_str()).is_some_and(|rest| rest.starts_with("-REDO_"))
+        })
+}
+
+fn compare(duty: &AttachDuty, disk: &ProxyDisk, own: bool) -> Claim {
     let mut against = Vec::new();
-    if is_own(disk, proxy, listed) {
+    if own {
         against.push("it is one of the proxy's own disks".to_owned());
     }
     if !disk.nonpersistent {
@@ -58,10 +87,28 @@ pub fn claim(duty: &AttachDuty, proxy: &ProxyFacts, listed: &BTreeSet<DiskUuid>)
     }
 }
 
+/// The slot shows another file. A renamed datastore, or a redo log under a name of its own, looks like that too, so
+/// only a disk that certainly is another one counts as our absence.
+fn other_file(duty: &AttachDuty, disk: &ProxyDisk) -> Claim {
+    let same_key = duty.device_key == Some(disk.device_key);
+    let other_uuid = disk.uuid.is_some_and(|uuid| uuid != duty.uuid);
+    // Before vCenter told a key, mode and size are all that is left to compare.
+    let alike = duty.device_key.is_none() && disk.nonpersistent && disk.capacity_bytes == duty.capacity_bytes;
+    if other_uuid && !same_key && !alike {
+        return Claim::Absent;
+    }
+    let file = disk.chain.first().map(ToString::to_string).unwrap_or_default();
+    let uuid = disk.uuid.map_or_else(|| "unknown".to_owned(), |uuid| uuid.to_string());
+    Claim::Doubtful(format!(
+        "{} holds {file} (key {}, UUID {uuid}) where {} was attached",
+        duty.slot, disk.device_key, duty.backing
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{BackingPath, Moref, Slot};
+    use crate::id::Moref;
 
     const UUID: &str = "6000c29abcdef0123456789abcdef012";
     const SLOT: Slot = Slot { controller_key: 1001, unit: 3 };
@@ -87,42 +134,80 @@ mod tests {
         }
     }
 
-    fn verdict(disk: ProxyDisk) -> Claim {
-        let proxy = ProxyFacts {
+    fn proxy(disks: Vec<ProxyDisk>) -> ProxyFacts {
+        ProxyFacts {
             moref: Moref::new("vm-1"),
             name: "p".into(),
             home: "[ds] proxy/".into(),
             hardware_version: 19,
             controllers: Vec::new(),
-            disks: vec![disk],
+            disks,
             busy: false,
-        };
-        claim(&duty(), &proxy, &BTreeSet::new())
+        }
+    }
+
+    fn verdict(disk: ProxyDisk) -> Claim {
+        claim(&duty(), &proxy(vec![disk]), &BTreeSet::new(), &BTreeSet::from([SLOT]))
+    }
+
+    fn other_uuid() -> Option<DiskUuid> {
+        "6000c29abcdef0123456789abcdef013".parse().ok()
+    }
+
+    fn other_chain() -> Vec<BackingPath> {
+        vec![BackingPath::new("[ds renamed] web/web.vmdk")]
     }
 
     #[test]
     fn agreement_is_ours_also_behind_a_redo_log() {
         assert_eq!(verdict(disk()), Claim::Ours(OurDisk(disk())));
         let redo = BackingPath::new("[ds] web/web.vmdk-REDO_a1b2");
-        let behind = ProxyDisk { chain: vec![redo, duty().backing], uuid: None, ..disk() };
+        let behind = ProxyDisk { chain: vec![redo.clone(), duty().backing], uuid: None, ..disk() };
         assert!(matches!(verdict(behind), Claim::Ours(_)));
+        assert!(matches!(verdict(ProxyDisk { chain: vec![redo], ..disk() }), Claim::Ours(_)), "parent not told");
     }
 
     #[test]
-    fn another_slot_or_another_file_is_absence() {
-        assert_eq!(verdict(ProxyDisk { slot: Some(Slot { unit: 4, ..SLOT }), ..disk() }), Claim::Absent);
-        assert_eq!(
-            verdict(ProxyDisk { chain: vec![BackingPath::new("[ds] web/web_1.vmdk")], ..disk() }),
-            Claim::Absent
-        );
+    fn an_empty_slot_and_a_certainly_different_disk_are_absence() {
+        assert_eq!(claim(&duty(), &proxy(vec![]), &BTreeSet::new(), &BTreeSet::new()), Claim::Absent);
+        let other = ProxyDisk { chain: other_chain(), uuid: other_uuid(), capacity_bytes: 1, ..disk() };
+        assert_eq!(verdict(other.clone()), Claim::Absent);
+        let same_size = ProxyDisk { capacity_bytes: 1 << 30, ..other };
+        let held = AttachDuty { device_key: Some(2000), ..duty() };
+        assert_eq!(claim(&held, &proxy(vec![same_size]), &BTreeSet::new(), &BTreeSet::new()), Claim::Absent);
+    }
+
+    #[test]
+    fn another_file_name_alone_is_no_absence() {
+        let held = AttachDuty { device_key: Some(2019), ..duty() };
+        let renamed = ProxyDisk { chain: other_chain(), ..disk() };
+        for (duty, disk) in [
+            (duty(), renamed.clone()),
+            (duty(), ProxyDisk { uuid: None, ..renamed.clone() }),
+            (duty(), ProxyDisk { uuid: other_uuid(), ..renamed.clone() }),
+            (held, ProxyDisk { uuid: other_uuid(), capacity_bytes: 1, ..renamed }),
+        ] {
+            let claim = claim(&duty, &proxy(vec![disk.clone()]), &BTreeSet::new(), &BTreeSet::new());
+            assert!(matches!(claim, Claim::Doubtful(_)), "{disk:?}: {claim:?}");
+        }
+    }
+
+    #[test]
+    fn our_disk_in_another_slot_is_doubt_unless_a_duty_names_that_slot() {
+        let elsewhere = Slot { unit: 4, ..SLOT };
+        let moved = ProxyDisk { slot: Some(elsewhere), ..disk() };
+        assert!(matches!(verdict(moved.clone()), Claim::Doubtful(_)));
+        assert!(matches!(verdict(ProxyDisk { slot: None, ..disk() }), Claim::Doubtful(_)));
+        let named = BTreeSet::from([SLOT, elsewhere]);
+        assert_eq!(claim(&duty(), &proxy(vec![moved.clone()]), &BTreeSet::new(), &named), Claim::Absent);
+        assert_eq!(verdict(ProxyDisk { uuid: other_uuid(), ..moved }), Claim::Absent);
     }
 
     #[test]
     fn half_agreement_is_doubt_never_ours() {
-        let other_uuid = "6000c29abcdef0123456789abcdef013".parse().ok();
         for half in [
             ProxyDisk { nonpersistent: false, ..disk() },
-            ProxyDisk { uuid: other_uuid, ..disk() },
+            ProxyDisk { uuid: other_uuid(), ..disk() },
             ProxyDisk { capacity_bytes: 1, ..disk() },
             ProxyDisk { chain: vec![duty().backing, BackingPath::new("[ds] proxy/own.vmdk")], ..disk() },
         ] {

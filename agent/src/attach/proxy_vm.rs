@@ -11,7 +11,7 @@ use crate::{
     discover::{ControllerMap, DeviceFacts, Finder, Platform},
     error::{Error, Result},
     hypervisor::{Hypervisor, ProxyFacts},
-    id::{DiskUuid, Moref},
+    id::{DiskUuid, Moref, Slot},
     journal::{Journal, Record},
     reason,
 };
@@ -79,6 +79,12 @@ impl ProxyVm {
     /// When the guest's devices can't be read.
     pub async fn controller_map(&self, proxy: &ProxyFacts) -> Result<ControllerMap> {
         Ok(self.look(proxy).await?.1)
+    }
+
+    /// Slots that open attach duties name.
+    #[must_use]
+    pub fn named_slots(&self) -> BTreeSet<Slot> {
+        self.journal.state().duties().filter_map(|duty| duty.attach().map(|attach| attach.slot)).collect()
     }
 
     pub(super) async fn view(&self) -> Result<View> {

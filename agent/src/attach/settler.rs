@@ -8,8 +8,8 @@
 //!                  └──────────────────────────── back-off ◀──────────────────────────────────────┘           retired
 //! ```
 //! "Not there" alone is no proof: while a task runs on the proxy an attach may still land, and an intent that was
-//! never confirmed is believed gone only after a second look. A snapshot is removed only when no attach duty of its
-//! session is open. Sessions, leases and recovery after a kill all come through here.
+//! never confirmed is believed gone only after a second look. A snapshot is removed only when no attach duty of its VM
+//! is open. Sessions, leases and recovery after a kill all come through here.
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
@@ -29,7 +29,7 @@ use crate::{
     discover::{Expectation, proof},
     error::{Error, Result},
     hypervisor::OurDisk,
-    id::{DutyId, SessionId},
+    id::{DutyId, Moref},
     journal::{AttachDuty, Duty, DutyPhase, Record, SnapshotDuty},
     reason,
 };
@@ -59,8 +59,12 @@ struct Shared {
 struct Open {
     tries: u32,
     last_error: String,
-    /// When an unconfirmed intent was first seen absent.
+    /// When an unconfirmed intent was first seen absent; forgotten when it was seen, or when something still ran.
     absent_since: Option<Instant>,
+    /// vSphere refused it: nothing may land any more, so the first absence counts.
+    refused: bool,
+    /// The last look needs a person.
+    doubtful: bool,
 }
 
 /// How a wait for the settler ended.
@@ -90,6 +94,12 @@ impl Settler {
         }
     }
 
+    /// Hands over a duty of which vSphere said that it did not begin it: one look at its absence is enough.
+    pub fn hand_over_refused(&self, duty: DutyId) {
+        self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).entry(duty).or_default().refused = true;
+        self.hand_over(duty);
+    }
+
     /// Hands over and waits until all are retired, at most `patience`.
     pub async fn settle(&self, duties: &[DutyId], patience: Duration) -> Settled {
         let mut passes = self.shared.passes.subscribe();
@@ -116,6 +126,13 @@ impl Settler {
     fn still_open<'a>(&self, duties: &'a [DutyId]) -> impl Iterator<Item = DutyId> + use<'a> {
         let state = self.shared.vm.journal.state();
         duties.iter().copied().filter(move |id| state.get(*id).is_some())
+    }
+
+    /// Whether all of these need a person: the settler looked, and waiting does not heal it.
+    #[must_use]
+    pub fn all_doubtful(&self, duties: &[DutyId]) -> bool {
+        let open = self.shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+        self.still_open(duties).all(|id| open.get(&id).is_some_and(|o| o.doubtful))
     }
 
     /// Why a duty is still open, if the settler has it and met something.
@@ -153,6 +170,8 @@ async fn run(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<DutyId>) {
 enum Finding {
     Gone(String),
     Waits(String),
+    /// Waiting alone does not heal it: a person has to look.
+    Doubtful(String),
 }
 
 impl Shared {
@@ -177,7 +196,7 @@ impl Shared {
         if !attached.is_empty() {
             match self.settle_attached(&attached).await {
                 Ok(findings) => self.conclude(findings).await,
-                Err(error) => attached.iter().for_each(|(d, _)| self.waits(d, &error.message())),
+                Err(error) => attached.iter().for_each(|(d, _)| self.waits(d, &error.message(), false)),
             }
         }
         for duty in &duties {
@@ -196,7 +215,7 @@ impl Shared {
         let view = self.vm.view().await?;
         let mut remove = Vec::new();
         for (_, attach) in duties {
-            if let Claim::Ours(disk) = claim(attach, &view.proxy, &self.vm.listed_own) {
+            if let Claim::Ours(disk) = self.claim(attach, &view) {
                 self.delete_in_guest(attach, &view).await;
                 remove.push(disk);
             }
@@ -234,9 +253,13 @@ impl Shared {
     }
 
     async fn judge(&self, duty: &Duty, attach: &AttachDuty, view: &View) -> Finding {
-        match claim(attach, &view.proxy, &self.vm.listed_own) {
+        let claim = self.claim(attach, view);
+        if claim != Claim::Absent || view.proxy.busy {
+            self.forget_absence(duty.id);
+        }
+        match claim {
             Claim::Ours(_) => Finding::Waits(format!("{} is still attached at {}", attach.backing, attach.slot)),
-            Claim::Doubtful(why) => Finding::Waits(format!("not touched: {why}")),
+            Claim::Doubtful(why) => Finding::Doubtful(format!("not touched: {why}")),
             Claim::Absent if view.proxy.busy => {
                 Finding::Waits(format!("{}: a task runs on the proxy; an attach may still land", attach.backing))
             }
@@ -247,16 +270,25 @@ impl Shared {
         }
     }
 
-    /// vCenter says gone; the guest must agree. A device that stayed behind is deleted if it is proven, else waited for.
+    fn claim(&self, attach: &AttachDuty, view: &View) -> Claim {
+        claim(attach, &view.proxy, &self.vm.listed_own, &self.vm.named_slots())
+    }
+
+    /// vCenter says gone; the guest must agree. While vCenter lists another disk in the slot, the device there is that
+    /// disk's and is left alone. In an empty slot any device is a ghost: deleted if it is proven, else waited for.
     async fn judge_guest(&self, attach: &AttachDuty, view: &View) -> Finding {
+        let occupied = view.proxy.disk_at(attach.slot).is_some();
         let ghost = view.devices.iter().any(|device| {
             let placed = view.map.address(attach.slot.controller_key);
             let here = placed.is_ok_and(|address| proof::sits_at(device, address, attach.slot.unit));
-            (here || placed.is_err()) && proof::full_uuid(device) == Ok(attach.uuid)
+            let same = proof::full_uuid(device) == Ok(attach.uuid);
+            (here && !occupied) || ((here || placed.is_err()) && same)
         });
         if ghost {
-            self.delete_in_guest(attach, view).await;
-            return Finding::Waits(format!("{}: the guest still shows its device", attach.backing));
+            if !occupied {
+                self.delete_in_guest(attach, view).await;
+            }
+            return Finding::Waits(format!("{}: the guest still shows a device at {}", attach.backing, attach.slot));
         }
         Finding::Gone(format!("vCenter's device list and the guest show no {} at {}", attach.backing, attach.slot))
     }
@@ -283,7 +315,7 @@ impl Shared {
     }
 
     async fn settle_snapshot(&self, duty: &Duty, snapshot: &SnapshotDuty) -> Result<Finding> {
-        if self.session_holds_disks(duty.session) {
+        if self.vm_holds_disks(&duty.vm) {
             return Ok(Finding::Waits(format!("snapshot {}: its disks are not detached yet", snapshot.name)));
         }
         let hypervisor = &self.vm.hypervisor;
@@ -303,8 +335,9 @@ impl Shared {
         Ok(Finding::Gone(format!("snapshot {} is not on {}", snapshot.name, duty.vm_name)))
     }
 
-    fn session_holds_disks(&self, session: SessionId) -> bool {
-        self.vm.journal.duties_of(session).iter().any(|duty| duty.attach().is_some())
+    /// Of any session: disks that another one attached hang on the same chain.
+    fn vm_holds_disks(&self, vm: &Moref) -> bool {
+        self.vm.journal.state().duties().any(|duty| duty.vm == *vm && duty.attach().is_some())
     }
 
     /// The second look at an absence, after the configured pause.
@@ -312,11 +345,18 @@ impl Shared {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = open.entry(duty).or_default();
         match entry.absent_since {
+            _ if entry.refused => true,
             Some(since) => since.elapsed() >= self.vm.deadlines.settle,
             None => {
                 entry.absent_since = Some(Instant::now());
                 false
             }
+        }
+    }
+
+    fn forget_absence(&self, duty: DutyId) {
+        if let Some(entry) = self.open.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&duty) {
+            entry.absent_since = None;
         }
     }
 
@@ -327,7 +367,8 @@ impl Shared {
                 Finding::Gone(proof) => {
                     records.push(Record::Retired { duty: duty.id, at: now(), proof: proof.clone() });
                 }
-                Finding::Waits(why) => self.waits(duty, why),
+                Finding::Waits(why) => self.waits(duty, why, false),
+                Finding::Doubtful(why) => self.waits(duty, why, true),
             }
         }
         let retired: Vec<DutyId> = records.iter().filter_map(retired_id).collect();
@@ -337,10 +378,11 @@ impl Shared {
         }
     }
 
-    fn waits(&self, duty: &Duty, why: &str) {
+    fn waits(&self, duty: &Duty, why: &str, doubtful: bool) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = open.entry(duty.id).or_default();
         entry.tries += 1;
+        entry.doubtful = doubtful;
         why.clone_into(&mut entry.last_error);
         let (id, tries) = (duty.id, entry.tries);
         if tries.is_multiple_of(ALARM_AFTER) {

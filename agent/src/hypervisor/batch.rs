@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! add all ──success──▶ read back ─▶ Attached each
+//!    ├── busy proxy (TaskInProgress, ConcurrentAccess) ─▶ wait, the same again, at most until the deadline of all
 //!    ├── fault that names a device index ─▶ that one Refused, the others once more
 //!    ├── fault that concerns the proxy itself ─▶ all Refused
 //!    ├── fault without one, more than one disk ─▶ both halves alone
 //!    ├── fault, one disk ─▶ read back: absent and nothing running ─▶ Refused
-//!    ├── busy proxy (TaskInProgress, ConcurrentAccess) ─▶ wait, the same again
 //!    └── anything else (lost reply, deadline, task gone) ─▶ read back: there ─▶ Attached, else Unknown
 //! ```
+//! Only faults by which vCenter or the host says that it did not even begin prove a refusal ([`proves_refusal`]). After
+//! any other (a host that stopped answering, a time-out, a fault nobody knows here) the attach may still land: that is
+//! anything else, and nothing is sent again.
 use std::time::Duration;
 
 use hotadd_vsphere as vim;
@@ -16,7 +19,7 @@ use tokio::time::Instant;
 use vim::{ErrorKind, FaultKind};
 
 use super::{
-    AttachOutcome, AttachRequest, Hypervisor as _, ProxyFacts,
+    AttachOutcome, AttachRequest, Hypervisor as _, ProxyDisk, ProxyFacts,
     convert::{attach_error, datastore_ref, error, vim_backing_kind, vm_ref},
     vsphere::Vsphere,
 };
@@ -39,23 +42,21 @@ enum Ended {
 pub(super) async fn attach(vsphere: &Vsphere, proxy: &Moref, requests: &[AttachRequest]) -> Vec<AttachOutcome> {
     let mut outcomes: Vec<Option<AttachOutcome>> = requests.iter().map(|_| None).collect();
     let mut work: Vec<Vec<usize>> = if requests.is_empty() { Vec::new() } else { vec![(0..requests.len()).collect()] };
+    // One deadline for the whole batch: a busy proxy must not cost it once per part.
+    let end = Instant::now() + vsphere.deadlines.reconfigure;
     while let Some(part) = work.pop() {
         let chosen: Vec<&AttachRequest> = part.iter().filter_map(|&i| requests.get(i)).collect();
-        let ended = add(vsphere, proxy, &chosen).await;
+        let ended = add(vsphere, proxy, &chosen, end).await;
         match split(&ended, &part) {
             Some((blamed, rest)) => {
-                if let (Some(index), Ended::Fault(fault)) = (blamed, &ended) {
-                    let verdict = judge(vsphere, proxy, requests, &[index], Some(fault)).await;
+                if let Some(index) = blamed {
+                    let verdict = judge(vsphere, proxy, requests, &[index], &ended).await;
                     put(&mut outcomes, &[index], verdict);
                 }
                 work.extend(rest);
             }
             None => {
-                let fault = if let Ended::Fault(fault) = &ended { Some(fault.as_ref()) } else { None };
-                let mut verdict = judge(vsphere, proxy, requests, &part, fault).await;
-                if let Ended::Unclear(why) = &ended {
-                    verdict.iter_mut().for_each(|v| explain(v, why));
-                }
+                let verdict = judge(vsphere, proxy, requests, &part, &ended).await;
                 put(&mut outcomes, &part, verdict);
             }
         }
@@ -66,7 +67,7 @@ pub(super) async fn attach(vsphere: &Vsphere, proxy: &Moref, requests: &[AttachR
 /// What to try again, and who is to blame. `None`: this part is decided.
 fn split(ended: &Ended, part: &[usize]) -> Option<(Option<usize>, Vec<Vec<usize>>)> {
     let Ended::Fault(fault) = ended else { return None };
-    if part.len() < 2 || concerns_proxy(fault) {
+    if part.len() < 2 || concerns_proxy(fault) || is_busy(fault) || !proves_refusal(fault) {
         return None;
     }
     if let Some((at, &blamed)) = fault.device_index.and_then(|at| Some((at, part.get(at)?))) {
@@ -97,8 +98,63 @@ fn concerns_proxy(fault: &vim::Fault) -> bool {
     )
 }
 
-async fn add(vsphere: &Vsphere, proxy: &Moref, requests: &[&AttachRequest]) -> Ended {
-    let end = Instant::now() + vsphere.deadlines.reconfigure;
+/// Faults by which vCenter or the host refuses before it does anything, and those of a disk that could not be opened.
+/// Source: vSphere API 8.0, faults of ReconfigVM_Task; families are told by their names, since new members come with
+/// every release.
+pub(super) fn proves_refusal(fault: &vim::Fault) -> bool {
+    const FAMILIES: &[&str] = &[
+        "File",
+        "InvalidDevice",
+        "InvalidDatastore",
+        "InvalidController",
+        "Inaccessible",
+        "CannotAccess",
+        "Encryption",
+        "Crypto",
+        "TooMany",
+        "Restricted",
+        "Snapshot",
+        "RDM",
+    ];
+    let name = fault.type_name.as_str();
+    FAMILIES.iter().any(|family| name.starts_with(family))
+        || name.ends_with("NotSupported")
+        || name.starts_with("DeviceUnsupported")
+        || is_busy(fault)
+        || matches!(
+            fault.kind,
+            FaultKind::MissingController
+                | FaultKind::DeviceNotFound
+                | FaultKind::ControllerInUse
+                | FaultKind::DisallowedDiskModeChange
+                | FaultKind::NoPermission { .. }
+                | FaultKind::NoDiskSpace
+                | FaultKind::NoCompatibleDatastore
+                | FaultKind::DatastoreNotWritableOnHost
+                | FaultKind::DatacenterMismatch
+                | FaultKind::InvalidPowerState
+                | FaultKind::InvalidState
+                | FaultKind::InvalidArgument
+                | FaultKind::InvalidRequest
+                | FaultKind::InvalidType
+                | FaultKind::InvalidName
+                | FaultKind::GenericVmConfigFault
+                | FaultKind::InvalidVmConfig
+                | FaultKind::NotEnoughLicenses
+                | FaultKind::LicenseExpired
+                | FaultKind::MethodDisabled
+                | FaultKind::MethodNotFound
+                | FaultKind::NotImplemented
+                | FaultKind::NotAuthenticated
+                | FaultKind::ManagedObjectNotFound { .. }
+                | FaultKind::FilesystemQuiesceFault
+                | FaultKind::ApplicationQuiesceFault
+                | FaultKind::ToolsUnavailable
+                | FaultKind::MemorySnapshotOnIndependentDisk
+        )
+}
+
+async fn add(vsphere: &Vsphere, proxy: &Moref, requests: &[&AttachRequest], end: Instant) -> Ended {
     loop {
         let ended = add_once(vsphere, proxy, requests).await;
         match &ended {
@@ -108,7 +164,8 @@ async fn add(vsphere: &Vsphere, proxy: &Moref, requests: &[&AttachRequest]) -> E
     }
 }
 
-fn is_busy(fault: &vim::Fault) -> bool {
+/// The proxy is at work for somebody else; the request was not begun.
+pub(super) fn is_busy(fault: &vim::Fault) -> bool {
     matches!(fault.kind, FaultKind::TaskInProgress { .. } | FaultKind::ConcurrentAccess | FaultKind::VAppTaskInProgress)
 }
 
@@ -145,46 +202,57 @@ fn add_disk(request: &AttachRequest, temp_key: i32) -> vim::AddDisk {
     }
 }
 
-/// The device list decides; `fault` only explains an absence.
+/// The device list decides; how the reconfigure ended only explains an absence.
 async fn judge(
     vsphere: &Vsphere,
     proxy: &Moref,
     requests: &[AttachRequest],
     part: &[usize],
-    fault: Option<&vim::Fault>,
+    ended: &Ended,
 ) -> Vec<AttachOutcome> {
     let facts = vsphere.proxy(proxy).await;
     part.iter()
         .map(|&index| match requests.get(index) {
-            Some(request) => verdict(request, &facts, fault),
+            Some(request) => verdict(request, &facts, ended),
             None => unknown("no such request"),
         })
         .collect()
 }
 
-fn verdict(request: &AttachRequest, facts: &Result<ProxyFacts>, fault: Option<&vim::Fault>) -> AttachOutcome {
+fn verdict(request: &AttachRequest, facts: &Result<ProxyFacts>, ended: &Ended) -> AttachOutcome {
+    let why = match ended {
+        Ended::Success => "the task succeeded".to_owned(),
+        Ended::Fault(fault) => attach_error(fault, &request.backing).message(),
+        Ended::Unclear(error) => error.message(),
+    };
     let facts = match facts {
         Ok(facts) => facts,
-        Err(e) => return unknown(&format!("the proxy's devices can't be read: {}", e.message())),
+        Err(e) => return unknown(&format!("{why}; the proxy's devices can't be read: {}", e.message())),
     };
-    let there = facts.disks.iter().find(|d| d.slot == Some(request.slot) && d.chain.contains(&request.backing));
-    match (there, fault) {
+    let success = matches!(ended, Ended::Success);
+    let there = facts.disk_at(request.slot).filter(|disk| is_it(request, disk, success));
+    match (there, ended) {
         (Some(disk), _) => AttachOutcome::Attached { device_key: disk.device_key },
-        (None, Some(fault)) if !facts.busy => AttachOutcome::Refused(attach_error(fault, &request.backing)),
-        (None, _) => unknown(&format!("{} is not listed on the proxy", request.backing)),
+        (None, Ended::Fault(fault))
+            if proves_refusal(fault) && !facts.busy && facts.disk_at(request.slot).is_none() =>
+        {
+            AttachOutcome::Refused(attach_error(fault, &request.backing))
+        }
+        (None, _) => unknown(&format!("{why}; {} is not listed on the proxy", request.backing)),
     }
+}
+
+/// Whether the disk in the slot is the one asked for. After a success its file may be shown under another name (a redo
+/// log, a renamed datastore); the other facts must agree then.
+fn is_it(request: &AttachRequest, disk: &ProxyDisk, success: bool) -> bool {
+    let alike = disk.nonpersistent
+        && disk.capacity_bytes == request.capacity_bytes
+        && disk.uuid.is_none_or(|uuid| uuid == request.uuid);
+    disk.chain.contains(&request.backing) || (success && alike)
 }
 
 fn unknown(detail: &str) -> AttachOutcome {
     AttachOutcome::Unknown(Error::new(&reason::ATT_UNKNOWN, detail))
-}
-
-/// Adds why the outcome is unknown.
-fn explain(outcome: &mut AttachOutcome, why: &Error) {
-    if let AttachOutcome::Unknown(error) = outcome {
-        *outcome =
-            AttachOutcome::Unknown(Error::new(error.reason(), format!("{}: {}", error.message(), why.message())));
-    }
 }
 
 fn put(outcomes: &mut [Option<AttachOutcome>], part: &[usize], verdicts: Vec<AttachOutcome>) {
@@ -192,5 +260,112 @@ fn put(outcomes: &mut [Option<AttachOutcome>], part: &[usize], verdicts: Vec<Att
         if let Some(place) = outcomes.get_mut(index) {
             *place = Some(verdict);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        hypervisor::BackingKind,
+        id::{BackingPath, Slot},
+    };
+
+    fn fault(type_name: &str, kind: FaultKind) -> vim::Fault {
+        vim::Fault {
+            kind,
+            type_name: type_name.into(),
+            message: String::new(),
+            fault_messages: Vec::new(),
+            device_index: None,
+            file: None,
+        }
+    }
+
+    fn other(type_name: &str) -> vim::Fault {
+        fault(type_name, FaultKind::Other(type_name.into()))
+    }
+
+    fn request() -> AttachRequest {
+        AttachRequest {
+            slot: Slot { controller_key: 1000, unit: 3 },
+            backing: BackingPath::new("[ds] web/web.vmdk"),
+            backing_kind: BackingKind::FlatV2,
+            datastore: None,
+            capacity_bytes: 1 << 30,
+            uuid: "6000c29abcdef0123456789abcdef012".parse().unwrap(),
+        }
+    }
+
+    fn listed(file: &str, nonpersistent: bool) -> ProxyDisk {
+        ProxyDisk {
+            device_key: 2003,
+            slot: Some(request().slot),
+            chain: vec![BackingPath::new(file)],
+            uuid: None,
+            capacity_bytes: 1 << 30,
+            nonpersistent,
+        }
+    }
+
+    fn outcome(disks: Vec<ProxyDisk>, busy: bool, ended: &Ended) -> &'static str {
+        let facts = ProxyFacts {
+            moref: Moref::new("vm-1"),
+            name: "p".into(),
+            home: "[ds] p/".into(),
+            hardware_version: 19,
+            controllers: Vec::new(),
+            disks,
+            busy,
+        };
+        match verdict(&request(), &Ok(facts), ended) {
+            AttachOutcome::Attached { .. } => "attached",
+            AttachOutcome::Refused(_) => "refused",
+            AttachOutcome::Unknown(_) => "unknown",
+        }
+    }
+
+    #[test]
+    fn only_a_fault_that_proves_it_is_a_refusal() {
+        let ended = |fault| Ended::Fault(Box::new(fault));
+        for fault in [
+            fault("FileLocked", FaultKind::FileLocked),
+            fault("GenericVmConfigFault", FaultKind::GenericVmConfigFault),
+            other("FileBackedPortNotSupported"),
+            other("InvalidDeviceSomethingNew"),
+        ] {
+            assert_eq!(outcome(vec![], false, &ended(fault.clone())), "refused", "{}", fault.type_name);
+            assert_eq!(outcome(vec![], true, &ended(fault)), "unknown", "a task still runs");
+        }
+        for fault in [
+            fault("HostCommunication", FaultKind::HostCommunication),
+            fault("HostNotReachable", FaultKind::HostNotReachable),
+            fault("HostNotConnected", FaultKind::HostNotConnected),
+            fault("Timedout", FaultKind::Timedout),
+            fault("SystemError", FaultKind::SystemError),
+            fault("RequestCanceled", FaultKind::RequestCanceled),
+            other("SomethingNew"),
+        ] {
+            assert_eq!(outcome(vec![], false, &ended(fault.clone())), "unknown", "{}", fault.type_name);
+            assert!(split(&ended(fault), &[0, 1]).is_none(), "nothing is sent again while the first may land");
+        }
+    }
+
+    #[test]
+    fn a_busy_proxy_is_not_taken_apart() {
+        let busy = fault("TaskInProgress", FaultKind::TaskInProgress { task: None });
+        assert!(split(&Ended::Fault(Box::new(busy)), &[0, 1, 2]).is_none());
+        let locked = fault("FileLocked", FaultKind::FileLocked);
+        assert!(split(&Ended::Fault(Box::new(locked)), &[0, 1, 2]).is_some());
+    }
+
+    #[test]
+    fn after_a_success_another_file_name_does_not_hide_the_disk() {
+        let named = |file| vec![listed(file, true)];
+        assert_eq!(outcome(named("[renamed] web/web.vmdk"), false, &Ended::Success), "attached");
+        assert_eq!(outcome(vec![listed("[renamed] web/web.vmdk", false)], false, &Ended::Success), "unknown");
+        let lost = Ended::Unclear(Error::new(&reason::VC_UNKNOWN_OUTCOME, ""));
+        assert_eq!(outcome(named("[renamed] web/web.vmdk"), false, &lost), "unknown");
+        assert_eq!(outcome(named("[ds] web/web.vmdk"), false, &lost), "attached");
     }
 }

@@ -60,6 +60,14 @@ pub struct ProxyFacts {
     pub busy: bool,
 }
 
+impl ProxyFacts {
+    /// The disk that vCenter lists in a slot, whoever's it is.
+    #[must_use]
+    pub fn disk_at(&self, slot: Slot) -> Option<&ProxyDisk> {
+        self.disks.iter().find(|disk| disk.slot == Some(slot))
+    }
+}
+
 /// The target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetFacts {
@@ -142,6 +150,16 @@ pub struct Snapshot {
     pub quiesced: bool,
 }
 
+/// What became of a wish for a snapshot.
+#[derive(Debug)]
+pub enum SnapshotOutcome {
+    Made(Snapshot),
+    /// vCenter refused it, or its task ended with a fault that leaves none behind.
+    Refused(Error),
+    /// It may exist, or may still come.
+    Unknown(Error),
+}
+
 /// Who answers, for GetInfo.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct About {
@@ -162,7 +180,7 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     async fn find_target(&self, what: &str) -> Result<TargetFacts>;
     /// Disks of the live configuration (for preflight) or of a snapshot (for attaching).
     async fn target_disks(&self, vm: &Moref, snapshot: Option<&Moref>, proxy: &Moref) -> Result<Vec<TargetDisk>>;
-    async fn create_snapshot(&self, vm: &Moref, name: &str, quiesce: Quiesce) -> Result<Snapshot>;
+    async fn create_snapshot(&self, vm: &Moref, name: &str, quiesce: Quiesce) -> SnapshotOutcome;
     /// Snapshots of the VM with exactly this name.
     async fn find_snapshots(&self, vm: &Moref, name: &str) -> Result<Vec<Moref>>;
     /// Removes one snapshot, keeping its children; `Ok` when it is proven gone. Already gone is `Ok`.

@@ -7,8 +7,8 @@ use hotadd_vsphere as vim;
 use vim::{ErrorKind, FaultKind};
 
 use super::{
-    About, AttachOutcome, AttachRequest, Hypervisor, OurDisk, ProxyFacts, Quiesce, Snapshot, TargetDisk, TargetFacts,
-    batch,
+    About, AttachOutcome, AttachRequest, Hypervisor, OurDisk, ProxyFacts, Quiesce, Snapshot, SnapshotOutcome,
+    TargetDisk, TargetFacts, batch,
     convert::{self, datastore_ref, error, fault_error, moref, snapshot_ref, vm_ref},
 };
 use crate::{
@@ -21,6 +21,8 @@ use crate::{
 
 /// Shown in the vSphere Client beside the snapshot.
 const SNAPSHOT_TEXT: &str = "Temporary. Made by hotadd-agent, which removes it. Do not remove it while a backup runs.";
+
+const DEVICES: &str = "config.hardware.device";
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -51,6 +53,7 @@ impl Vsphere {
 
     /// Whether any task on this VM has not ended. A task that the server forgot has ended.
     pub(super) async fn is_busy(&self, vm: &vim::VmInfo) -> Result<bool> {
+        believable(vm, &[])?;
         for task in &vm.recent_tasks {
             match self.client.task(task).await {
                 Ok(info) if !info.state.is_final() => return Ok(true),
@@ -139,9 +142,10 @@ impl Hypervisor for Vsphere {
 
     async fn proxy(&self, proxy: &Moref) -> Result<ProxyFacts> {
         // Tasks first: one that ends between the two reads has its effect in the device list that is read after it.
+        let busy = self.is_busy(&self.client.vm(&vm_ref(proxy)).await.map_err(error)?).await?;
         let vm = self.client.vm(&vm_ref(proxy)).await.map_err(error)?;
-        let busy = self.is_busy(&vm).await?;
-        let vm = self.client.vm(&vm_ref(proxy)).await.map_err(error)?;
+        // The home folder tells which disks are the proxy's own.
+        believable(&vm, &[DEVICES, "config.files.vmPathName"])?;
         Ok(convert::proxy_facts(&vm, busy))
     }
 
@@ -171,7 +175,11 @@ impl Hypervisor for Vsphere {
                 let gone = e.is_not_found();
                 if gone { Error::new(&reason::SNAP_UNKNOWN, snapshot.to_string()) } else { error(e) }
             })?,
-            None => self.client.vm(&vm_ref(vm)).await.map_err(error)?.devices,
+            None => {
+                let info = self.client.vm(&vm_ref(vm)).await.map_err(error)?;
+                believable(&info, &[DEVICES])?;
+                info.devices
+            }
         };
         let host = self.client.vm(&vm_ref(proxy)).await.map_err(error)?.host;
         let mut disks: Vec<TargetDisk> =
@@ -188,7 +196,7 @@ impl Hypervisor for Vsphere {
         Ok(disks)
     }
 
-    async fn create_snapshot(&self, vm: &Moref, name: &str, quiesce: Quiesce) -> Result<Snapshot> {
+    async fn create_snapshot(&self, vm: &Moref, name: &str, quiesce: Quiesce) -> SnapshotOutcome {
         let quiesce = match quiesce {
             Quiesce::None => vim::Quiesce::No,
             Quiesce::Yes { timeout: None } => vim::Quiesce::Yes,
@@ -197,16 +205,29 @@ impl Hypervisor for Vsphere {
             }
         };
         let spec = vim::SnapshotSpec { name: name.to_owned(), description: SNAPSHOT_TEXT.to_owned(), quiesce };
-        let started = self.client.create_snapshot(&vm_ref(vm), &spec).await;
-        let task = started.map_err(snapshot_error)?;
-        let info = self.wait(&task, self.deadlines.snapshot).await.map_err(error)?;
+        let task = match self.client.create_snapshot(&vm_ref(vm), &spec).await {
+            Ok(task) => task,
+            Err(e) => {
+                return match e.fault() {
+                    Some(fault) => snapshot_refused(fault),
+                    None => SnapshotOutcome::Unknown(error(e)),
+                };
+            }
+        };
+        // A fault of the waiting says nothing about the task.
+        let info = match self.wait(&task, self.deadlines.snapshot).await {
+            Ok(info) => info,
+            Err(e) => return SnapshotOutcome::Unknown(error(e)),
+        };
         match (info.error, info.result) {
-            (Some(fault), _) => Err(snapshot_fault(&fault)),
+            (Some(fault), _) => snapshot_refused(&fault),
             (None, Some(vim::TaskResult::MoRef(snapshot))) => {
                 let quiesced = spec.quiesce != vim::Quiesce::No && self.was_quiesced(vm, &snapshot).await;
-                Ok(Snapshot { moref: moref(&snapshot), quiesced })
+                SnapshotOutcome::Made(Snapshot { moref: moref(&snapshot), quiesced })
             }
-            (None, _) => Err(Error::new(&reason::VC_PROTOCOL, "the snapshot task gave no snapshot")),
+            (None, _) => {
+                SnapshotOutcome::Unknown(Error::new(&reason::VC_PROTOCOL, "the snapshot task gave no snapshot"))
+            }
         }
     }
 
@@ -256,6 +277,7 @@ impl Hypervisor for Vsphere {
 
     async fn detach(&self, proxy: &Moref, disks: &[OurDisk]) -> Result<()> {
         let vm = self.client.vm(&vm_ref(proxy)).await.map_err(error)?;
+        believable(&vm, &[DEVICES])?;
         // The full device as the server describes it now, and only if it still is the disk that was claimed.
         let scsi: Vec<i32> = vm.scsi_controllers().map(|c| c.key).collect();
         let remove: Vec<vim::RemoveDisk> = vm
@@ -315,11 +337,43 @@ impl Vsphere {
     }
 }
 
-fn snapshot_error(e: vim::Error) -> Error {
-    match e.fault() {
-        Some(fault) => snapshot_fault(fault),
-        None => error(e),
+/// Refuses facts that would be read as "nothing is there" although vCenter only could not tell: what was refused, what
+/// has to be set and is not, and everything of a VM whose host vCenter has lost.
+fn believable(vm: &vim::VmInfo, required: &[&str]) -> Result<()> {
+    let told = Told { missing: &vm.missing, connection: vm.connection_state.as_deref(), name: &vm.name };
+    told.believable(required, |path| vm.gave(path))
+}
+
+struct Told<'a> {
+    missing: &'a [vim::MissingProperty],
+    connection: Option<&'a str>,
+    name: &'a str,
+}
+
+impl Told<'_> {
+    fn believable(&self, required: &[&str], gave: impl Fn(&str) -> bool) -> Result<()> {
+        const DECIDE: [&str; 4] = ["recentTask", "snapshot", "runtime.connectionState", "runtime.consolidationNeeded"];
+        // A refusal may name a parent of the path that was asked for.
+        let covers = |refused: &str, path: &str| {
+            path.strip_prefix(refused).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let matters = |refused: &str| DECIDE.iter().chain(required).any(|path| covers(refused, path));
+        if let Some(refused) = self.missing.iter().find(|missing| matters(&missing.path)) {
+            return Err(fault_error(&refused.fault, &reason::VC_STALE));
+        }
+        if let Some(state) = self.connection.filter(|state| *state != "connected") {
+            return Err(Error::new(&reason::VC_STALE, format!("{} is {state}", self.name)));
+        }
+        match required.iter().find(|path| !gave(path)) {
+            Some(path) => Err(Error::new(&reason::VC_STALE, format!("{}: no {path} was given", self.name))),
+            None => Ok(()),
+        }
     }
+}
+
+fn snapshot_refused(fault: &vim::Fault) -> SnapshotOutcome {
+    let error = snapshot_fault(fault);
+    if batch::proves_refusal(fault) { SnapshotOutcome::Refused(error) } else { SnapshotOutcome::Unknown(error) }
 }
 
 fn snapshot_fault(fault: &vim::Fault) -> Error {
@@ -368,6 +422,39 @@ fn macs_match(vm: &vim::VmInfo, host: &HostIdentity) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_could_not_be_read_is_never_taken_for_empty() {
+        let fault = |type_name: &str, kind| vim::Fault {
+            kind,
+            type_name: type_name.into(),
+            message: String::new(),
+            fault_messages: Vec::new(),
+            device_index: None,
+            file: None,
+        };
+        let refused = |path: &str| {
+            vec![vim::MissingProperty {
+                path: path.into(),
+                fault: fault(
+                    "NoPermission",
+                    FaultKind::NoPermission { object: None, privilege: Some("System.Read".into()) },
+                ),
+            }]
+        };
+        let code = |missing: &[vim::MissingProperty], connection, gave: bool| {
+            let told = Told { missing, connection, name: "p" };
+            told.believable(&[DEVICES], |_| gave).map_err(|e| e.reason().code)
+        };
+        assert_eq!(code(&[], Some("connected"), true), Ok(()));
+        assert_eq!(code(&[], None, true), Ok(()));
+        assert_eq!(code(&refused("guest.hostName"), Some("connected"), true), Ok(()));
+        assert_eq!(code(&[], Some("connected"), false), Err("HA-VC-009"), "unset devices are no empty list");
+        assert_eq!(code(&[], Some("disconnected"), true), Err("HA-VC-009"));
+        for path in [DEVICES, "config.hardware", "config", "recentTask", "snapshot"] {
+            assert_eq!(code(&refused(path), Some("connected"), true), Err("HA-VC-004"), "{path}");
+        }
+    }
 
     #[test]
     fn both_byte_orders_are_tried_after_the_serial() {

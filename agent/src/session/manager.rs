@@ -165,6 +165,9 @@ impl Manager {
         &self.shared.drain
     }
 
+    /// One session or job per VM, and none while anything of an earlier one is owed: its snapshot and the new one's disks
+    /// would be of one chain.
+    ///
     /// # Errors
     /// [`reason::SES_BUSY`], or [`reason::SES_DRAINING`].
     pub fn claim(&self, vm: &Moref, name: &str) -> Result<VmClaim> {
@@ -174,7 +177,12 @@ impl Manager {
         if !lock(&self.shared.claimed).insert(vm.clone()) {
             return Err(Error::new(&reason::SES_BUSY, name));
         }
-        Ok(VmClaim { vm: vm.clone(), claimed: Arc::clone(&self.shared.claimed) })
+        let claim = VmClaim { vm: vm.clone(), claimed: Arc::clone(&self.shared.claimed) };
+        if let Some(duty) = self.shared.opener.vm.journal.state().duties().find(|duty| duty.vm == *vm) {
+            let detail = format!("{name}: clean-up of an earlier one is not finished (duty {})", duty.id);
+            return Err(Error::new(&reason::SES_BUSY, detail).owing());
+        }
+        Ok(claim)
     }
 
     /// Opens a session, or gives the one that this request opened before. Runs to its end without its caller.

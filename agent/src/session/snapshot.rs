@@ -9,12 +9,12 @@
 //! powered-off VM is at rest: whatever was asked is reached.
 use std::{sync::Arc, time::Duration};
 
-use hotadd_api::v1::{self, Consistency};
+use hotadd_api::v1::{self, Cleanup, Consistency};
 
 use crate::{
     attach::{ProxyVm, Settled, Settler, now},
     error::{Error, Result},
-    hypervisor::{Quiesce, Snapshot, TargetFacts},
+    hypervisor::{Quiesce, Snapshot, SnapshotOutcome, TargetFacts},
     id::{DutyId, Moref, SessionId},
     journal::{Duty, DutyKind, DutyPhase, Record, SnapshotDuty},
     reason,
@@ -100,7 +100,8 @@ pub async fn take(
         for attempt in 1..=2 {
             match quiesced(vm, settler, session, target, wish).await {
                 Ok(held) => return Ok(held),
-                Err(error) if *error.reason() == reason::SNAP_QUIESCE => {
+                // While a snapshot of the first try is owed, another one would only lengthen the chain.
+                Err(error) if *error.reason() == reason::SNAP_QUIESCE && error.cleanup() == Cleanup::Done => {
                     tracing::warn!(vm = target.name, attempt, %error, "quiescing failed");
                     quiesce_fault = Some(error);
                 }
@@ -140,6 +141,13 @@ async fn quiesced(
     }
 }
 
+async fn owed_unless_settled(settler: &Settler, duty: DutyId, patience: Duration, error: Error) -> Error {
+    match settler.settle(&[duty], patience).await {
+        Settled::Done => error,
+        Settled::Owed(_) => error.owing(),
+    }
+}
+
 /// Journal first, then vCenter, in a task of its own: a caller that goes away leaves no half-known snapshot, and the
 /// result that nobody takes hands itself to the settler. Also tells whether the guest was quiesced.
 async fn create(
@@ -164,11 +172,15 @@ async fn create(
         };
         vm.record(vec![Record::Began(duty)]).await?;
         let made = match vm.hypervisor.create_snapshot(&target.moref, &name, quiesce).await {
-            Ok(made) => made,
-            Err(error) => {
-                // Refused or unknown: the settler looks for it by name before it believes that there is none.
-                let settled = settler.settle(&[id], vm.deadlines.settle + vm.deadlines.call).await;
-                return Err(if matches!(settled, Settled::Done) { error } else { error.owing() });
+            SnapshotOutcome::Made(made) => made,
+            // The settler looks for it by name before it believes that there is none.
+            SnapshotOutcome::Refused(error) => {
+                settler.hand_over_refused(id);
+                return Err(owed_unless_settled(&settler, id, vm.deadlines.cleanup, error).await);
+            }
+            SnapshotOutcome::Unknown(error) => {
+                let patience = vm.deadlines.settle + vm.deadlines.call;
+                return Err(owed_unless_settled(&settler, id, patience, error).await);
             }
         };
         let confirmed = Record::Confirmed { duty: id, device_key: None, moref: Some(made.moref.clone()) };

@@ -53,11 +53,11 @@ const AGENT_TOML: &str = "
 [limits]
 lease_min_seconds = 1
 [deadlines]
-call_seconds = 20
+call_seconds = 5
 reconfigure_seconds = 60
 discover_seconds = 15
 rescan_seconds = 1
-settle_seconds = 1
+settle_seconds = 6
 cleanup_seconds = 30
 drain_seconds = 60
 ";
@@ -379,6 +379,11 @@ impl Scene {
     /// The running agent.
     pub fn agent(&mut self) -> Result<&mut Process> {
         self.agent.as_mut().context("no agent runs")
+    }
+
+    /// Process id of the running agent.
+    pub fn agent_pid(&self) -> Result<u32> {
+        Ok(self.agent.as_ref().context("no agent runs")?.pid())
     }
 
     pub fn take_agent(&mut self) -> Result<Process> {

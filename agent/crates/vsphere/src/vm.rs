@@ -1,5 +1,7 @@
 //! A VM's facts in one read. Source: vSphere API 8.0, VirtualMachine, VirtualMachineConfigInfo, VirtualMachineRuntimeInfo.
 
+use std::fmt;
+
 use crate::client::Client;
 use crate::device::{self, Device, Disk, KeyId, ScsiController};
 use crate::error::Error;
@@ -38,7 +40,7 @@ const PATHS: &[&str] = &[
     "guest.guestId",
 ];
 
-/// Power state of a VM.
+/// Power state of a VM; printed in VMware's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PowerState {
     /// `poweredOn`.
@@ -49,6 +51,17 @@ pub enum PowerState {
     Suspended,
     /// VMware's word.
     Other(String),
+}
+
+impl fmt::Display for PowerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PowerState::On => "poweredOn",
+            PowerState::Off => "poweredOff",
+            PowerState::Suspended => "suspended",
+            PowerState::Other(word) => word,
+        })
+    }
 }
 
 /// What VMware Tools tells of the guest; all absent without Tools.
@@ -96,8 +109,10 @@ pub struct VmInfo {
     pub change_tracking_enabled: Option<bool>,
     /// Advanced settings, in the server's order.
     pub extra_config: Vec<(String, String)>,
-    /// All devices.
+    /// All devices; empty also when the server did not give them, see [`VmInfo::gave`].
     pub devices: Vec<Device>,
+    /// Property paths that the server gave.
+    given: Vec<&'static str>,
     /// Datastores that it uses.
     pub datastores: Vec<MoRef>,
     /// Its snapshots; `None` when it has none.
@@ -129,6 +144,12 @@ impl VmInfo {
     /// Its SCSI controllers.
     pub fn scsi_controllers(&self) -> impl Iterator<Item = &ScsiController> {
         self.devices.iter().filter_map(Device::as_scsi_controller)
+    }
+
+    /// Whether the server gave this property. Most are absent when they are unset as well as when they can't be read;
+    /// [`VmInfo::missing`] tells the latter, but a VM whose host is gone may lack `config` without a word.
+    pub fn gave(&self, path: &str) -> bool {
+        self.given.contains(&path)
     }
 
     /// An advanced setting; VMware compares these keys without regard to case.
@@ -178,6 +199,7 @@ pub(crate) fn vm_info(p: Properties) -> Result<VmInfo, Shape> {
             ip_address: p.string("guest.ipAddress"),
             guest_id: p.string("guest.guestId"),
         },
+        given: PATHS.iter().copied().filter(|path| p.get(path).is_some()).collect(),
         moref: p.object,
         missing: p.missing,
     })

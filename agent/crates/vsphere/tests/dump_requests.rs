@@ -1,5 +1,5 @@
 //! Writes every request that the client can make, at several API versions, into the folder named by HOTADD_DUMP_DIR, one
-//! file each: `<version>-<number>-<method>.xml`. A type checker outside reads them (tests/README.md). Without the variable
+//! file each: `<number>-<version>-<method>-req.xml`. A type checker outside reads them (tests/README.md). Without the variable
 //! the requests are made all the same, so that none can break unseen.
 
 #![allow(clippy::unwrap_used, reason = "tests, helpers included")]
@@ -28,7 +28,7 @@ async fn every_request_at_every_kind_of_version() {
             assert_eq!(request.action, format!("\"urn:vim25/{version}\""));
             count += 1;
             if let Some(folder) = &folder {
-                let name = format!("{version}-{number:02}-{}.xml", request.op);
+                let name = format!("{number:04}-{version}-{}-req.xml", request.op);
                 std::fs::write(folder.join(name), &request.body).unwrap();
             }
         }
