@@ -11,7 +11,8 @@ async fn nearly_right_devices_are_refused_and_the_right_one_is_read() -> Result<
     let uuid = |disks: &[vcenter_sim::control::AttachedDisk], n: usize| disks[n].uuid.clone().unwrap_or_default();
     let disks = control.attached(hotadd_harness::scene::TARGET).await?;
     // Same size, another UUID.
-    let other = json!({"cmd": "attach_as", "path": path_of(&lab, 0).await?, "uuid": "6000c29f-0000-0000-0000-00000000aaaa"});
+    let other =
+        json!({"cmd": "attach_as", "path": path_of(&lab, 0).await?, "uuid": "6000c29f-0000-0000-0000-00000000aaaa"});
     // The first eight bytes agree: all that stock QEMU shows on page 0x83.
     let mut prefix = uuid(&disks, 1).replace('-', "");
     prefix.replace_range(16.., "ffffffffffffffff");

@@ -116,7 +116,15 @@ impl Jobs {
         });
         drop(results);
         let session = SessionId::new();
-        let job = Arc::new(Job { id, session, request, jobs: self.clone(), tx, cancel: Arc::default(), deaf: Arc::default() });
+        let job = Arc::new(Job {
+            id,
+            session,
+            request,
+            jobs: self.clone(),
+            tx,
+            cancel: Arc::default(),
+            deaf: Arc::default(),
+        });
         let run = tokio::spawn(Arc::clone(&job).run());
         tokio::spawn(async move {
             if let Err(panic) = run.await {
@@ -344,7 +352,8 @@ impl Job {
         let report = reading.join().await;
         let result = report.to_api(disk);
         self.note(|job| job.disks.push(result.clone()));
-        let told = self.emit(Event::DiskRead(result)).await;
+        // As patient as with a frame: without this event the job is not OK.
+        let told = self.emit_within(Event::DiskRead(result), patience).await;
         match report.error {
             Some(error) => Err(error),
             None if !told => Err(Error::new(&reason::JOB_STREAM, "a disk's result was not taken")),
@@ -439,16 +448,20 @@ impl Job {
     /// A client that is gone, or that does not read while the job ends, misses events, never the clean-up: it is waited
     /// for once. Tells whether the event went into the stream.
     async fn emit(&self, event: Event) -> bool {
+        self.emit_within(event, EVENT_PATIENCE).await
+    }
+
+    async fn emit_within(&self, event: Event, patience: Duration) -> bool {
         let event = Ok(v1::JobEvent { item: Some(event) });
-        let sent = if self.deaf.load(Ordering::Relaxed) {
+        let taken = if self.deaf.load(Ordering::Relaxed) {
             self.tx.try_send(event).is_ok()
         } else {
-            self.tx.send_timeout(event, EVENT_PATIENCE).await.is_ok()
+            self.tx.send_timeout(event, patience).await.is_ok()
         };
-        if !sent {
+        if !taken {
             self.deaf.store(true, Ordering::Relaxed);
             tracing::debug!("the client did not take an event");
         }
-        sent
+        taken
     }
 }

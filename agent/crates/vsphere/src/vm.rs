@@ -1,7 +1,5 @@
 //! A VM's facts in one read. Source: vSphere API 8.0, VirtualMachine, VirtualMachineConfigInfo, VirtualMachineRuntimeInfo.
 
-use std::fmt;
-
 use crate::client::Client;
 use crate::device::{self, Device, Disk, KeyId, ScsiController};
 use crate::error::Error;
@@ -40,7 +38,7 @@ const PATHS: &[&str] = &[
     "guest.guestId",
 ];
 
-/// Power state of a VM; printed in VMware's words.
+/// Power state of a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PowerState {
     /// `poweredOn`.
@@ -51,17 +49,6 @@ pub enum PowerState {
     Suspended,
     /// VMware's word.
     Other(String),
-}
-
-impl fmt::Display for PowerState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            PowerState::On => "poweredOn",
-            PowerState::Off => "poweredOff",
-            PowerState::Suspended => "suspended",
-            PowerState::Other(word) => word,
-        })
-    }
 }
 
 /// What VMware Tools tells of the guest; all absent without Tools.

@@ -113,10 +113,7 @@ fn measured(bytes: u64, work: impl FnOnce() -> Result<(Duration, Option<Duration
 #[allow(clippy::cast_precision_loss, reason = "rates of far fewer than 2^52 bytes")]
 fn sample(bytes: u64, elapsed: Duration, cpu: Duration) -> Sample {
     let gigabytes = bytes as f64 / 1e9;
-    Sample {
-        bytes_per_second: bytes as f64 / elapsed.as_secs_f64(),
-        cpu_seconds_per_gb: cpu.as_secs_f64() / gigabytes,
-    }
+    Sample { bytes_per_second: bytes as f64 / elapsed.as_secs_f64(), cpu_seconds_per_gb: cpu.as_secs_f64() / gigabytes }
 }
 
 fn read_with(kind: EngineKind, node: &Path, bytes: u64) -> Result<(Duration, Option<Duration>)> {
@@ -183,7 +180,8 @@ struct LoopDevice {
 
 impl LoopDevice {
     fn of(file: &Path) -> Result<Self> {
-        let run = Run::of(Command::new("losetup").args(["--find", "--show", "--read-only", "--direct-io=on"]).arg(file))?;
+        let run =
+            Run::of(Command::new("losetup").args(["--find", "--show", "--read-only", "--direct-io=on"]).arg(file))?;
         ensure!(run.code == 0, "losetup: {}", run.stderr);
         Ok(Self { node: PathBuf::from(run.stdout.trim()) })
     }
