@@ -179,7 +179,7 @@ async fn a_session_that_ends_while_a_task_runs_takes_the_task_up_again() -> Resu
 /// A restarted vCenter forgets sessions, filters and tasks; a task that ran still ends its work.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vcenter_restart_in_any_task_leaves_nothing() -> Result<()> {
-    let (dir, scene) = scene(&[Content::new(3 * MIB, 1)], |spec| spec.set("deadlines", "settle_seconds", 4))?;
+    let (dir, scene) = scene(&[Content::new(3 * MIB, 1)], |_| {})?;
     control(&scene, json!({"cmd": "set_task_ms", "ms": 1500})).await?;
     for (method, count) in
         [("CreateSnapshot", 1), ("ReconfigVM_Task", 1), ("ReconfigVM_Task", 2), ("RemoveSnapshot_Task", 1)]
