@@ -178,7 +178,11 @@ mod tests {
         assert_eq!(claim(&held, &proxy(vec![same_size.clone()]), &BTreeSet::new(), &BTreeSet::new()), Claim::Absent);
         let key_again = AttachDuty { device_key: Some(same_size.device_key), ..duty() };
         let smaller = ProxyDisk { capacity_bytes: 1, ..same_size };
-        assert_eq!(claim(&key_again, &proxy(vec![smaller]), &BTreeSet::new(), &BTreeSet::new()), Claim::Absent, "re-used key");
+        assert_eq!(
+            claim(&key_again, &proxy(vec![smaller]), &BTreeSet::new(), &BTreeSet::new()),
+            Claim::Absent,
+            "re-used key"
+        );
     }
 
     #[test]
