@@ -1,11 +1,11 @@
 //! The agent dies, or is told to stop, at any moment. Before it serves again, nothing is attached.
 use anyhow::{Result, ensure};
-use hotadd_api::v1::{JobState, Phase};
+use hotadd_api::v1::{JobState, OpenDisksRequest, Phase};
 use hotadd_harness::{Scene, scene::TARGET};
 use serde_json::json;
 
 use crate::support::{
-    MIB, Running, Seen, backup, calls, codes, control, dense, eventually, images_equal_sources, nothing_is_left,
+    MIB, Running, Seen, backup, calls, codes, control, dense, disks, eventually, images_equal_sources, nothing_is_left,
     nothing_stays, request, scene,
 };
 
@@ -68,6 +68,8 @@ async fn killed_while_reading_nothing_is_attached_before_ready() -> Result<()> {
     assert_eq!(scene.left_attached().await?.len(), 2, "the kill proves nothing: nothing was attached");
     assert_eq!(scene.snapshots().await?.len(), 1);
     ensure!(job.finish().await.is_err(), "a killed agent ended the stream in order");
+    // Settling takes a while: READY must wait for it.
+    control(&scene, json!({"cmd": "set_task_ms", "ms": 700})).await?;
     scene.start_agent()?;
     nothing_is_left(&scene).await?;
     works(&scene, &dir).await
@@ -112,6 +114,19 @@ async fn a_job_that_is_stopped_is_told_why() -> Result<()> {
     assert_eq!(codes(delivered.result()?), ["HA-SES-007"], "{:#?}", delivered.result);
     let mut agent = scene.take_agent()?;
     assert!(agent.wait(std::time::Duration::from_secs(60))?.success());
+    nothing_is_left(&scene).await
+}
+
+/// No stream holds the exit here: only the drain does.
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_with_an_open_session_it_detaches_first() -> Result<()> {
+    let (_dir, mut scene) = scene(&[dense(4 * MIB, 1)], |_| {})?;
+    let open = OpenDisksRequest { vm: TARGET.into(), ..OpenDisksRequest::default() };
+    disks(&scene).await?.open_disks(open).await?;
+    assert_eq!(scene.left_attached().await?.len(), 1);
+    control(&scene, json!({"cmd": "set_task_ms", "ms": 700})).await?;
+    let status = scene.take_agent()?.stop()?;
+    ensure!(status.success(), "{status}");
     nothing_is_left(&scene).await
 }
 

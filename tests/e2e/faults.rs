@@ -131,6 +131,10 @@ async fn what_may_not_be_detached_is_owed_until_it_may() -> Result<()> {
         let result = delivered.result()?;
         assert_eq!((result.state(), result.cleanup()), (JobState::Failed, Cleanup::Owed), "{result:#?}");
         assert_eq!(codes(result), ["HA-DUT-001"]);
+        // The settler goes on; two more tries show that it does not take the snapshot from under the disk.
+        let method = if privilege.ends_with("RemoveDisk") { "ReconfigVM_Task" } else { "RemoveSnapshot_Task" };
+        let tried = calls(&scene, method).await?.len();
+        eventually("two more tries", async || Ok(calls(&scene, method).await?.len() >= tried + 2)).await?;
         assert_eq!(scene.snapshots().await?.len(), 1, "a snapshot went before its disks");
         assert_eq!(scene.left_attached().await?.len(), usize::from(privilege.ends_with("RemoveDisk")));
         control(&scene, json!({"cmd": "set_privileges", "privileges": null})).await?;

@@ -213,6 +213,7 @@ async fn a_foreign_disk_in_the_slot_of_a_duty_is_not_touched() -> Result<()> {
     detach_all(&scene).await?;
     let (bus, unit) = (ours.bus.context("bus")?, ours.unit.context("unit")?);
     hot_add(&scene, FOREIGN, 5 * MIB, (1000 + i32::try_from(bus)?, unit)).await?;
+    // vSphere gives a free key again, so slot and key are those of the duty; file, UUID and size say that it is another.
     scene.start_agent()?;
     only_these_are_left(&scene, &[FOREIGN], &[]).await?;
     let next = backup(&scene, request(TARGET), dir.path()).await?;

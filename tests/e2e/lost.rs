@@ -207,7 +207,10 @@ async fn a_vcenter_restart_in_any_task_leaves_nothing() -> Result<()> {
 /// nothing is left.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_bad_answer_at_any_call_is_survived() -> Result<()> {
-    let (dir, scene) = scene(&[Content::new(2 * MIB, 1)], |spec| spec.set("deadlines", "call_seconds", 5))?;
+    let (dir, scene) = scene(&[Content::new(2 * MIB, 1)], |spec| {
+        spec.set("deadlines", "call_seconds", 5);
+        spec.set("deadlines", "settle_seconds", 6);
+    })?;
     for kind in ["drop_reply", "http_500", "bad_xml"] {
         for nth in (1..=25).step_by(2) {
             fault(&scene, "*", json!({"kind": kind, "nth": nth})).await?;

@@ -1,6 +1,7 @@
 //! The agent from outside, on the simulated host: real processes, real TLS, real loop devices; vCenter is simulated.
 //! One file a subject; `support` and `stream` hold what they share.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "tests; their helpers too")]
 
 mod backpressure;
 mod cli;

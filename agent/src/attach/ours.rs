@@ -92,9 +92,10 @@ fn compare(duty: &AttachDuty, disk: &ProxyDisk, own: bool) -> Claim {
 fn other_file(duty: &AttachDuty, disk: &ProxyDisk) -> Claim {
     let same_key = duty.device_key == Some(disk.device_key);
     let other_uuid = disk.uuid.is_some_and(|uuid| uuid != duty.uuid);
-    // Before vCenter told a key, mode and size are all that is left to compare.
-    let alike = duty.device_key.is_none() && disk.nonpersistent && disk.capacity_bytes == duty.capacity_bytes;
-    if other_uuid && !same_key && !alike {
+    // Keys of removed devices are given out again, so a key alone says little; mode and size must agree as well.
+    let key_fits = same_key || duty.device_key.is_none();
+    let alike = key_fits && disk.nonpersistent && disk.capacity_bytes == duty.capacity_bytes;
+    if other_uuid && !alike {
         return Claim::Absent;
     }
     let file = disk.chain.first().map(ToString::to_string).unwrap_or_default();
@@ -174,7 +175,14 @@ mod tests {
         assert_eq!(verdict(other.clone()), Claim::Absent);
         let same_size = ProxyDisk { capacity_bytes: 1 << 30, ..other };
         let held = AttachDuty { device_key: Some(2000), ..duty() };
-        assert_eq!(claim(&held, &proxy(vec![same_size]), &BTreeSet::new(), &BTreeSet::new()), Claim::Absent);
+        assert_eq!(claim(&held, &proxy(vec![same_size.clone()]), &BTreeSet::new(), &BTreeSet::new()), Claim::Absent);
+        let key_again = AttachDuty { device_key: Some(same_size.device_key), ..duty() };
+        let smaller = ProxyDisk { capacity_bytes: 1, ..same_size };
+        assert_eq!(
+            claim(&key_again, &proxy(vec![smaller]), &BTreeSet::new(), &BTreeSet::new()),
+            Claim::Absent,
+            "re-used key"
+        );
     }
 
     #[test]
@@ -185,7 +193,7 @@ mod tests {
             (duty(), renamed.clone()),
             (duty(), ProxyDisk { uuid: None, ..renamed.clone() }),
             (duty(), ProxyDisk { uuid: other_uuid(), ..renamed.clone() }),
-            (held, ProxyDisk { uuid: other_uuid(), capacity_bytes: 1, ..renamed }),
+            (held, ProxyDisk { uuid: other_uuid(), ..renamed }),
         ] {
             let claim = claim(&duty, &proxy(vec![disk.clone()]), &BTreeSet::new(), &BTreeSet::new());
             assert!(matches!(claim, Claim::Doubtful(_)), "{disk:?}: {claim:?}");

@@ -318,7 +318,12 @@ impl Job {
                 return Err(self.abort_reason());
             }
         };
-        results.into_iter().find_map(Result::err).map_or(Ok(()), Err)
+        let Some(error) = results.into_iter().find_map(Result::err) else { return Ok(()) };
+        if *error.reason() == reason::READ_STOPPED {
+            // A read stops because the stream broke or the agent drains: that is the cause to tell.
+            self.go_on()?;
+        }
+        Err(error)
     }
 
     async fn read_one(&self, opener: &Opener, disk: &Arc<Attached>) -> Result<()> {
