@@ -132,7 +132,7 @@ pub enum AttachOutcome {
 }
 
 /// A disk on the proxy that is proven, on vCenter's side, to be the one that a duty names. Made by
-/// [`crate::attach::ours`] only, so nothing else can be detached.
+/// [`crate::attach::claim`] only, so nothing else can be detached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OurDisk(pub(crate) ProxyDisk);
 

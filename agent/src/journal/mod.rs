@@ -6,7 +6,7 @@
 //!                             └───────────────── retire ──────────────────────────▲   (needs a proof)
 //! ```
 //! The same edges hold for an attached disk and for a snapshot of ours. State is a pure fold over the records
-//! ([`State::apply`]); an edge that is not drawn is an error. Files, frames and fsync live in [`file`], the records in
+//! ([`State::apply`]); an edge that is not drawn is an error. Files, frames and fsync live in [`mod@file`], the records in
 //! [`record`].
 pub mod file;
 pub mod record;

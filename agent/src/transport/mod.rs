@@ -1,5 +1,5 @@
 //! How bytes leave an attached disk: one OS thread per read, device → engine → zero scan and hash → frames.
-//! Nothing here attaches or detaches; a read holds its [`Attached`] for as long as its thread runs.
+//! Nothing here attaches or detaches; a read holds its [`crate::attach::Attached`] for as long as its thread runs.
 pub mod memory;
 pub mod outlet;
 pub mod read;
