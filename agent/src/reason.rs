@@ -50,7 +50,7 @@ registry! {
     VM_AMBIGUOUS = "HA-VM-002", FailedPrecondition, "more than one VM has this name or UUID", "give the moref (vm-…) instead";
     VM_NO_DISKS = "HA-VM-003", FailedPrecondition, "the VM has no disk that can be backed up", "check the VM's disks; independent and physical RDM disks have no snapshot";
     VM_IS_PROXY = "HA-VM-004", FailedPrecondition, "the VM is this proxy itself", "back the proxy up from another proxy while it holds no disks";
-    VM_DISK_UNKNOWN = "HA-VM-005", NotFound, "the VM has no disk with this device key", "list the disks with `hotaddctl ls --vm NAME`";
+    VM_DISK_UNKNOWN = "HA-VM-005", NotFound, "the VM has no disk with this device key", "the preflight of `hotaddctl backup` shows the keys of its disks";
 
     SNAP_QUIESCE = "HA-SNP-001", FailedPrecondition, "the guest could not be quiesced", "check VMware Tools in the guest, or allow a crash-consistent snapshot (prefer_app)";
     SNAP_FAILED = "HA-SNP-002", FailedPrecondition, "the snapshot could not be taken", "see the fault's text; remove or consolidate old snapshots if it names them";
