@@ -27,16 +27,8 @@ use crate::{
     systemd,
 };
 
-/// Between two tries to reach vCenter while starting.
-const RECONNECT_PAUSE: Duration = Duration::from_secs(5);
-/// Longest pause between two tries while something is owed.
-const LAST_PAUSE: Duration = Duration::from_secs(60);
-/// After a refused login: vCenter locks an account after five failures within three minutes.
-const LOGIN_PAUSE: Duration = Duration::from_secs(90);
 /// Calls that are running get their answers before a fatal end.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
-/// Default idle limit of a vCenter session is 30 minutes; well below it.
-const KEEP_ALIVE: Duration = Duration::from_secs(300);
 /// How long each wait for the settler is before systemd is asked for more time.
 const SETTLE_STEP: Duration = Duration::from_secs(15);
 
@@ -173,7 +165,8 @@ async fn meet(
     platform: &Arc<dyn Platform>,
     owing: bool,
 ) -> Result<(Arc<dyn Hypervisor>, Moref, String)> {
-    let mut pause = RECONNECT_PAUSE;
+    let reconnect = config.deadlines.reconnect;
+    let mut pause = reconnect;
     loop {
         let error = match meet_once(config, platform).await {
             Ok(met) => return Ok(met),
@@ -184,11 +177,11 @@ async fn meet(
             return Err(error);
         }
         if *why != reason::VC_UNREACHABLE {
-            pause = (pause * 2).min(LAST_PAUSE);
+            pause = (pause * 2).min(reconnect * 12);
         }
-        let wait = if *why == reason::VC_LOGIN { LOGIN_PAUSE } else { pause };
+        let wait = if *why == reason::VC_LOGIN { config.deadlines.login } else { pause };
         systemd::status(&format!("waiting for vCenter: {}", error.message()));
-        systemd::extend(wait + RECONNECT_PAUSE * 4);
+        systemd::extend(wait + SETTLE_STEP * 2);
         tracing::warn!(%error, owing, pause_s = wait.as_secs(), "vCenter can't be used yet; trying again");
         tokio::time::sleep(wait).await;
     }
@@ -302,7 +295,7 @@ async fn drain(manager: &Manager, jobs: &Jobs, patience: Duration) -> Result<()>
 }
 
 async fn keep_alive(vm: Arc<ProxyVm>) {
-    let mut clock = tokio::time::interval(KEEP_ALIVE);
+    let mut clock = tokio::time::interval(vm.deadlines.keep_alive);
     loop {
         clock.tick().await;
         if let Err(error) = vm.hypervisor.keep_alive().await {

@@ -1,6 +1,6 @@
 //! What attaching and settling share: the proxy VM from both sides, the journal, and the gate that lets only one
 //! writer at a time reconfigure the proxy.
-use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, sync::Arc};
 
 use jiff::Timestamp;
 use tokio::{sync::Mutex, time::timeout};
@@ -17,9 +17,6 @@ use crate::{
     reason,
     transport::Memory,
 };
-
-/// sysfs answers in milliseconds; a kernel that hangs must not hold the gate for ever.
-const GUEST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug)]
@@ -137,7 +134,7 @@ impl ProxyVm {
         let platform = Arc::clone(&self.platform);
         let read = move || Ok::<_, std::io::Error>((platform.slots()?, platform.devices()?));
         let unreadable = || Error::new(&reason::INTERNAL, "the guest's devices are not told in time");
-        let (slots, devices) = timeout(GUEST_PATIENCE, tokio::task::spawn_blocking(read))
+        let (slots, devices) = timeout(self.deadlines.guest, tokio::task::spawn_blocking(read))
             .await
             .map_err(|_| unreadable())??
             .map_err(|e| Error::new(&reason::INTERNAL, "the guest's devices can't be read").with_source(e))?;

@@ -34,14 +34,8 @@ use crate::{
     reason,
 };
 
-/// First pause after a pass that left something open, doubled up to the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LAST_PAUSE: Duration = Duration::from_secs(30);
 /// Passes after which a duty that stays open is logged as an error: somebody should look.
 const ALARM_AFTER: u32 = 8;
-
-/// A little above what the platform itself allows a deletion.
-const DELETE_PATIENCE: Duration = Duration::from_secs(40);
 
 /// Handle to the loop. Cheap to clone; handing over never blocks and never fails while the agent lives.
 #[derive(Debug, Clone)]
@@ -166,7 +160,8 @@ impl Settler {
 }
 
 async fn run(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<DutyId>) {
-    let mut pause = FIRST_PAUSE;
+    let deadlines = shared.vm.deadlines.clone();
+    let mut pause = deadlines.retry_first;
     loop {
         let idle = shared.ids().is_empty();
         let order = if idle { Ok(orders.recv().await) } else { timeout(pause, orders.recv()).await };
@@ -176,14 +171,14 @@ async fn run(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<DutyId>) {
                 while let Ok(more) = orders.try_recv() {
                     shared.admit(more);
                 }
-                pause = FIRST_PAUSE;
+                pause = deadlines.retry_first;
             }
             Ok(None) => return,
             Err(_) => {}
         }
         let before = shared.ids().len();
         shared.pass().await;
-        pause = if shared.ids().len() < before { FIRST_PAUSE } else { (pause * 2).min(LAST_PAUSE) };
+        pause = if shared.ids().len() < before { deadlines.retry_first } else { (pause * 2).min(deadlines.retry_last) };
         shared.passes.send_modify(|n| *n += 1);
     }
 }
@@ -349,7 +344,7 @@ impl Shared {
         }
         let platform = Arc::clone(&self.vm.platform);
         let mut deletion = tokio::task::spawn_blocking(move || platform.delete(&disk));
-        match timeout(DELETE_PATIENCE, &mut deletion).await {
+        match timeout(self.vm.deadlines.delete, &mut deletion).await {
             Ok(Ok(Ok(()))) => tracing::debug!(device = device.name, backing = %attach.backing, "SCSI device deleted"),
             // The removal in vCenter follows all the same: detaching matters more than a tidy guest.
             Ok(Ok(Err(error))) => tracing::warn!(device = device.name, %error, "SCSI device not deleted"),
