@@ -30,6 +30,7 @@ pub struct Config {
     pub deadlines: Deadlines,
     /// Engines in order of preference.
     pub engines: Vec<EngineKind>,
+    pub guards: GuardPolicy,
     /// UUIDs of the proxy's own disks outside its home folder, never touched. Disks in the proxy's home folder are
     /// its own without being listed.
     pub own_disks: BTreeSet<DiskUuid>,
@@ -58,6 +59,20 @@ pub struct Vcenter {
     pub trust: Trust,
 }
 
+/// What to do about methods that must not be called on a VM while we hold something of it (Storage vMotion of a target,
+/// destruction of the proxy).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GuardPolicy {
+    /// Disable them; where that is refused, say so and go on.
+    #[default]
+    Warn,
+    /// Disable them; where that is refused, refuse the work.
+    Refuse,
+    /// Leave them alone.
+    Off,
+}
+
 /// How vCenter's certificate is believed. There is no trust on first use.
 #[derive(Debug, Clone)]
 pub enum Trust {
@@ -80,6 +95,8 @@ pub struct Limits {
     pub lease_min: Duration,
     pub lease_max: Duration,
     pub lease_default: Duration,
+    /// Oldest age that a snapshot of ours may reach.
+    pub snapshot_max_age: Duration,
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,6 +113,8 @@ struct RawConfig {
     deadlines: RawDeadlines,
     #[serde(default)]
     engines: Option<Vec<String>>,
+    #[serde(default)]
+    guards: GuardPolicy,
     #[serde(default)]
     own_disks: Vec<String>,
 }
@@ -132,6 +151,7 @@ struct RawLimits {
     lease_min_seconds: f64,
     lease_max_seconds: f64,
     lease_default_seconds: f64,
+    snapshot_max_age_seconds: f64,
 }
 
 impl Default for RawLimits {
@@ -144,6 +164,7 @@ impl Default for RawLimits {
             lease_min_seconds: 10.0,
             lease_max_seconds: 3600.0,
             lease_default_seconds: 120.0,
+            snapshot_max_age_seconds: 86_400.0,
         }
     }
 }
@@ -197,9 +218,17 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
         .filter_map(|text| faults.take("own_disks", text.parse::<DiskUuid>().map_err(|e| e.to_string())))
         .collect();
     match (listen, vcenter, faults.0.is_empty()) {
-        (Some(listen), Some(vcenter), true) => {
-            Ok(Config { listen, tls, vcenter, state_dir: raw.state_dir, limits, deadlines, engines, own_disks })
-        }
+        (Some(listen), Some(vcenter), true) => Ok(Config {
+            listen,
+            tls,
+            vcenter,
+            state_dir: raw.state_dir,
+            limits,
+            deadlines,
+            engines,
+            guards: raw.guards,
+            own_disks,
+        }),
         _ => Err(Faults(faults.0)),
     }
 }
@@ -272,6 +301,7 @@ impl Collector {
         let (low, high) = (raw.lease_min_seconds, raw.lease_max_seconds);
         let lease_default = seconds("lease_default_seconds", raw.lease_default_seconds, low, high);
         let lease_max = seconds("lease_max_seconds", raw.lease_max_seconds, raw.lease_default_seconds, 86_400.0);
+        let snapshot_max_age = seconds("snapshot_max_age_seconds", raw.snapshot_max_age_seconds, 1.0, 8_640_000.0);
         Limits {
             attach_batch: raw.attach_batch,
             parallel_reads: raw.parallel_reads,
@@ -280,6 +310,7 @@ impl Collector {
             lease_min,
             lease_max,
             lease_default,
+            snapshot_max_age,
         }
     }
 
