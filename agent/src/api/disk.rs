@@ -13,7 +13,7 @@ use crate::{
     id::Moref,
     journal::{Duty, DutyKind, DutyPhase},
     reason,
-    session::{OpenRequest, Source, manager::seconds, snapshot::Wish},
+    session::{OpenRequest, Source, live::seconds, snapshot::Wish},
 };
 
 /// Frames between a read thread and its stream.

@@ -18,8 +18,8 @@ use tokio::{
 use tonic::Status;
 
 use super::{
-    manager::{Manager, VmClaim, lock},
     opener::{Opened, Opener, Source},
+    registry::{Manager, VmClaim, lock},
     snapshot::{HeldSnapshot, Wish},
 };
 use crate::{

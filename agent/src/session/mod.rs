@@ -6,14 +6,19 @@
 //! job:      preflight ▶ snapshot ▶ attach ▶ read ▶ detach ▶ remove snapshot ▶ done (OK │ failed)
 //!              └────────────┴─────────┴───────┴── any failure, or the stream broke ─▶ detach
 //! ```
-//! [`opener`] holds the steps that both share, [`snapshot`] the ladder of consistency, [`manager`] the registry with
-//! leases, [`job`] one BackupVm. A snapshot is never removed before its disks are proven detached.
+//! [`opener`] holds the steps that both share, [`snapshot`] the ladder of consistency, [`registry`] what lives and what
+//! ended, [`opening`] and [`closing`] the two ends of a session, [`live`] one session in between, [`job`] one BackupVm. A
+//! snapshot is never removed before its disks are proven detached.
+mod closing;
 pub mod job;
-pub mod manager;
+pub mod live;
 pub mod opener;
+mod opening;
+pub mod registry;
 pub mod snapshot;
 
 pub use self::{
-    manager::{Manager, OpenRequest},
     opener::{Opener, Source},
+    opening::OpenRequest,
+    registry::Manager,
 };
