@@ -76,6 +76,14 @@ pub struct Limits {
     pub lease_min: Duration,
     pub lease_max: Duration,
     pub lease_default: Duration,
+    /// Longest window for which a snapshot is kept for a job that resumes.
+    pub resume_max: Duration,
+    /// A snapshot of ours that is older ends its job or session; `None`: any age.
+    pub snapshot_max_age: Option<Duration>,
+    /// A delta of more bytes ends the job or session that caused it; `None`: any size.
+    pub delta_max_bytes: Option<u64>,
+    /// A delta's datastore with less free ends the job or session; `None`: not looked at.
+    pub datastore_min_free_bytes: Option<u64>,
 }
 
 /// Every wait has one of these.
@@ -100,6 +108,14 @@ pub struct Deadlines {
     pub doubt: Duration,
     /// How long SIGTERM waits for everything to be detached.
     pub drain: Duration,
+    /// Silence of a client after which it is pinged, and how long the answer may take: together, when a connection that was
+    /// cut without a FIN is given up.
+    pub ping: Duration,
+    pub ping_timeout: Duration,
+    /// Between two looks at the hosts and at the target's snapshots while disks are held.
+    pub watch: Duration,
+    /// How long a request waits, before it touches anything, for hosts that are leaving service.
+    pub hold: Duration,
 }
 
 #[derive(Debug, Deserialize)]
@@ -152,6 +168,10 @@ struct RawLimits {
     lease_min_seconds: u64,
     lease_max_seconds: u64,
     lease_default_seconds: u64,
+    resume_max_seconds: u64,
+    snapshot_max_age_seconds: u64,
+    delta_max_bytes: u64,
+    datastore_min_free_bytes: u64,
 }
 
 impl Default for RawLimits {
@@ -164,6 +184,10 @@ impl Default for RawLimits {
             lease_min_seconds: 10,
             lease_max_seconds: 3600,
             lease_default_seconds: 120,
+            resume_max_seconds: 3600,
+            snapshot_max_age_seconds: 0,
+            delta_max_bytes: 100 << 30,
+            datastore_min_free_bytes: 4 << 30,
         }
     }
 }
@@ -180,6 +204,10 @@ struct RawDeadlines {
     cleanup_seconds: u64,
     doubt_seconds: u64,
     drain_seconds: u64,
+    ping_seconds: u64,
+    ping_timeout_seconds: u64,
+    watch_seconds: u64,
+    hold_seconds: u64,
 }
 
 impl Default for RawDeadlines {
@@ -194,6 +222,10 @@ impl Default for RawDeadlines {
             cleanup_seconds: 120,
             doubt_seconds: 600,
             drain_seconds: 240,
+            ping_seconds: 20,
+            ping_timeout_seconds: 20,
+            watch_seconds: 5,
+            hold_seconds: 900,
         }
     }
 }
@@ -314,6 +346,9 @@ impl Collector {
         range("lease_min_seconds", raw.lease_min_seconds, 1, raw.lease_default_seconds);
         range("lease_default_seconds", raw.lease_default_seconds, raw.lease_min_seconds, raw.lease_max_seconds);
         range("lease_max_seconds", raw.lease_max_seconds, raw.lease_default_seconds, 86_400);
+        range("resume_max_seconds", raw.resume_max_seconds, 0, 7 * 86_400);
+        range("snapshot_max_age_seconds", raw.snapshot_max_age_seconds, 0, 365 * 86_400);
+        let above_zero = |value: u64| (value > 0).then_some(value);
         Limits {
             attach_batch: raw.attach_batch,
             parallel_reads: raw.parallel_reads,
@@ -322,6 +357,10 @@ impl Collector {
             lease_min: Duration::from_secs(raw.lease_min_seconds),
             lease_max: Duration::from_secs(raw.lease_max_seconds),
             lease_default: Duration::from_secs(raw.lease_default_seconds),
+            resume_max: Duration::from_secs(raw.resume_max_seconds),
+            snapshot_max_age: above_zero(raw.snapshot_max_age_seconds).map(Duration::from_secs),
+            delta_max_bytes: above_zero(raw.delta_max_bytes),
+            datastore_min_free_bytes: above_zero(raw.datastore_min_free_bytes),
         }
     }
 
@@ -348,6 +387,10 @@ impl Collector {
             cleanup: seconds("cleanup_seconds", raw.cleanup_seconds, 1),
             doubt: seconds("doubt_seconds", raw.doubt_seconds, 0),
             drain: seconds("drain_seconds", raw.drain_seconds, 1),
+            ping: seconds("ping_seconds", raw.ping_seconds, 1),
+            ping_timeout: seconds("ping_timeout_seconds", raw.ping_timeout_seconds, 1),
+            watch: seconds("watch_seconds", raw.watch_seconds, 1),
+            hold: seconds("hold_seconds", raw.hold_seconds, 0),
         }
     }
 

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use hotadd_api::v1::EventKind;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, timeout},
@@ -29,7 +30,7 @@ use crate::{
     discover::{Expectation, proof},
     error::{Error, Result},
     hypervisor::OurDisk,
-    id::{DutyId, Moref},
+    id::{DutyId, Moref, SessionId},
     journal::{AttachDuty, Duty, DutyPhase, Record, SnapshotDuty},
     reason,
 };
@@ -116,6 +117,32 @@ impl Settler {
         self.hand_over(duty);
     }
 
+    /// Takes a snapshot that is kept for a job that resumes away from the loop, for good: its duty goes on under a new id
+    /// and the given session. `None`: it is no longer kept.
+    ///
+    /// # Errors
+    /// Of the journal, or when a look at it does not end.
+    pub async fn adopt(&self, duty: DutyId, session: SessionId) -> Result<Option<(DutyId, Moref)>> {
+        let mut passes = self.shared.passes.subscribe();
+        let busy = || Error::new(&reason::SES_BUSY, format!("duty {duty} is being looked at")).owing();
+        // A look at it that runs now may be its removal.
+        let free = async {
+            while !lock(&self.shared.removing).insert(duty) {
+                if passes.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+            }
+        };
+        timeout(self.shared.vm.deadlines.call, free).await.map_err(|_| busy())?;
+        let _turn = Removing { shared: Arc::clone(&self.shared), duty };
+        let state = self.shared.vm.journal.state();
+        let kept = state.get(duty).and_then(Duty::snapshot).filter(|snapshot| snapshot.kept().is_some());
+        let Some(moref) = kept.and_then(|snapshot| snapshot.moref.clone()) else { return Ok(None) };
+        let into = DutyId::new();
+        self.shared.vm.record(vec![Record::Adopted { duty, into, session }]).await?;
+        Ok(Some((into, moref)))
+    }
+
     /// Hands over and waits until all are retired, at most `patience`.
     pub async fn settle(&self, duties: &[DutyId], patience: Duration) -> Settled {
         let mut passes = self.shared.passes.subscribe();
@@ -192,6 +219,8 @@ async fn run(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<DutyId>) {
 enum Finding {
     Gone(String),
     Waits(String),
+    /// Nothing is to be done before its time.
+    Kept(String),
     /// Waiting alone does not heal it: a person has to look.
     Doubtful(String),
 }
@@ -222,12 +251,13 @@ impl Shared {
             }
         }
         for duty in duties {
-            if let Some(snapshot) = duty.snapshot().cloned()
-                && lock(&self.removing).insert(duty.id)
-            {
+            if duty.snapshot().is_some() && lock(&self.removing).insert(duty.id) {
                 let turn = Removing { shared: Arc::clone(self), duty: duty.id };
                 tokio::spawn(async move {
                     let shared = &turn.shared;
+                    // Read anew: before this turn a job may have taken it over.
+                    let Some(duty) = shared.vm.journal.state().get(turn.duty).cloned() else { return };
+                    let Some(snapshot) = duty.snapshot().cloned() else { return };
                     let finding = match shared.settle_snapshot(&duty, &snapshot).await {
                         Ok(finding) => finding,
                         Err(error) if *error.reason() == reason::SNAP_DOUBT => Finding::Doubtful(error.message()),
@@ -375,6 +405,9 @@ impl Shared {
             let doubtful = disks.iter().all(|id| open.get(id).is_some_and(|o| o.doubtful));
             return Ok(if doubtful { Finding::Doubtful(why) } else { Finding::Waits(why) });
         }
+        if let Some(until) = snapshot.kept() {
+            return Ok(Finding::Kept(format!("snapshot {}: kept until {until} for a job that resumes", snapshot.name)));
+        }
         let (hypervisor, target) = (&self.vm.hypervisor, duty.target());
         let found = match &snapshot.moref {
             Some(moref) => Ok(vec![moref.clone()]),
@@ -391,8 +424,16 @@ impl Shared {
                 snapshot.name
             )));
         }
+        if !morefs.is_empty()
+            && let Some(why) = hypervisor.host_blocks_removal(&target).await
+        {
+            return Ok(Finding::Waits(format!("snapshot {}: not removed while {why}", snapshot.name)));
+        }
         for moref in &morefs {
             hypervisor.remove_snapshot(&target, moref, &snapshot.name).await?;
+        }
+        if let Some(report) = hypervisor.conflict_report(&target).await {
+            tracing::error!(reason = reason::SNAP_CONSOLIDATE.code, vm = duty.vm_name, "{report}");
         }
         Ok(Finding::Gone(format!("snapshot {} is not on {}", snapshot.name, duty.vm_name)))
     }
@@ -431,6 +472,10 @@ impl Shared {
                     records.push(Record::Retired { duty: duty.id, at: now(), proof: proof.clone() });
                 }
                 Finding::Waits(why) => self.waits(duty, why, false),
+                Finding::Kept(why) => {
+                    let mut open = lock(&self.open);
+                    why.clone_into(&mut open.entry(duty.id).or_default().last_error);
+                }
                 Finding::Doubtful(why) => self.waits(duty, why, true),
             }
         }
@@ -445,9 +490,14 @@ impl Shared {
         let mut open = lock(&self.open);
         let entry = open.entry(duty.id).or_default();
         entry.tries += 1;
+        let turned_doubtful = doubtful && !entry.doubtful;
         entry.doubtful = doubtful;
         why.clone_into(&mut entry.last_error);
         let (id, tries) = (duty.id, entry.tries);
+        if tries.is_multiple_of(ALARM_AFTER) || turned_doubtful {
+            let owed = Error::new(&reason::DUTY_OWED, why).owing();
+            self.vm.events.send(EventKind::DutyAlarm, id, &duty.vm_name, Some(&owed));
+        }
         if tries.is_multiple_of(ALARM_AFTER) {
             tracing::error!(duty = %id, vm = duty.vm_name, tries, why, "a duty stays open; the agent goes on");
         } else {

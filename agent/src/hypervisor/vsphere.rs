@@ -8,7 +8,7 @@ use vim::{ErrorKind, FaultKind};
 
 use super::{
     About, AttachOutcome, AttachRequest, Hypervisor, OurDisk, ProxyFacts, Quiesce, Snapshot, SnapshotOutcome,
-    TargetDisk, TargetFacts, batch,
+    Surroundings, TargetDisk, TargetFacts, batch,
     convert::{self, datastore_ref, error, fault_error, moref, snapshot_ref, vm_ref},
 };
 use crate::{
@@ -309,6 +309,18 @@ impl Hypervisor for Vsphere {
         }
     }
 
+    async fn surroundings(&self, proxy: &Moref, target: &Moref) -> Result<Surroundings> {
+        self.see(proxy, target).await
+    }
+
+    async fn host_blocks_removal(&self, target: &TargetId) -> Option<String> {
+        self.blocks_removal(target).await
+    }
+
+    async fn conflict_report(&self, target: &TargetId) -> Option<String> {
+        self.report_conflict(target).await
+    }
+
     async fn keep_alive(&self) -> Result<()> {
         self.client.keep_alive().await.map_err(error)
     }
@@ -389,7 +401,7 @@ impl Vsphere {
 
 /// Refuses facts that would be read as "nothing is there" although vCenter only could not tell: what was refused, what
 /// has to be set and is not, and everything of a VM whose host vCenter has lost.
-fn believable(vm: &vim::VmInfo, required: &[&str]) -> Result<()> {
+pub(super) fn believable(vm: &vim::VmInfo, required: &[&str]) -> Result<()> {
     let told = Told { missing: &vm.missing, connection: vm.connection_state.as_deref(), name: &vm.name };
     told.believable(required, |path| vm.gave(path))
 }

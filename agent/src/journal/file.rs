@@ -120,7 +120,7 @@ impl JournalFile {
     /// made of it first; as long as that fails, nothing is written.
     pub(super) fn append(&mut self, records: &[Record], state: &State) -> Result<(), JournalError> {
         if self.poisoned {
-            self.rewrite(&open_duties(state))?;
+            self.rewrite(&state.records())?;
             self.poisoned = false;
             tracing::info!("the journal can be written again");
         }
@@ -142,12 +142,12 @@ impl JournalFile {
         }
     }
 
-    /// Starts the file anew, with the open duties only, when it is large. History is bounded, what is owed is kept.
+    /// Starts the file anew, with the open duties and the remembered history only, when it is large.
     pub(super) fn compact_if_large(&mut self, state: &State) -> Result<(), JournalError> {
         if self.length <= COMPACT_ABOVE.max(self.compacted * 2) {
             return Ok(());
         }
-        self.rewrite(&open_duties(state))?;
+        self.rewrite(&state.records())?;
         self.compacted = self.length;
         Ok(())
     }
@@ -179,11 +179,6 @@ impl JournalFile {
             }
         }
     }
-}
-
-/// A confirmed duty is begun as what it became: its key or moref and its phase are part of it.
-fn open_duties(state: &State) -> Vec<Record> {
-    state.duties().cloned().map(Record::Began).collect()
 }
 
 fn lock(path: &Path) -> Result<Flock<File>, JournalError> {

@@ -6,9 +6,11 @@
 //!                             └───────────────── retire ──────────────────────────▲   (needs a proof)
 //! ```
 //! The same edges hold for an attached disk and for a snapshot of ours. State is a pure fold over the records
-//! ([`State::apply`]); an edge that is not drawn is an error. Files, frames and fsync live in [`mod@file`], the records in
-//! [`record`].
+//! ([`State::apply`]); an edge that is not drawn is an error. A held snapshot may be kept for a job that resumes, and taken
+//! over by it (held → held). Files, frames and fsync live in [`mod@file`], the records in [`record`], what is remembered of
+//! jobs and sessions in [`history`].
 pub mod file;
+pub mod history;
 pub mod record;
 
 use std::{
@@ -17,17 +19,21 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use jiff::{SignedDuration, Timestamp};
+
 use self::file::JournalFile;
 pub use self::{
     file::{JournalError, Opened},
+    history::{End, History, JobBegan, LeaseBegan},
     record::{AttachDuty, Duty, DutyKind, DutyPhase, Record, SnapshotDuty},
 };
 use crate::id::{DutyId, SessionId};
 
-/// Everything that is open, by duty.
+/// Everything that is open, by duty, and what is remembered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     duties: BTreeMap<DutyId, Duty>,
+    history: History,
 }
 
 /// A record that does not fit the state before it.
@@ -63,9 +69,56 @@ impl State {
             Record::Retired { duty, .. } => {
                 self.duties.remove(duty).ok_or(IllegalEdge { duty: *duty, what: "retired unbegun" })?;
             }
-            Record::Started { .. } | Record::LeaseBegan { .. } | Record::LeaseEnded { .. } => {}
+            Record::Kept { duty, until } => {
+                let held = DutyPhase::Held;
+                let entry = self.duties.get_mut(duty).filter(|d| d.phase == held).and_then(snapshot_mut);
+                entry
+                    .ok_or(IllegalEdge { duty: *duty, what: "kept and not a held snapshot" })?
+                    .keep_until
+                    .clone_from(until);
+            }
+            Record::Adopted { duty, into, session } => {
+                let kept = |d: &&Duty| d.snapshot().is_some_and(|s| s.keep_until.is_some());
+                let known = self.duties.get(duty).filter(kept);
+                let mut adopted = known.ok_or(IllegalEdge { duty: *duty, what: "adopted and not kept" })?.clone();
+                if self.duties.contains_key(into) {
+                    return Err(IllegalEdge { duty: *into, what: "begun twice" });
+                }
+                self.duties.remove(duty);
+                (adopted.id, adopted.session) = (*into, *session);
+                if let Some(snapshot) = snapshot_mut(&mut adopted) {
+                    snapshot.keep_until = None;
+                }
+                self.duties.insert(*into, adopted);
+            }
+            Record::Started { at, .. } => self.restart(at),
+            Record::LeaseBegan(_) | Record::LeaseEnded { .. } | Record::JobBegan(_) | Record::JobEnded { .. } => {
+                self.history.apply(record);
+            }
         }
         Ok(())
+    }
+
+    /// An agent that died broke its jobs: their snapshots are kept as long as they asked for.
+    fn restart(&mut self, at: &str) {
+        for (session, seconds) in self.history.restart(at) {
+            let window = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(0));
+            let Some(end) = at.parse::<Timestamp>().ok().and_then(|at| at.checked_add(window).ok()) else { continue };
+            let held = self.duties.values_mut().filter(|d| d.session == session && d.phase == DutyPhase::Held);
+            held.filter_map(snapshot_mut).for_each(|snapshot| snapshot.keep_until = Some(format!("{end:.0}")));
+        }
+    }
+
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// As records, to start a new file from. A confirmed duty is begun as what it became: its key or moref and its phase
+    /// are part of it.
+    fn records(&self) -> Vec<Record> {
+        let duties = self.duties.values().cloned().map(Record::Began);
+        self.history.records().into_iter().chain(duties).collect()
     }
 
     pub fn duties(&self) -> impl Iterator<Item = &Duty> {
@@ -80,6 +133,13 @@ impl State {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.duties.is_empty()
+    }
+}
+
+fn snapshot_mut(duty: &mut Duty) -> Option<&mut SnapshotDuty> {
+    match &mut duty.kind {
+        DutyKind::Snapshot(snapshot) => Some(snapshot),
+        DutyKind::Attach(_) => None,
     }
 }
 

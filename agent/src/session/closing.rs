@@ -9,14 +9,14 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     live::{Held, Inner, READS_PER_SESSION, Session, State},
-    registry::{Manager, lock},
+    registry::{Found, Manager, lock},
     snapshot::HeldSnapshot,
 };
 use crate::{
     attach::{Settled, now},
-    error::Error,
+    error::{Error, Result},
     id::SessionId,
-    journal::Record,
+    journal::{End, Record},
     reason,
 };
 
@@ -50,14 +50,28 @@ impl Manager {
     }
 
     /// Detaches everything of a session; a session that is closing or closed answers with how that ended.
-    pub async fn close(&self, session: &Arc<Session>, why: &str) -> v1::CloseDisksResponse {
+    pub async fn close(&self, session: &Arc<Session>, why: Error) -> v1::CloseDisksResponse {
         self.close_if(session, why, |_| true).await
+    }
+
+    /// CloseDisks: also for a session of an earlier run.
+    ///
+    /// # Errors
+    /// [`reason::SES_UNKNOWN`].
+    pub async fn close_by_id(&self, id: &str) -> Result<v1::CloseDisksResponse> {
+        match self.find(id)? {
+            Found::Here(session) => Ok(self.close(&session, Error::new(&reason::SES_CLOSED, "")).await),
+            Found::Past(past) => {
+                let error = self.past_error(&past);
+                Ok(v1::CloseDisksResponse { cleanup: error.cleanup().into(), reasons: vec![error.to_reason()] })
+            }
+        }
     }
 
     async fn close_if(
         &self,
         session: &Arc<Session>,
-        why: &str,
+        why: Error,
         still: impl Fn(&Inner) -> bool + Send,
     ) -> v1::CloseDisksResponse {
         let held = {
@@ -65,20 +79,25 @@ impl Manager {
             let held = if still(&inner) { inner.held.take() } else { None };
             if held.is_some() {
                 inner.state = State::Closing;
-                why.clone_into(&mut inner.reason);
+                inner.ended = Some(why.copy());
             }
             held
         };
         if let Some(held) = held {
             // In a task of its own: a caller that goes away does not stop it.
-            let (this, session, why) = (self.clone(), Arc::clone(session), why.to_owned());
+            let (this, session) = (self.clone(), Arc::clone(session));
             drop(tokio::spawn(async move { this.close_held(&session, held, &why).await }).await);
         }
         self.after_close(session)
     }
 
-    async fn close_held(&self, session: &Session, held: Held, why: &str) {
+    async fn close_held(&self, session: &Session, held: Held, why: &Error) {
         session.cancel_reads.store(true, Ordering::Relaxed);
+        // First: an agent that dies while it detaches still knows what ended the session.
+        let end = End::new(now(), why.reason().code, &why.message());
+        if let Err(error) = self.shared.opener.vm.record(vec![Record::LeaseEnded { session: session.id, end }]).await {
+            tracing::warn!(%error, "the end of a lease could not be journalled");
+        }
         // Every reader's descriptor is closed before its device is deleted. A read that hangs in the kernel must not keep
         // the disk attached: vCenter detaches it all the same.
         let patience = self.shared.opener.vm.deadlines.cleanup;
@@ -90,29 +109,29 @@ impl Manager {
             tracing::error!(session = %session.id, "a read does not end; detaching under it");
         }
         session.reads.close();
-        let Held { disks, snapshot, _claim } = held;
+        let Held { _watch: watch, disks, snapshot, _claim } = held;
+        drop(watch);
         drop(disks);
         self.give_back_disks(session.id).await;
         let settled = self.give_back_snapshot(session.id, snapshot).await;
         lock(&session.inner).state = if matches!(settled, Settled::Done) { State::Closed } else { State::Owed };
-        tracing::info!(session = %session.id, vm = session.vm_name, why, ?settled, "session ended");
-        let ended = Record::LeaseEnded { session: session.id, at: now(), reason: why.to_owned() };
-        if let Err(error) = self.shared.opener.vm.record(vec![ended]).await {
-            tracing::warn!(%error, "the end of a lease could not be journalled");
-        }
+        tracing::info!(session = %session.id, vm = session.vm_name, %why, ?settled, "session ended");
     }
 
     fn after_close(&self, session: &Session) -> v1::CloseDisksResponse {
         let open = self.shared.opener.vm.journal.duties_of(session.id);
-        let reasons = open.iter().map(|duty| {
+        if open.is_empty() {
+            lock(&session.inner).state = State::Closed;
+        }
+        // The controller that closed it knows why; every other end is told first.
+        let own = |ended: &Error| *ended.reason() == reason::SES_CLOSED;
+        let ended = session.ended().filter(|ended| !own(ended)).map(|ended| ended.to_reason());
+        let owed = open.iter().map(|duty| {
             let why = self.shared.opener.settler.why(duty.id).unwrap_or_else(|| "being settled".to_owned());
             Error::new(&reason::DUTY_OWED, why).owing().to_reason()
         });
         let cleanup = if open.is_empty() { Cleanup::Done } else { Cleanup::Owed };
-        if open.is_empty() {
-            lock(&session.inner).state = State::Closed;
-        }
-        v1::CloseDisksResponse { cleanup: cleanup.into(), reasons: reasons.collect() }
+        v1::CloseDisksResponse { cleanup: cleanup.into(), reasons: ended.into_iter().chain(owed).collect() }
     }
 
     pub(super) async fn watch_leases(self) {
@@ -125,7 +144,7 @@ impl Manager {
                 let this = self.clone();
                 // A renewal may have come in between: the same lock decides again.
                 let over = |inner: &Inner| inner.lease_end <= Instant::now();
-                tokio::spawn(async move { this.close_if(&session, reason::SES_LEASE.summary, over).await });
+                tokio::spawn(async move { this.close_if(&session, Error::new(&reason::SES_LEASE, ""), over).await });
             }
         }
     }
@@ -139,6 +158,19 @@ impl Manager {
         self.shared.openings.close();
         self.shared.openings.wait().await;
         let live: Vec<_> = lock(&self.shared.sessions).clone();
-        futures_util::future::join_all(live.iter().map(|s| self.close(s, "the agent is shutting down"))).await;
+        let why = || Error::new(&reason::SES_DRAINING, "");
+        futures_util::future::join_all(live.iter().map(|session| self.close(session, why()))).await;
+        self.release_kept().await;
+    }
+
+    /// An agent that stops may not come back: what is kept for a job that resumes goes now.
+    async fn release_kept(&self) {
+        let opener = &self.shared.opener;
+        let state = opener.vm.journal.state();
+        let kept = state.duties().filter(|duty| duty.snapshot().is_some_and(|s| s.keep_until.is_some()));
+        let released: Vec<_> = kept.map(|duty| Record::Kept { duty: duty.id, until: None }).collect();
+        if let Err(error) = opener.vm.record(released).await {
+            tracing::warn!(%error, "kept snapshots stay until their time is over");
+        }
     }
 }

@@ -17,6 +17,7 @@ use super::{
     opener::Opener,
     registry::{VmClaim, lock},
     snapshot::HeldSnapshot,
+    watch::Watch,
 };
 use crate::{
     attach::Attached,
@@ -39,7 +40,7 @@ pub enum State {
 }
 
 impl State {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Open => "open",
             Self::Closing => "closing",
@@ -65,12 +66,15 @@ pub struct Session {
 pub(super) struct Inner {
     pub(super) state: State,
     pub(super) lease_end: Instant,
-    pub(super) reason: String,
+    /// What ended it; set with the state that follows `Open`.
+    pub(super) ended: Option<Error>,
     pub(super) held: Option<Held>,
 }
 
-/// Dropped in this order: disks first, the snapshot they come from after them, the VM's claim last.
+/// Dropped in this order: nobody watches any more, disks first, the snapshot they come from after them, the VM's claim
+/// last.
 pub(super) struct Held {
+    pub(super) _watch: Watch,
     pub(super) disks: BTreeMap<i32, Arc<Attached>>,
     pub(super) snapshot: HeldSnapshot,
     pub(super) _claim: VmClaim,
@@ -86,7 +90,7 @@ impl Session {
     /// Renews the lease and tells what is left.
     ///
     /// # Errors
-    /// [`reason::SES_STATE`] when it is no longer open.
+    /// What ended it, when it is no longer open.
     pub fn keep_alive(&self) -> Result<Duration> {
         let mut inner = lock(&self.inner);
         if inner.state != State::Open {
@@ -102,7 +106,15 @@ impl Session {
     }
 
     fn wrong_state(&self, inner: &Inner) -> Error {
-        Error::new(&reason::SES_STATE, format!("{} is {} ({})", self.id, inner.state.name(), inner.reason))
+        let unknown = || Error::new(&reason::SES_STATE, format!("{} is {}", self.id, inner.state.name()));
+        let error = inner.ended.as_ref().map_or_else(unknown, Error::copy);
+        if matches!(inner.state, State::Closing | State::Owed) { error.owing() } else { error }
+    }
+
+    /// What ended it; `None` while it is open.
+    pub(super) fn ended(&self) -> Option<Error> {
+        let inner = lock(&self.inner);
+        (inner.state != State::Open).then(|| self.wrong_state(&inner))
     }
 
     /// Starts a read whose items go into `tx`. Frames renew the lease. The stream that is dropped ends this read only.
@@ -176,7 +188,8 @@ impl Session {
             state: inner.state.name().to_owned(),
             disks: self.opened.clone(),
             lease_seconds_left: if inner.state == State::Open { seconds(left) } else { 0 },
-            closed_reason: inner.reason.clone(),
+            closed_reason: inner.ended.as_ref().map(Error::message).unwrap_or_default(),
+            ended: (inner.state != State::Open).then(|| self.wrong_state(&inner).to_reason()),
         }
     }
 }

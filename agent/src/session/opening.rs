@@ -5,9 +5,9 @@ use std::{
     time::Duration,
 };
 
-use hotadd_api::v1;
+use hotadd_api::v1::{self, EventKind};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Semaphore, watch as channel},
     time::Instant,
 };
 
@@ -16,12 +16,13 @@ use super::{
     opener::{Opened, Source},
     registry::{Answer, Manager, lock},
     snapshot::HeldSnapshot,
+    watch::{self, Trouble, Watch},
 };
 use crate::{
     attach::{Attached, now},
     error::{Error, Result},
     id::SessionId,
-    journal::Record,
+    journal::{LeaseBegan, Record, history::SessionPast},
     plan::facts_to_api,
     reason,
 };
@@ -30,8 +31,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct OpenRequest {
     pub request_id: String,
-    /// Everything else of the request, to tell a repetition from a conflict.
-    pub fingerprint: Vec<u8>,
+    /// Fingerprint of everything else of the request, to tell a repetition from a conflict.
+    pub asked: String,
     pub vm: String,
     pub source: Source,
     pub keys: Vec<i32>,
@@ -39,10 +40,11 @@ pub struct OpenRequest {
 }
 
 impl Manager {
-    /// Opens a session, or gives the one that this request opened before. Runs to its end without its caller.
+    /// Opens a session, or gives the one that this request opened before, while it lives. Runs to its end without its
+    /// caller.
     ///
     /// # Errors
-    /// Whatever the opening met; everything is given back or owed then.
+    /// Whatever the opening met; everything is given back or owed then. What ended the session that this request opened.
     pub async fn open(&self, request: OpenRequest) -> Result<v1::OpenDisksResponse> {
         let mut answer = self.admit(request)?;
         let session = loop {
@@ -53,24 +55,28 @@ impl Manager {
                 return Err(Error::new(&reason::INTERNAL, "the opening ended without an answer").owing());
             }
         };
-        Ok(session.to_response())
+        match session.ended() {
+            None => Ok(session.to_response()),
+            Some(ended) => Err(ended.about(format!("session {}", session.id))),
+        }
     }
 
-    fn admit(&self, request: OpenRequest) -> Result<watch::Receiver<Answer>> {
+    fn admit(&self, request: OpenRequest) -> Result<channel::Receiver<Answer>> {
         // Under this lock: what passes here is among the openings that a drain waits for.
         let mut requests = lock(&self.shared.requests);
         self.go_on()?;
         if !request.request_id.is_empty()
-            && let Some((fingerprint, answer)) = requests.get(&request.request_id)
+            && let Some((asked, answer)) = requests.get(&request.request_id)
         {
-            if *fingerprint != request.fingerprint {
+            if *asked != request.asked {
                 return Err(Error::new(&reason::SES_CONFLICT, request.request_id));
             }
             return Ok(answer.clone());
         }
-        let (tell, answer) = watch::channel(None);
+        self.not_ended_before(&request)?;
+        let (tell, answer) = channel::channel(None);
         if !request.request_id.is_empty() {
-            requests.insert(request.request_id.clone(), (request.fingerprint.clone(), answer.clone()));
+            requests.insert(request.request_id.clone(), (request.asked.clone(), answer.clone()));
         }
         let this = self.clone();
         self.shared.openings.spawn(async move {
@@ -84,6 +90,21 @@ impl Manager {
         });
         drop(requests);
         Ok(answer)
+    }
+
+    /// A request of an earlier run, or of a session that only the journal remembers.
+    fn not_ended_before(&self, request: &OpenRequest) -> Result<()> {
+        let state = self.shared.opener.vm.journal.state();
+        let same = |past: &&SessionPast| !request.request_id.is_empty() && past.began.request_id == request.request_id;
+        match state.history().sessions().filter(same).last() {
+            Some(past) if past.began.asked != request.asked => {
+                Err(Error::new(&reason::SES_CONFLICT, &request.request_id))
+            }
+            Some(past) if past.end.is_some() => {
+                Err(self.past_error(past).about(format!("session {}", past.began.session)))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn go_on(&self) -> Result<()> {
@@ -104,14 +125,21 @@ impl Manager {
         let opener = &self.shared.opener;
         let preflight = opener.preflight(&request.vm, &request.keys).await?;
         let target = &preflight.target;
-        let claim = self.claim(&target.moref, &target.name)?;
+        let claim = self.claim(&target.moref, &target.name, None)?;
         opener.admit(&preflight, true).await?;
-        self.go_on()?;
+        let told = |why: Error| async move {
+            tracing::warn!(session = %id, %why, "waiting before the snapshot");
+            opener.vm.events.send(EventKind::Hold, id, &target.name, Some(&why));
+        };
+        watch::hold(&opener.vm, &target.moref, told, || self.go_on()).await?;
         let snapshot = opener.snapshot(id, target, &request.source).await?;
+        let watch = Watch::start(&opener.vm, target, &snapshot);
+        let trouble = watch.trouble();
         let attached = match self.go_on() {
             Ok(()) => opener.attach(id, target, &snapshot.moref, &request.keys).await,
             Err(error) => Err(error),
         };
+        let attached = attached.and_then(|disks| trouble.now().map_or(Ok(disks), Err));
         let disks = match attached {
             Ok(disks) => disks,
             Err(error) => return Err(self.abandon(error, id, snapshot).await),
@@ -124,8 +152,15 @@ impl Manager {
         }
         let limits = &opener.vm.limits;
         let lease = request.lease.unwrap_or(limits.lease_default).clamp(limits.lease_min, limits.lease_max);
-        let began = Record::LeaseBegan { session: id, at: now(), seconds: lease.as_secs() };
-        if let Err(error) = opener.vm.record(vec![began]).await {
+        let began = LeaseBegan {
+            session: id,
+            at: now(),
+            seconds: lease.as_secs(),
+            vm: target.name.clone(),
+            request_id: request.request_id.clone(),
+            asked: request.asked.clone(),
+        };
+        if let Err(error) = opener.vm.record(vec![Record::LeaseBegan(began)]).await {
             drop(held);
             return Err(self.abandon(error, id, snapshot).await);
         }
@@ -138,19 +173,32 @@ impl Manager {
             inner: Mutex::new(Inner {
                 state: State::Open,
                 lease_end: Instant::now() + lease,
-                reason: String::new(),
-                held: Some(Held { disks: held, snapshot, _claim: claim }),
+                ended: None,
+                held: Some(Held { _watch: watch, disks: held, snapshot, _claim: claim }),
             }),
             reads: Arc::new(Semaphore::new(READS_PER_SESSION as usize)),
             cancel_reads: Arc::default(),
         });
         tracing::info!(session = %id, vm = target.name, "session open");
         self.remember(&session);
+        self.close_on(trouble, &session);
         if self.shared.drain.is_cancelled() {
-            self.close(&session, "the agent is shutting down").await;
+            self.close(&session, Error::new(&reason::SES_DRAINING, "")).await;
             return Err(Error::new(&reason::SES_DRAINING, ""));
         }
         Ok(session)
+    }
+
+    /// Ends the session when what it reads from is in trouble.
+    fn close_on(&self, trouble: Trouble, session: &Arc<Session>) {
+        let (this, session) = (self.clone(), Arc::downgrade(session));
+        tokio::spawn(async move {
+            // Ends without trouble when the session does: its watch is dropped then.
+            let Some(error) = trouble.wait().await else { return };
+            let Some(session) = session.upgrade() else { return };
+            tracing::error!(session = %session.id, vm = session.vm_name, reason = error.reason().code, %error, "detaching");
+            this.close(&session, error).await;
+        });
     }
 
     /// Gives everything back after a failure; [`Self::open_whole`] tells what is still owed.

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use hotadd_api::v1;
+use hotadd_api::v1::{self, Cleanup};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -16,7 +16,8 @@ use super::{
 use crate::{
     error::{Error, Result},
     id::{Moref, SessionId},
-    reason,
+    journal::{Duty, End, history::SessionPast},
+    reason::{self, ReasonCode},
 };
 
 /// Ended sessions that ListSessions still shows.
@@ -27,7 +28,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 pub(super) type Answer = Option<Result<Arc<Session>, Arc<Error>>>;
-pub(super) type Requests = HashMap<String, (Vec<u8>, watch::Receiver<Answer>)>;
+pub(super) type Requests = HashMap<String, (String, watch::Receiver<Answer>)>;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -88,11 +89,11 @@ impl Manager {
     }
 
     /// One session or job per VM, and none while anything of an earlier one is owed: its snapshot and the new one's disks
-    /// would be of one chain.
+    /// would be of one chain. `resume`: the session whose kept snapshot this one will take over.
     ///
     /// # Errors
     /// [`reason::SES_BUSY`], or [`reason::SES_DRAINING`].
-    pub fn claim(&self, vm: &Moref, name: &str) -> Result<VmClaim> {
+    pub fn claim(&self, vm: &Moref, name: &str, resume: Option<SessionId>) -> Result<VmClaim> {
         if self.shared.drain.is_cancelled() {
             return Err(Error::new(&reason::SES_DRAINING, ""));
         }
@@ -100,11 +101,19 @@ impl Manager {
             return Err(Error::new(&reason::SES_BUSY, name));
         }
         let claim = VmClaim { vm: vm.clone(), claimed: Arc::clone(&self.shared.claimed) };
-        if let Some(duty) = self.shared.opener.vm.journal.state().duties().find(|duty| duty.vm == *vm) {
-            let detail = format!("{name}: clean-up of an earlier one is not finished (duty {})", duty.id);
-            return Err(Error::new(&reason::SES_BUSY, detail).owing());
-        }
-        Ok(claim)
+        let kept = |duty: &Duty| duty.snapshot().and_then(|s| s.keep_until.clone());
+        let taken_over = |duty: &&Duty| resume == Some(duty.session) && kept(duty).is_some();
+        let state = self.shared.opener.vm.journal.state();
+        let Some(duty) = state.duties().filter(|duty| duty.vm == *vm).find(|duty| !taken_over(duty)) else {
+            return Ok(claim);
+        };
+        let detail = match kept(duty) {
+            Some(until) => {
+                format!("{name}: a snapshot is kept until {until} for a job that resumes (duty {})", duty.id)
+            }
+            None => format!("{name}: clean-up of an earlier one is not finished (duty {})", duty.id),
+        };
+        Err(Error::new(&reason::SES_BUSY, detail).owing())
     }
 
     pub(super) fn remember(&self, session: &Arc<Session>) {
@@ -132,17 +141,69 @@ impl Manager {
         }
     }
 
+    /// A session that lives or lived under this run.
+    ///
     /// # Errors
-    /// [`reason::SES_UNKNOWN`].
+    /// [`reason::SES_UNKNOWN`], or what ended it under an earlier run.
     pub fn get(&self, id: &str) -> Result<Arc<Session>> {
-        let unknown = || Error::new(&reason::SES_UNKNOWN, format!("{id:?}"));
-        let wanted: SessionId = id.parse().map_err(|_| unknown())?;
-        lock(&self.shared.sessions).iter().find(|s| s.id == wanted).cloned().ok_or_else(unknown)
+        match self.find(id)? {
+            Found::Here(session) => Ok(session),
+            Found::Past(past) => Err(self.past_error(&past)),
+        }
     }
 
+    pub(super) fn find(&self, id: &str) -> Result<Found> {
+        let unknown = || Error::new(&reason::SES_UNKNOWN, format!("{id:?}"));
+        let wanted: SessionId = id.parse().map_err(|_| unknown())?;
+        if let Some(session) = lock(&self.shared.sessions).iter().find(|s| s.id == wanted) {
+            return Ok(Found::Here(Arc::clone(session)));
+        }
+        let state = self.shared.opener.vm.journal.state();
+        let past = state.history().sessions().find(|past| past.began.session == wanted);
+        past.cloned().map(Found::Past).ok_or_else(unknown)
+    }
+
+    /// What ended a session that is only remembered.
+    pub(super) fn past_error(&self, past: &SessionPast) -> Error {
+        let Some(end) = &past.end else { return Error::new(&reason::SES_STATE, past.began.session.to_string()) };
+        let error = recorded(end, &reason::SES_STATE);
+        let owed = !self.shared.opener.vm.journal.duties_of(past.began.session).is_empty();
+        if owed { error.owing() } else { error }
+    }
+
+    /// What lives, and what ended, that of earlier runs first.
     #[must_use]
     pub fn list(&self) -> Vec<v1::Session> {
         self.refresh();
-        lock(&self.shared.sessions).iter().map(|session| session.to_api()).collect()
+        let here: Vec<_> = lock(&self.shared.sessions).clone();
+        let state = self.shared.opener.vm.journal.state();
+        let of_before = |past: &&SessionPast| past.end.is_some() && !here.iter().any(|s| s.id == past.began.session);
+        let past = state.history().sessions().filter(of_before).map(|past| {
+            let error = self.past_error(past);
+            v1::Session {
+                session_id: past.began.session.to_string(),
+                vm: past.began.vm.clone(),
+                state: if error.cleanup() == Cleanup::Owed { State::Owed } else { State::Closed }.name().to_owned(),
+                closed_reason: error.message(),
+                ended: Some(error.to_reason()),
+                ..v1::Session::default()
+            }
+        });
+        past.chain(here.iter().map(|session| session.to_api())).collect()
     }
+}
+
+/// A session that was asked for by its id.
+pub(super) enum Found {
+    Here(Arc<Session>),
+    /// Of an earlier run, or ended so long ago that only its end is known.
+    Past(SessionPast),
+}
+
+/// A recorded end as an error. `unknown`: for a code that this version does not have.
+pub(super) fn recorded(end: &End, unknown: &'static ReasonCode) -> Error {
+    let known = reason::by_code(&end.code).unwrap_or(unknown);
+    // The recorded text begins with the summary, which the error adds by itself.
+    let facts = end.reason.strip_prefix(known.summary).unwrap_or(&end.reason);
+    Error::new(known, facts.trim_start_matches(": "))
 }

@@ -10,6 +10,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hotadd_api::v1::{self, Cleanup, Consistency};
+use jiff::Timestamp;
 
 use crate::{
     attach::{ProxyVm, Settled, Settler, now},
@@ -26,6 +27,8 @@ pub struct HeldSnapshot {
     pub moref: Moref,
     reached: Consistency,
     fault: Option<v1::Reason>,
+    /// By this host's clock.
+    since: Timestamp,
     ours: Option<(DutyId, Settler)>,
 }
 
@@ -33,7 +36,13 @@ impl HeldSnapshot {
     /// A snapshot that the caller made and will remove.
     #[must_use]
     pub fn foreign(moref: Moref) -> Self {
-        Self { moref, reached: Consistency::Unspecified, fault: None, ours: None }
+        Self { moref, reached: Consistency::Unspecified, fault: None, since: Timestamp::now(), ours: None }
+    }
+
+    /// Since it was taken, or since it was given to us.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        Duration::try_from(Timestamp::now().duration_since(self.since)).unwrap_or_default()
     }
 
     /// The duty to remove it, if it is ours.
@@ -117,6 +126,33 @@ pub async fn take(
     Ok(held)
 }
 
+/// Takes over the snapshot that is kept for a job that resumes. `of`: the session of the job that broke; `reached`: what
+/// that job's snapshot was.
+///
+/// # Errors
+/// [`reason::JOB_RESUME`]: none is kept, or it is no longer there; of the journal and the hypervisor.
+pub async fn adopt(
+    vm: &Arc<ProxyVm>,
+    settler: &Settler,
+    session: SessionId,
+    target: &TargetFacts,
+    of: SessionId,
+    reached: Consistency,
+) -> Result<HeldSnapshot> {
+    let nothing = |why: &str| Error::new(&reason::JOB_RESUME, format!("{}: {why}", target.name));
+    let kept = vm.journal.duties_of(of).into_iter().find(|d| d.vm == target.moref && d.snapshot().is_some());
+    let duty = kept.ok_or_else(|| nothing("no snapshot is kept"))?;
+    let adopted = settler.adopt(duty.id, session).await?;
+    let (id, moref) = adopted.ok_or_else(|| nothing("the time to resume is over"))?;
+    let since = duty.since.parse().unwrap_or_else(|_| Timestamp::now());
+    // From here it is removed when this is dropped.
+    let held = HeldSnapshot { moref, reached, fault: None, since, ours: Some((id, settler.clone())) };
+    if !vm.hypervisor.has_snapshot(&target.moref, &held.moref).await? {
+        return Err(nothing("the kept snapshot is no longer there"));
+    }
+    Ok(held)
+}
+
 async fn quiesced(
     vm: &Arc<ProxyVm>,
     settler: &Settler,
@@ -171,7 +207,7 @@ async fn create(
             proxy: Some(vm.moref.clone()),
             since: now(),
             phase: DutyPhase::Intended,
-            kind: DutyKind::Snapshot(SnapshotDuty { name: name.clone(), moref: None }),
+            kind: DutyKind::Snapshot(SnapshotDuty { name: name.clone(), moref: None, keep_until: None }),
         };
         vm.record(vec![Record::Began(duty)]).await?;
         let made = match vm.hypervisor.create_snapshot(&target.moref, &name, quiesce).await {
@@ -192,8 +228,8 @@ async fn create(
             return Err(error.owing());
         }
         let Snapshot { moref, quiesced } = made;
-        let held = HeldSnapshot { moref, reached: Consistency::Crash, fault: None, ours: Some((id, settler)) };
-        Ok((held, quiesced))
+        let (reached, since) = (Consistency::Crash, Timestamp::now());
+        Ok((HeldSnapshot { moref, reached, fault: None, since, ours: Some((id, settler)) }, quiesced))
     })
     .await?
 }

@@ -75,6 +75,7 @@ pub fn reason(code: &str, cleanup: Cleanup) -> Reason {
         message: format!("{code} happened"),
         next_step: "mend it".into(),
         cleanup: cleanup.into(),
+        ..Reason::default()
     }
 }
 
