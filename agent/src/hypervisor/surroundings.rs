@@ -94,11 +94,12 @@ impl Vsphere {
 
     /// Sizes of the deltas that the VM writes into, by datastore, and the space left there.
     async fn stores(&self, vm: &vim::VmInfo) -> Vec<Store> {
-        let Ok(layout) = self.client.vm_layout(&vm.moref).await else { return Vec::new() };
         let tops: Vec<String> = vm.disks().map(|disk| disk.backing.file_name.to_string()).collect();
         let deltas: Vec<&str> = tops.iter().filter_map(|top| delta_stem(top)).collect();
-        let mut sizes: BTreeMap<String, u64> = BTreeMap::new();
-        for file in &layout.files {
+        let mut sizes: BTreeMap<String, u64> = deltas.iter().map(|stem| (datastore_of(stem).to_owned(), 0)).collect();
+        // Without the sizes the free space still counts.
+        let files = self.client.vm_layout(&vm.moref).await.map(|layout| layout.files).unwrap_or_default();
+        for file in &files {
             let name = file.name.to_string();
             if deltas.iter().any(|stem| is_of(&name, stem)) {
                 *sizes.entry(datastore_of(&name).to_owned()).or_default() += file.size_bytes;

@@ -261,6 +261,8 @@ impl Job {
             () = self.abort() => {
                 // The threads end between two blocks; their descriptors are closed when they have.
                 self.cancel.store(true, Ordering::Relaxed);
+                // Nor does the client's pace hold the detaching up.
+                self.deaf.store(true, Ordering::Relaxed);
                 // One that hangs in the kernel must not keep the disks attached.
                 if timeout(opener.vm.deadlines.cleanup, reads).await.is_err() {
                     tracing::error!("a read does not end; detaching under it");

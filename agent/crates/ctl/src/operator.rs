@@ -3,13 +3,7 @@ use hotadd_api::v1::{Duty, Event, EventKind, ListDutiesRequest, WatchEventsReque
 use serde_json::{Value, json};
 
 use crate::{
-    backup::report,
-    cli::AgentArgs,
-    connect::Agent,
-    error::Failure,
-    exit::Exit,
-    interrupt::Interrupt,
-    output::{Output, table},
+    backup::report, cli::AgentArgs, connect::Agent, error::Failure, exit::Exit, interrupt::Interrupt, output::Output,
     reasons,
 };
 

@@ -304,6 +304,12 @@ impl ProxyService for Fake {
         }))
     }
 
+    type WatchEventsStream = Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>>;
+
+    async fn watch_events(&self, _: Request<WatchEventsRequest>) -> Result<Response<Self::WatchEventsStream>, Status> {
+        Err(Status::unimplemented("not asked of this fake"))
+    }
+
     async fn get_capacity(&self, _: Request<GetCapacityRequest>) -> Result<Response<GetCapacityResponse>, Status> {
         let free =
             ControllerCapacity { key: 1000, kind: "pvscsi".into(), free_units: vec![1, 2], ..Default::default() };
