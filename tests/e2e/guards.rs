@@ -31,7 +31,7 @@ async fn none_is_disabled(scene: &Scene) -> Result<()> {
 }
 
 async fn operator(scene: &Scene, call: &str, vm: &str) -> Result<Value> {
-    Ok(control(scene, json!({"cmd": "operator", "call": call, "vm": vm})).await?["fault"].clone())
+    Ok(control(scene, json!({"cmd": "operator", "call": call, "vm": vm, "name": "theirs"})).await?["fault"].clone())
 }
 
 async fn reading(scene: &Scene, dir: &tempfile::TempDir) -> Result<Running> {

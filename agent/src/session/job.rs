@@ -349,6 +349,9 @@ impl Job {
         if kept {
             // To the settler, which waits for its time.
             drop(snapshot);
+            if matches!(settled, Settled::Done) {
+                settled = manager.give_back_guards(self.session).await;
+            }
         } else if let (Some(snapshot), Settled::Done) = (snapshot, &settled) {
             let clock = self.begin(Phase::RemoveSnapshot).await;
             settled = manager.give_back_snapshot(self.session, snapshot).await;
