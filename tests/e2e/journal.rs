@@ -19,7 +19,7 @@ fn journal(scene: &Scene) -> PathBuf {
 
 /// A scene whose agent was killed while it read.
 async fn killed() -> Result<(tempfile::TempDir, Scene)> {
-    let (dir, mut scene) = scene(&[dense(48 * MIB, 1)], |_| {})?;
+    let (dir, mut scene) = scene(&[dense(48 * MIB, 1)], |spec| spec.set("deadlines", "doubt_seconds", 1))?;
     let mut job = Running::start(&scene, request(TARGET), dir.path()).await?;
     job.until(Seen::Frame).await?;
     scene.take_agent()?.kill()?;
@@ -67,6 +67,7 @@ async fn a_damaged_journal_is_kept_aside_and_strangers_are_told() -> Result<()> 
     let aside = std::fs::read_dir(path.parent().context("parent")?)?.filter_map(Result::ok);
     assert!(aside.filter(|e| std::fs::read(e.path()).is_ok_and(|b| b == bytes)).count() >= 1, "no copy was kept");
     assert_eq!(scene.left_attached().await?.len(), 1);
+    assert_eq!(scene.snapshots().await?.len(), 1, "a snapshot was removed under a disk that is still attached");
     Ok(())
 }
 

@@ -58,6 +58,8 @@ reconfigure_seconds = 60
 discover_seconds = 15
 rescan_seconds = 1
 settle_seconds = 6
+retry_last_seconds = 2
+consolidate_seconds = 0.5
 cleanup_seconds = 30
 drain_seconds = 60
 ";

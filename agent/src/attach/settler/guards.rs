@@ -34,8 +34,9 @@ impl Shared {
     fn is_needed(&self, duty: &Duty) -> bool {
         let state = self.vm.journal.state();
         let proxy = self.guards_proxy(duty);
-        state
-            .duties()
-            .any(|other| if proxy { other.attach().is_some() } else { other.vm == duty.vm && other.guard().is_none() })
+        state.duties().any(|other| {
+            let kept = other.snapshot().is_some_and(|snapshot| snapshot.kept().is_some());
+            if proxy { other.attach().is_some() } else { other.vm == duty.vm && other.guard().is_none() && !kept }
+        })
     }
 }

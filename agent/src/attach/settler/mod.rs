@@ -243,7 +243,7 @@ enum Finding {
     /// Nothing to do yet, and nothing wrong: it has its time, or other duties come first.
     Later(String),
     Waits(String),
-    /// Waiting alone does not heal it: a person has to look.
+    /// Waiting alone may not heal it: somebody else, or a person, has to act.
     Doubtful(String),
 }
 
@@ -344,7 +344,11 @@ impl Shared {
                     records.push(Record::Retired { duty: duty.id, at: now(), proof, late_until });
                 }
                 Finding::Later(why) => {
-                    why.clone_into(&mut lock(&self.open).entry(duty.id).or_default().last_error);
+                    let mut open = lock(&self.open);
+                    let entry = open.entry(duty.id).or_default();
+                    why.clone_into(&mut entry.last_error);
+                    // What it waits for decides whether waiting helps.
+                    entry.doubtful = true;
                 }
                 Finding::Waits(why) => self.waits(duty, why, false),
                 Finding::Doubtful(why) => self.waits(duty, why, true),

@@ -32,7 +32,10 @@ pub(super) struct Removing {
 impl Drop for Removing {
     fn drop(&mut self) {
         lock(&self.shared.removing).remove(&self.duty);
-        self.shared.wake.notify_one();
+        // Only what is gone can be what another duty waits for; a look that changed nothing has its pause.
+        if self.shared.vm.journal.state().get(self.duty).is_none() {
+            self.shared.wake.notify_one();
+        }
         self.shared.passes.send_modify(|n| *n += 1);
     }
 }
@@ -93,7 +96,7 @@ impl Shared {
             return self.settle_absent(duty, snapshot, &target, &tree).await;
         }
         if let Some(why) = self.in_the_way(duty, &target, &tree, &present).await? {
-            return Ok(Finding::Waits(format!("snapshot {}: {why}", snapshot.name)));
+            return Ok(Finding::Doubtful(format!("snapshot {}: {why}", snapshot.name)));
         }
         if let Some(why) = self.vm.hypervisor.host_blocks_removal(&target).await {
             return Ok(Finding::Waits(format!("snapshot {}: not removed while {why}", snapshot.name)));
