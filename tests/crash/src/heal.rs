@@ -1,0 +1,96 @@
+//! The end of a round: everything that the round broke is mended, the agent lives again, and then what it owed has to be
+//! settled within a deadline.
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use hotadd_harness::scene::TARGET;
+use serde_json::json;
+use tokio::task::block_in_place;
+
+use crate::{
+    act::detach_foreign,
+    journal,
+    lab::{HOST, Lab},
+};
+
+/// Longest settling, in real time: by far longer than every scaled wait together.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(10);
+
+/// How long settling took, and what kind it was.
+#[derive(Debug, Clone, Copy)]
+pub struct Settling {
+    pub took: Duration,
+    /// An intent that vCenter never confirmed was among what was owed: those wait longer on purpose.
+    pub unconfirmed: bool,
+}
+
+/// Undoes the round's faults. What others own stays where it is: the judge looks at it first.
+pub async fn mend(lab: &mut Lab) -> Result<()> {
+    lab.free_state()?;
+    lab.mend_state()?;
+    lab.call(json!({"cmd": "clear_faults"})).await?;
+    lab.call(json!({"cmd": "set_task_ms", "ms": 0})).await?;
+    lab.call(json!({"cmd": "set_privileges", "privileges": null})).await?;
+    lab.call(json!({"cmd": "deny_properties", "paths": []})).await?;
+    lab.call(json!({"cmd": "suppress_events", "on": false})).await?;
+    // Simulators that know no maintenance have none to end.
+    lab.control.call(json!({"cmd": "host", "name": HOST, "entering": false})).await.ok();
+    for (vm, path) in std::mem::take(&mut lab.foreign.held) {
+        lab.call(json!({"cmd": "detach_foreign", "vm": vm, "path": path})).await?;
+    }
+    Ok(())
+}
+
+/// Waits until vCenter and the journal show nothing of ours; the agent is brought up meanwhile if it is dead.
+pub async fn settle(lab: &mut Lab) -> Result<Settling> {
+    let start = Instant::now();
+    let unconfirmed =
+        block_in_place(|| journal::open_in(&lab.journal()))?.values().any(|duty| duty["phase"] == "intended");
+    lab.agent_ready().await?;
+    let end = start + PATIENCE;
+    loop {
+        let left = owed(lab).await?;
+        let Some(why) = left else { return Ok(Settling { took: start.elapsed(), unconfirmed }) };
+        if Instant::now() >= end {
+            bail!("not settled within {} s: {why}", PATIENCE.as_secs());
+        }
+        if !lab.agent_lives() {
+            lab.exits += 1;
+        }
+        lab.agent_ready().await?;
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn owed(lab: &mut Lab) -> Result<Option<String>> {
+    let disks = lab.left_attached().await?;
+    if !disks.is_empty() {
+        return Ok(Some(format!("attached: {:?}", crate::lab::names(&disks))));
+    }
+    let snapshots = lab.our_snapshots().await?;
+    if !snapshots.is_empty() {
+        return Ok(Some(format!("snapshots: {snapshots:?}")));
+    }
+    let methods = lab.our_methods().await?;
+    if !methods.is_empty() {
+        return Ok(Some(format!("disabled methods: {methods:?}")));
+    }
+    let open = block_in_place(|| journal::open_in(&lab.journal()))?;
+    Ok((!open.is_empty()).then(|| format!("journal: {}", journal::told(&open))))
+}
+
+/// After the judge: what others brought goes again, by their own hands.
+pub async fn clear_foreign(lab: &mut Lab, kept_snapshots: &[String]) -> Result<()> {
+    let disks: Vec<String> = lab.foreign.disks.iter().map(|(path, _)| path.clone()).collect();
+    for path in disks {
+        detach_foreign(lab, &path).await?;
+    }
+    let theirs: Vec<String> =
+        lab.foreign.snapshots.iter().filter(|id| !kept_snapshots.contains(id)).cloned().collect();
+    for id in theirs {
+        lab.call(json!({"cmd": "operator", "call": "RemoveSnapshot", "vm": TARGET, "id": id, "snapshot": id})).await?;
+        lab.foreign.snapshots.remove(&id);
+    }
+    Ok(())
+}
