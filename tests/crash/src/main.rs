@@ -62,6 +62,9 @@ struct Args {
     /// Prints what each round is, and plays none.
     #[arg(long)]
     list: bool,
+    /// Plays only rounds whose faults are all among these (names as --list prints them, commas between).
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Ends after this many failed rounds; 0: never.
     #[arg(long, default_value_t = 0)]
     stop_after: u64,
@@ -74,7 +77,9 @@ struct Campaign {
     setup: Setup,
     seed: u64,
     next: AtomicU64,
-    end: u64,
+    /// Rounds that are still to be played.
+    left: AtomicU64,
+    only: Vec<String>,
     stop_after: u64,
     verbose: bool,
     tally: Mutex<Tally>,
@@ -111,7 +116,8 @@ fn run(mut args: Args) -> Result<bool> {
         setup,
         seed: args.seed,
         next: AtomicU64::new(args.from),
-        end: args.from + args.rounds,
+        left: AtomicU64::new(args.rounds),
+        only: args.only,
         stop_after: args.stop_after,
         verbose,
         tally: Mutex::default(),
@@ -137,15 +143,10 @@ fn run(mut args: Args) -> Result<bool> {
 async fn worker(campaign: Arc<Campaign>, worker: u64) {
     let mut lab: Option<Lab> = None;
     loop {
-        let failed = campaign.tally.lock().unwrap_or_else(PoisonError::into_inner).failed;
-        let number = campaign.next.fetch_add(1, Ordering::Relaxed);
-        if number >= campaign.end || (campaign.stop_after > 0 && failed >= campaign.stop_after) {
-            break;
-        }
-        let round = plan::round(campaign.seed, number);
+        let Some(round) = campaign.next_round() else { break };
         let mut here = match lab.take() {
             Some(lab) => lab,
-            None => match Lab::start(&campaign.setup, &format!("w{worker}-{number}")).await {
+            None => match Lab::start(&campaign.setup, &format!("w{worker}-{}", round.number)).await {
                 Ok(lab) => lab,
                 Err(error) => {
                     let mut report = Report::default();
@@ -176,6 +177,21 @@ fn remove(lab: Lab) {
 }
 
 impl Campaign {
+    fn next_round(&self) -> Option<Round> {
+        let failed = self.tally.lock().unwrap_or_else(PoisonError::into_inner).failed;
+        if self.stop_after > 0 && failed >= self.stop_after {
+            return None;
+        }
+        let take = |left: u64| left.checked_sub(1);
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+        let wanted = |round: &Round| {
+            let known = |act: &plan::Act| self.only.iter().any(|name| *name == format!("{:?}", act.fault));
+            self.only.is_empty() || round.acts.iter().all(known)
+        };
+        // Far enough for any list of faults; one that names none at all ends here.
+        (0..1_000_000).map(|_| plan::round(self.seed, self.next.fetch_add(1, Ordering::Relaxed))).find(wanted)
+    }
+
     fn note(&self, round: &Round, report: &Report, lab: Option<&Lab>) {
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.add(report);
