@@ -279,6 +279,8 @@ mod tests {
             fault_messages: Vec::new(),
             device_index: None,
             file: None,
+            datastore: None,
+            source: None,
         }
     }
 

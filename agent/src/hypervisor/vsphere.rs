@@ -489,6 +489,8 @@ mod tests {
             fault_messages: Vec::new(),
             device_index: None,
             file: None,
+            datastore: None,
+            source: None,
         };
         let refused = |path: &str| {
             vec![vim::MissingProperty {

@@ -37,6 +37,13 @@ impl Client {
         self.session.call(&request, self.session.timeout).await.map(drop)
     }
 
+    /// Key of the session in use (vSphere API, UserSession.key); changes with every login.
+    ///
+    /// A later process names the session by it to [`Client::fence`] it. It opens nothing by itself.
+    pub fn session_key(&self) -> Option<String> {
+        self.session.key()
+    }
+
     /// Ends the session on the server. A later call logs in again.
     pub async fn logout(&self) -> Result<(), Error> {
         self.session.log_out().await

@@ -88,6 +88,21 @@ impl Client {
     }
 }
 
+impl Client {
+    /// VMs that have a file on the datastore, those included that only have another VM's disk attached
+    /// (vSphere API 8.0, Datastore.vm).
+    ///
+    /// # Errors
+    /// The fault, when the user may not read the list: an empty list is never a missing privilege.
+    pub async fn datastore_vms(&self, datastore: &MoRef) -> Result<Vec<MoRef>, Error> {
+        let props = self.properties(datastore, &["vm"]).await?;
+        if let (None, Some(refused)) = (props.get("vm"), props.missing.first()) {
+            return Err(Error::fault_of("RetrievePropertiesEx", refused.fault.clone()));
+        }
+        props.morefs("vm").map_err(|e| Error::shape("RetrievePropertiesEx", e))
+    }
+}
+
 pub(crate) fn datastore_info(p: Properties) -> Result<DatastoreInfo, Shape> {
     let summary = p.get("summary").ok_or_else(|| Shape(format!("{} has no summary", p.object)))?;
     let info = p.get("info");

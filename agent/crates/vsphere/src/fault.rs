@@ -47,7 +47,7 @@ macro_rules! fault_kinds {
 
 fault_kinds! {
     NotAuthenticated InvalidLogin InvalidRequest InvalidArgument InvalidType InvalidName NotSupported NotImplemented
-    MethodNotFound MethodDisabled MethodAlreadyDisabledFault RuntimeFault SystemError RequestCanceled
+    MethodNotFound NotFound MethodDisabled MethodAlreadyDisabledFault RuntimeFault SystemError RequestCanceled
     HostNotConnected HostNotReachable HostCommunication HostConnectFault Timedout InvalidCollectorVersion
     FileFault FileLocked FileNotFound FileAlreadyExists CannotAccessFile CannotAccessVmDisk CannotAccessVmComponent
     NoDiskSpace NoCompatibleDatastore
@@ -80,6 +80,10 @@ pub struct Fault {
     pub device_index: Option<usize>,
     /// The file that the fault is about (FileFault and its descendants).
     pub file: Option<String>,
+    /// The datastore that is full, by name (NoDiskSpace).
+    pub datastore: Option<String>,
+    /// Who disabled the method (MethodDisabled): the `sourceId` given when it was disabled.
+    pub source: Option<String>,
 }
 
 impl Fault {
@@ -112,9 +116,16 @@ impl Fault {
             fault_messages,
             device_index: detail.opt::<usize>("deviceIndex").ok().flatten(),
             file: detail.string("file"),
+            datastore: plain(detail, "datastore"),
+            source: plain(detail, "source"),
             type_name,
         }
     }
+}
+
+/// A field that is plain text; other faults have a reference of the same name (InaccessibleDatastore.datastore).
+fn plain(detail: &Node, name: &str) -> Option<String> {
+    detail.child(name).filter(|n| n.ref_type.is_none() && n.children.is_empty()).and_then(|_| detail.string(name))
 }
 
 fn kind_of(type_name: &str, detail: &Node) -> FaultKind {

@@ -1,9 +1,11 @@
-//! An ESXi host's facts. Source: vSphere API 8.0, HostSystem, HostRuntimeInfo.
+//! An ESXi host's facts, and what it goes through. Source: vSphere API 8.0, HostSystem, HostRuntimeInfo, TaskManager.
 
 use crate::client::Client;
 use crate::error::Error;
+use crate::inventory::decode_name;
 use crate::moref::MoRef;
 use crate::property::{MissingProperty, Properties};
+use crate::task::TaskState;
 use crate::xml::Shape;
 
 const PATHS: &[&str] = &[
@@ -50,6 +52,102 @@ impl Client {
     pub async fn host(&self, host: &MoRef) -> Result<HostInfo, Error> {
         let props = self.properties(host, PATHS).await?;
         host_info(props).map_err(|e| Error::shape("RetrievePropertiesEx", e))
+    }
+}
+
+/// What a host goes through, at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostState {
+    /// The host.
+    pub moref: MoRef,
+    /// Its name.
+    pub name: String,
+    /// `connected`, `disconnected` or `notResponding`.
+    pub connection_state: Option<String>,
+    /// `poweredOn`, `poweredOff`, `standBy` or `unknown`.
+    pub power_state: Option<String>,
+    /// `none`, `entering`, `in` or `exiting` (HostRuntimeInfo.standbyMode).
+    pub standby: Option<String>,
+    /// In maintenance mode; false during the whole entering phase, which is `entering`.
+    pub in_maintenance: bool,
+    /// In quarantine mode (Proactive HA).
+    pub in_quarantine: bool,
+    /// The task that takes it into maintenance mode or standby, while there is one.
+    pub entering: Option<Entering>,
+}
+
+/// A queued or running task that takes a host out of service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entering {
+    /// The task.
+    pub task: MoRef,
+    /// Its `descriptionId`, one of VMware's task catalogue.
+    pub description_id: String,
+}
+
+/// Tasks that take a host out of service, as VMware's task catalogue names them (vSphere API 8.0,
+/// TaskManager.description.methodInfo, as vcsim records it). Case varies between releases.
+const ENTERING: &[&str] = &[
+    "HostSystem.enterMaintenanceMode",
+    "HostSystem.enterStandbyMode",
+    "ClusterComputeResource.enterMaintenanceMode",
+    "Drm.TrackEnterMaintenanceLro",
+    "Drm.ExecuteMaintenanceRecommendationsLro",
+    "Drm.EnterStandbyLRO",
+];
+
+const STATE_PATHS: &[&str] = &[
+    "name",
+    "recentTask",
+    "runtime.connectionState",
+    "runtime.powerState",
+    "runtime.standbyMode",
+    "runtime.inMaintenanceMode",
+    "runtime.inQuarantineMode",
+];
+
+impl Client {
+    /// Reads what a host goes through: its flags, and the running task that will set them.
+    ///
+    /// # Errors
+    /// A property that the server refuses is its fault, never a calm host.
+    pub async fn host_state(&self, host: &MoRef) -> Result<HostState, Error> {
+        let op = "RetrievePropertiesEx";
+        let shape = |e| Error::shape(op, e);
+        let p = self.properties(host, STATE_PATHS).await?;
+        if let Some(refused) = p.missing.first() {
+            return Err(Error::fault_of(op, refused.fault.clone()));
+        }
+        let in_maintenance = p.flag("runtime.inMaintenanceMode").map_err(shape)?;
+        let entering = self.entering(&p.morefs("recentTask").map_err(shape)?).await?;
+        Ok(HostState {
+            name: p.string("name").map(|n| decode_name(&n)).unwrap_or_default(),
+            connection_state: p.string("runtime.connectionState"),
+            power_state: p.string("runtime.powerState"),
+            standby: p.string("runtime.standbyMode"),
+            in_maintenance: in_maintenance
+                .ok_or_else(|| Error::protocol(op, format!("{host} has no runtime.inMaintenanceMode")))?,
+            in_quarantine: p.flag("runtime.inQuarantineMode").map_err(shape)?.unwrap_or(false),
+            entering,
+            moref: p.object,
+        })
+    }
+
+    /// The first task that takes a host out of service and has not ended; tasks that the server has forgotten have.
+    async fn entering(&self, tasks: &[MoRef]) -> Result<Option<Entering>, Error> {
+        if tasks.is_empty() {
+            return Ok(None);
+        }
+        let all = self.properties_of(tasks, &["info.state", "info.descriptionId"]).await?;
+        let live = |p: &Properties| {
+            let state = p.get("info.state").and_then(|s| TaskState::parse(&s.text));
+            let id = p.string("info.descriptionId")?;
+            let ours = ENTERING.iter().any(|known| known.eq_ignore_ascii_case(&id));
+            // A state that can't be read is not an end.
+            (ours && !state.is_some_and(TaskState::is_final))
+                .then(|| Entering { task: p.object.clone(), description_id: id })
+        };
+        Ok(all.iter().find_map(live))
     }
 }
 

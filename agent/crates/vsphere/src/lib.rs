@@ -4,7 +4,7 @@
 //! May not live here: anything about agents, sessions of ours, journals, policies or block devices; `unsafe`.
 //!
 //! ```text
-//! Client ─ inventory, vm, snapshot, reconfigure, task, datastore, host     one file per subject
+//! Client ─ inventory, vm, layout, snapshot, reconfigure, guard, task, datastore, host     one file per subject
 //!    └── session   one login, re-login when it ended, who may be retried
 //!          └── soap, xml   envelope, bounded tree, writer
 //!                └── http, tls   deadline, size limit, CA or pinned certificate
@@ -23,9 +23,11 @@ mod datastore;
 mod device;
 mod error;
 mod fault;
+mod guard;
 mod host;
 mod http;
 mod inventory;
+mod layout;
 mod moref;
 mod property;
 mod reconfigure;
@@ -48,7 +50,9 @@ pub use device::{
 };
 pub use error::{Error, ErrorKind};
 pub use fault::{Fault, FaultKind};
-pub use host::HostInfo;
+pub use guard::Fenced;
+pub use host::{Entering, HostInfo, HostState};
+pub use layout::{LayoutFile, VmLayout};
 pub use moref::{MoRef, ParseMoRefError};
 pub use property::MissingProperty;
 pub use reconfigure::{AddDisk, DeviceChanges, Reconfigure, RemoveDisk};

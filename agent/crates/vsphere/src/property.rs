@@ -4,13 +4,15 @@
 
 use crate::client::Client;
 use crate::error::{Error, ErrorKind};
-use crate::fault::Fault;
+use crate::fault::{Fault, FaultKind};
 use crate::moref::MoRef;
 use crate::soap::Request;
 use crate::xml::{Node, Shape, Writer};
 
 /// Objects asked for in one page.
 const PAGE: u32 = 250;
+/// Objects named in one request.
+const MANY: usize = 1000;
 /// Most objects taken from one query: beyond any inventory that vCenter supports (40 000 VMs).
 const MAX_OBJECTS: usize = 100_000;
 
@@ -110,6 +112,43 @@ impl Client {
             Some(p) if all.is_empty() && p.object == *object => Ok(p),
             _ => Err(Error::protocol("RetrievePropertiesEx", format!("no single answer for {object}"))),
         }
+    }
+
+    /// Reads properties of many objects of one type. Objects that are gone are left out.
+    ///
+    /// One object that is gone makes the server refuse the whole read; the fault names it, so it is left out and the rest
+    /// is asked for again.
+    pub(crate) async fn properties_of(&self, objects: &[MoRef], paths: &[&str]) -> Result<Vec<Properties>, Error> {
+        let mut found = Vec::new();
+        let mut open: Vec<Vec<MoRef>> = objects.chunks(MANY).rev().map(<[MoRef]>::to_vec).collect();
+        while let Some(mut some) = open.pop() {
+            let Some(first) = some.first() else { continue };
+            let type_name = first.type_name.clone();
+            let read = self.collect(|w| {
+                prop_set(w, &type_name, paths);
+                some.iter().for_each(|o| w.nest("objectSet", |w| w.moref("obj", o)));
+            });
+            match read.await {
+                Ok(all) => found.extend(all),
+                Err(e) => match e.fault().map(|f| &f.kind) {
+                    Some(FaultKind::ManagedObjectNotFound { object: Some(gone) })
+                        if some.iter().any(|o| o.value == gone.value) =>
+                    {
+                        some.retain(|o| o.value != gone.value);
+                        open.push(some);
+                    }
+                    // Not told which one: halves find it.
+                    Some(FaultKind::ManagedObjectNotFound { object: None }) => {
+                        if some.len() > 1 {
+                            let rest = some.split_off(some.len() / 2);
+                            open.extend([rest, some]);
+                        }
+                    }
+                    _ => return Err(e),
+                },
+            }
+        }
+        Ok(found)
     }
 
     /// Reads properties of every object in a view.

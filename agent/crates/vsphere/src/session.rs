@@ -15,6 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
 use crate::fault::FaultKind;
+use crate::guard::Fenced;
 use crate::http::{Answer, Cookies, Failure, Http};
 use crate::moref::MoRef;
 use crate::soap::{self, Effect, Request};
@@ -53,12 +54,15 @@ pub(crate) struct Content {
     pub(crate) session_manager: MoRef,
     pub(crate) view_manager: Option<MoRef>,
     pub(crate) search_index: Option<MoRef>,
+    pub(crate) authorization_manager: Option<MoRef>,
 }
 
 #[derive(Debug, Default)]
 struct Login {
     cookies: Cookies,
     generation: u64,
+    /// `UserSession.key`: names the session to other sessions, opens nothing by itself.
+    key: Option<String>,
 }
 
 /// One vCenter, one user. Shared by all clones of the client.
@@ -172,6 +176,34 @@ impl Session {
         self.current().1
     }
 
+    /// Key of the login in use.
+    pub(crate) fn key(&self) -> Option<String> {
+        self.login.read().unwrap_or_else(PoisonError::into_inner).key.clone()
+    }
+
+    /// Ends the session in use and logs in anew, when its key is `key`; `None` when another session is in use.
+    ///
+    /// The gate is held: no other caller can log in between the look at the key and the new login.
+    pub(crate) async fn replace(&self, key: &str) -> Result<Option<Fenced>, Error> {
+        let deadline = self.timeout;
+        let _gate = tokio::time::timeout(deadline, self.gate.lock())
+            .await
+            .map_err(|_| Error::new(ErrorKind::Deadline, "Logout", "waiting for another login"))?;
+        if self.key().as_deref() != Some(key) {
+            return Ok(None);
+        }
+        let (cookies, _) = self.current();
+        let request = Request::read("Logout", &self.content.session_manager, |_| {});
+        let fenced = match send(&self.http, &self.action, &cookies, &request, deadline).await {
+            Ok(_) => Fenced::Ended,
+            Err(e) if e.is_not_authenticated() => Fenced::Already,
+            Err(e) => return Err(e),
+        };
+        tracing::info!(user = %self.user, "vCenter session ended on purpose, logging in again");
+        self.log_in(deadline).await?;
+        Ok(Some(fenced))
+    }
+
     async fn renew(&self, seen: u64, deadline: Duration) -> Result<(), Error> {
         let _gate = tokio::time::timeout(deadline, self.gate.lock())
             .await
@@ -190,11 +222,13 @@ impl Session {
             w.text("password", self.password.expose_secret());
         });
         // A login with the cookie of an ended or live session is refused: start without one.
-        let (_, cookies) =
+        let (answer, cookies) =
             send(&self.http, &self.action, &Cookies::default(), &request, deadline).await.map_err(login_error)?;
+        let key = answer.child("returnval").and_then(|user_session| user_session.string("key"));
         let mut login = self.login.write().unwrap_or_else(PoisonError::into_inner);
         login.cookies = cookies;
         login.generation += 1;
+        login.key = key;
         Ok(())
     }
 
@@ -326,6 +360,7 @@ fn service_content(node: &Node, negotiated: ApiVersion) -> Result<(About, Conten
         session_manager: node.required("sessionManager")?.moref()?,
         view_manager: node.opt_ref("viewManager")?,
         search_index: node.opt_ref("searchIndex")?,
+        authorization_manager: node.opt_ref("authorizationManager")?,
     };
     Ok((about, content))
 }

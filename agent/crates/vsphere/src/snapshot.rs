@@ -105,6 +105,15 @@ impl Client {
         self.session.start_task(&request).await
     }
 
+    /// Starts merging deltas that no snapshot needs, as `runtime.consolidationNeeded` asks for
+    /// (vSphere API 8.0, VirtualMachine.ConsolidateVMDisks_Task).
+    ///
+    /// # Errors
+    /// `UnknownOutcome`: it may be running. The task fails with `FileLocked` while another VM holds a file of the chain.
+    pub async fn consolidate_disks(&self, vm: &MoRef) -> Result<MoRef, Error> {
+        self.session.start_task(&Request::new("ConsolidateVMDisks_Task", Effect::Mutation, vm, |_| {})).await
+    }
+
     /// Reads the devices of the VM as of the snapshot: these backings are what may be attached elsewhere.
     pub async fn snapshot_devices(&self, snapshot: &MoRef) -> Result<Vec<Device>, Error> {
         let op = "RetrievePropertiesEx";

@@ -21,6 +21,7 @@ pub(crate) enum Effect {
 pub(crate) struct Request {
     pub(crate) op: &'static str,
     pub(crate) effect: Effect,
+    namespace: &'static str,
     body: String,
 }
 
@@ -30,7 +31,13 @@ impl Request {
         let mut w = Writer::new();
         w.moref("_this", this);
         body(&mut w);
-        Request { op, effect, body: w.finish() }
+        Request { op, effect, namespace: "urn:vim25", body: w.finish() }
+    }
+
+    /// A call of VMware's internal interface: the public WSDL does not have it, the answer comes in `urn:vim25`, and the
+    /// SOAPAction stays the public one (as govmomi's authorization manager sends it).
+    pub(crate) fn internal(op: &'static str, effect: Effect, this: &MoRef, body: impl FnOnce(&mut Writer)) -> Request {
+        Request { namespace: "urn:internalvim25", ..Request::new(op, effect, this, body) }
     }
 
     pub(crate) fn read(op: &'static str, this: &MoRef, body: impl FnOnce(&mut Writer)) -> Request {
@@ -42,8 +49,9 @@ impl Request {
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
              <soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\" \
              xmlns:xsd=\"http://www.w3.org/2001/XMLSchema\" xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\">\
-             <soapenv:Body><{op} xmlns=\"urn:vim25\">{body}</{op}></soapenv:Body></soapenv:Envelope>",
+             <soapenv:Body><{op} xmlns=\"{namespace}\">{body}</{op}></soapenv:Body></soapenv:Envelope>",
             op = self.op,
+            namespace = self.namespace,
             body = self.body
         )
     }

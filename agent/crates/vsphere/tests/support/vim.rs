@@ -64,7 +64,7 @@ pub fn content(api: &str) -> String {
          </vendor><version>8.0.2</version><build>22385739</build><apiType>VirtualCenter</apiType><apiVersion>{api}\
          </apiVersion><instanceUuid>aaaaaaaa-0000-4000-8000-000000000001</instanceUuid></about><sessionManager \
          type=\"SessionManager\">SessionManager</sessionManager><searchIndex type=\"SearchIndex\">SearchIndex</searchIndex>\
-         </returnval>"
+         <authorizationManager type=\"AuthorizationManager\">AuthorizationManager</authorizationManager></returnval>"
     )
 }
 
@@ -73,10 +73,15 @@ pub fn moref_value(op: &str, type_name: &str, value: &str) -> Reply {
 }
 
 pub fn login(number: usize) -> Reply {
-    let body = envelope(
-        "<LoginResponse xmlns=\"urn:vim25\"><returnval><key>52a8dea7</key><userName>backup</userName>\
+    login_as(number, "52a8dea7")
+}
+
+/// A login whose session has this key.
+pub fn login_as(number: usize, key: &str) -> Reply {
+    let body = envelope(&format!(
+        "<LoginResponse xmlns=\"urn:vim25\"><returnval><key>{key}</key><userName>backup</userName>\
          <fullName>backup </fullName><loginTime>2026-01-01T00:00:00.5Z</loginTime></returnval></LoginResponse>",
-    );
+    ));
     let cookie = format!("Set-Cookie: vmware_soap_session=\"sess-{number}\"; Path=/; HttpOnly; Secure; \r\n");
     Reply::XmlWith(200, cookie, body)
 }
@@ -204,6 +209,15 @@ pub async fn drive_all(client: &Client) {
     client.datastore(&MoRef::new("Datastore", "datastore-11")).await.unwrap();
     client.host(&MoRef::new("HostSystem", "host-9")).await.unwrap();
     client.datacenter_of(&vm).await.unwrap();
+    client.host_state(&MoRef::new("HostSystem", "host-9")).await.unwrap();
+    client.datastore_vms(&MoRef::new("Datastore", "datastore-11")).await.unwrap();
+    client.vm_disks(&[vm.clone(), MoRef::new("VirtualMachine", "vm-43")]).await.unwrap();
+    client.vm_layout(&vm).await.unwrap();
+    client.disable_methods(&vm, &["RelocateVM_Task", "Destroy_Task"], "job <1>", "hotadd-agent/p & q").await.unwrap();
+    client.enable_methods(&vm, &["RelocateVM_Task", "Destroy_Task"], "hotadd-agent/p & q").await.unwrap();
+    client.consolidate_disks(&vm).await.unwrap();
+    client.fence("52b0-another").await.unwrap();
+    client.fence("52a8dea7").await.unwrap();
     for quiesce in [Quiesce::No, Quiesce::Yes, Quiesce::Timeout(15)] {
         let spec = SnapshotSpec { name: "hotadd & co".to_owned(), description: "Temporary.".to_owned(), quiesce };
         client.create_snapshot(&vm, &spec).await.unwrap();

@@ -211,7 +211,7 @@ async fn a_host() {
     assert_eq!((host.in_maintenance_mode, host.in_quarantine_mode), (Some(false), Some(false)));
     assert_eq!(host.connection_state.as_deref(), Some("connected"));
     assert_eq!(host.parent, Some(MoRef::new("ClusterComputeResource", "domain-c7")));
-    assert_eq!((host.datastores.len(), host.recent_tasks.len()), (1, 0));
+    assert_eq!((host.datastores.len(), host.recent_tasks.len()), (1, 1));
 }
 
 #[test]

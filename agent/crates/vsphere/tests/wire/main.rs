@@ -6,7 +6,9 @@
 mod support;
 
 mod facts;
+mod guard;
 mod hostile;
+mod many;
 mod requests;
 mod session;
 mod tasks;

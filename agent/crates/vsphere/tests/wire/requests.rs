@@ -14,7 +14,8 @@ async fn start() -> (Server, Client) {
 
 /// What is between the method's tags.
 fn inner(seen: &Seen) -> String {
-    let open = format!("<{} xmlns=\"urn:vim25\">", seen.op);
+    let internal = matches!(seen.op.as_str(), "DisableMethods" | "EnableMethods");
+    let open = format!("<{} xmlns=\"urn:{}\">", seen.op, if internal { "internalvim25" } else { "vim25" });
     let close = format!("</{}></soapenv:Body></soapenv:Envelope>", seen.op);
     let text = seen.body.split_once(&open).unwrap().1;
     text.strip_suffix(&close).unwrap().to_owned()
@@ -99,6 +100,7 @@ async fn reads() {
         ("FindAllByUuid", FIND),
         ("CreateContainerView", VIEW),
         ("RetrievePropertiesEx", view),
+        ("RetrievePropertiesEx", MANY),
         (
             "ContinueRetrievePropertiesEx",
             "<_this type=\"PropertyCollector\">propertyCollector</_this><token>t1</token>",
@@ -126,6 +128,33 @@ const FIND: &str = "<_this type=\"SearchIndex\">SearchIndex</_this><uuid>421c827
     <vmSearch>true</vmSearch><instanceUuid>false</instanceUuid>";
 const VIEW: &str = "<_this type=\"ViewManager\">ViewManager</_this><container type=\"Folder\">group-d1</container>\
     <type>VirtualMachine</type><recursive>true</recursive>";
+
+/// Element order as in govmomi; the namespace is not the public one.
+#[tokio::test]
+async fn guards() {
+    let (server, client) = start().await;
+    vim::drive_all(&client).await;
+    let head = "<_this type=\"AuthorizationManager\">AuthorizationManager</_this><entity type=\"VirtualMachine\">vm-42</entity>";
+    let one = |name: &str| format!("<method><method>{name}</method><reasonId>job &lt;1&gt;</reasonId></method>");
+    let source = "<sourceId>hotadd-agent/p &amp; q</sourceId>";
+    assert_eq!(
+        inner(&server.last("DisableMethods")),
+        format!("{head}{}{}{source}", one("RelocateVM_Task"), one("Destroy_Task"))
+    );
+    assert_eq!(
+        inner(&server.last("EnableMethods")),
+        format!("{head}<method>RelocateVM_Task</method><method>Destroy_Task</method>{source}")
+    );
+    assert_eq!(server.last("EnableMethods").action, "\"urn:vim25/8.0.2.0\"");
+    let this = "<_this type=\"SessionManager\">SessionManager</_this>";
+    assert_eq!(inner(&server.last("TerminateSession")), format!("{this}<sessionId>52b0-another</sessionId>"));
+    assert_eq!(inner(&server.last("ConsolidateVMDisks_Task")), "<_this type=\"VirtualMachine\">vm-42</_this>");
+}
+
+const MANY: &str = "<_this type=\"PropertyCollector\">propertyCollector</_this><specSet><propSet><type>VirtualMachine</type>\
+    <pathSet>name</pathSet><pathSet>config.hardware.device</pathSet></propSet><objectSet><obj type=\"VirtualMachine\">vm-42</obj>\
+    </objectSet><objectSet><obj type=\"VirtualMachine\">vm-43</obj></objectSet></specSet><options><maxObjects>250</maxObjects>\
+    </options>";
 
 #[tokio::test]
 async fn no_request_holds_an_empty_element_or_touches_files() {
