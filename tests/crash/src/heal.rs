@@ -13,8 +13,6 @@ use crate::{
     lab::{HOST, Lab},
 };
 
-/// Longest settling, in real time: by far longer than every scaled wait together.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 
 /// How long settling took, and what kind it was.
@@ -48,12 +46,12 @@ pub async fn settle(lab: &mut Lab) -> Result<Settling> {
     let unconfirmed =
         block_in_place(|| journal::open_in(&lab.journal()))?.values().any(|duty| duty["phase"] == "intended");
     lab.agent_ready().await?;
-    let end = start + PATIENCE;
+    let end = start + lab.patience;
     loop {
         let left = owed(lab).await?;
         let Some(why) = left else { return Ok(Settling { took: start.elapsed(), unconfirmed }) };
         if Instant::now() >= end {
-            bail!("not settled within {} s: {why}", PATIENCE.as_secs());
+            bail!("not settled within {} s: {why}", lab.patience.as_secs());
         }
         if !lab.agent_lives() {
             lab.exits += 1;

@@ -1,7 +1,7 @@
 //! The verdict on a round, from outside: vCenter's truth, the guest's truth, the journal, and what others own. The agent is
 //! not asked.
 use anyhow::Result;
-use hotadd_harness::{binary, scene::PROXY};
+use hotadd_harness::{binary, scene::{PROXY, TARGET}};
 use serde_json::Value;
 use tokio::task::block_in_place;
 
@@ -49,6 +49,22 @@ pub async fn judge(lab: &mut Lab, outcome: Option<&Outcome>, verdict: &mut Verdi
     foreign(lab, verdict).await?;
     guest(lab, verdict).await?;
     journals(lab, verdict)
+}
+
+/// After others took away what they brought: no file of a snapshot of ours is left in the target's chains.
+pub async fn chains(lab: &mut Lab, verdict: &mut Verdict) -> Result<()> {
+    let disks = lab.control.attached(TARGET).await?;
+    for (disk, depth) in disks.iter().zip(lab.depths.clone()) {
+        if disk.chain.len() != depth {
+            verdict.snapshots.push(format!("{} has the chain {:?}, {depth} files before", disk.key, disk.chain));
+        }
+    }
+    let state = lab.call(serde_json::json!({"cmd": "state"})).await?;
+    let vms = state["vms"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if vms.iter().any(|vm| vm["name"] == TARGET && vm["consolidation_needed"] == true) {
+        verdict.snapshots.push("the target needs consolidation".into());
+    }
+    Ok(())
 }
 
 async fn foreign(lab: &mut Lab, verdict: &mut Verdict) -> Result<()> {

@@ -43,6 +43,8 @@ pub struct Setup {
     pub scale: Scale,
     /// The agent takes whole seconds only.
     pub whole: bool,
+    /// Longest settling after a round.
+    pub patience: Duration,
     pub log: String,
     pub root: PathBuf,
 }
@@ -72,7 +74,10 @@ pub struct Lab {
     pub state: PathBuf,
     pub dir: PathBuf,
     pub scale: Scale,
+    pub patience: Duration,
     pub anchors: BTreeSet<(String, i32)>,
+    /// Files of each disk's chain on the target, as long as nobody else makes a snapshot.
+    pub depths: Vec<usize>,
     pub foreign: Foreign,
     /// Where the journal ended when the round began.
     pub journal_mark: u64,
@@ -93,6 +98,7 @@ impl Lab {
         let mut control = scene.control().await?;
         let sources = (0..2).map(|n| fs::read(scene.source(n))).collect::<Result<Vec<_>, _>>()?;
         let anchors = names(&control.attached(PROXY).await?);
+        let depths = control.attached(TARGET).await?.iter().map(|disk| disk.chain.len()).collect();
         let snapshots = control.snapshots(TARGET).await?.into_iter().collect();
         let mut lab = Self {
             agent: None,
@@ -106,7 +112,9 @@ impl Lab {
             state,
             dir,
             scale: setup.scale,
+            patience: setup.patience,
             anchors,
+            depths,
             foreign: Foreign { snapshots, ..Foreign::default() },
             journal_mark: 0,
             rounds: 0,

@@ -23,7 +23,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -68,6 +68,9 @@ struct Args {
     /// Ends after this many failed rounds; 0: never.
     #[arg(long, default_value_t = 0)]
     stop_after: u64,
+    /// Longest settling after a round, in seconds of real time.
+    #[arg(long, default_value_t = 60)]
+    patience: u64,
     /// Where scenes live, and those of failed rounds stay.
     #[arg(long, default_value = "target/crash")]
     dir: PathBuf,
@@ -111,7 +114,7 @@ fn run(mut args: Args) -> Result<bool> {
     let verbose = args.replay.is_some();
     let log = if verbose { "info,hotadd_agent=debug,hotadd_vsphere=debug" } else { "info" };
     let scale = Scale(args.scale);
-    let setup = Setup { scale, whole: true, log: log.into(), root: root.clone() };
+    let setup = Setup { scale, whole: true, patience: Duration::from_secs(args.patience), log: log.into(), root: root.clone() };
     let campaign = Arc::new(Campaign {
         setup,
         seed: args.seed,
@@ -136,6 +139,7 @@ fn run(mut args: Args) -> Result<bool> {
     let tally = campaign.tally.lock().unwrap_or_else(PoisonError::into_inner);
     // Empty unless scenes of failed rounds are kept.
     fs::remove_dir(&root).ok();
+    eprintln!("{}", tally.times());
     println!("{}", tally.line(args.scale, args.seed, start.elapsed()));
     Ok(tally.is_clean(args.rounds))
 }

@@ -9,7 +9,7 @@ use crate::{
     client::{Controller, Outcome},
     heal::{self, Settling},
     journal,
-    judge::{Verdict, judge},
+    judge::{Verdict, chains, judge},
     lab::Lab,
     moment::{self, Moment},
     plan::{Act, Fault, Round, Step},
@@ -34,6 +34,8 @@ pub struct Report {
     pub missed: u64,
     pub ok: bool,
     pub notes: Vec<String>,
+    /// Until the last act, lingering, until the controller's end: where a campaign's time goes.
+    pub spent: [Duration; 3],
 }
 
 /// Runs it. Whatever goes wrong is in the report: a campaign goes on.
@@ -53,10 +55,10 @@ pub async fn run(lab: &mut Lab, round: &Round) -> Report {
         Err(error) => report.verdict.other.push(format!("{error:#}")),
     }
     let seen = judge(lab, outcome.as_ref(), &mut report.verdict).await;
-    let cleared = match seen {
-        Ok(()) => heal::clear_foreign(lab, &kept).await,
-        Err(error) => Err(error),
-    };
+    let mut cleared = seen.and(heal::clear_foreign(lab, &kept).await);
+    if cleared.is_ok() {
+        cleared = chains(lab, &mut report.verdict).await;
+    }
     if let Err(error) = cleared {
         report.verdict.other.push(format!("the end could not be judged: {error:#}"));
     }
@@ -88,7 +90,8 @@ async fn play(lab: &mut Lab, round: &Round, report: &mut Report, outcome: &mut O
         Controller::start(round.work, url, lab.scene().pki.clone(), lab.sources.clone(), holds.clone())
     };
     let mut client = None;
-    let mut killed = false;
+    let play_from = Instant::now();
+    let (mut killed, mut stopping) = (false, false);
     for (act, moment) in moments {
         // What ends the controller's way needs a controller.
         let alone = moment == Moment::Start && !matches!(act.fault, Fault::ClientGone | Fault::HalfOpen);
@@ -110,25 +113,31 @@ async fn play(lab: &mut Lab, round: &Round, report: &mut Report, outcome: &mut O
         report.done += 1;
         report.kills += u64::from(done.killed);
         killed |= act.fault.kills();
+        stopping = (stopping || act.fault == Fault::Stop) && !act.fault.kills();
         if let (Moment::Client(seen), Some(client)) = (moment, &client) {
             client.release(seen);
         }
     }
     let mut client = client.unwrap_or_else(|| start(lab));
     holds.iter().for_each(|seen| client.release(*seen));
-    let linger = Instant::now() + LINGER;
+    report.spent[0] = play_from.elapsed();
+    let linger_from = Instant::now();
+    let linger = linger_from + LINGER;
     while !client.has_ended() && Instant::now() < linger {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     heal::mend(lab).await?;
-    if round.acts.iter().any(|act| act.fault == Fault::Stop) {
+    report.spent[1] = linger_from.elapsed();
+    let end_from = Instant::now();
+    if stopping {
         lab.stopped().await?;
     }
     if relay.is_some() {
         // Nothing comes through it any more: the controller gives up, the agent has to find out by itself.
         client.vanish();
     }
-    *outcome = Some(client.end(heal::PATIENCE).await?);
+    *outcome = Some(client.end(lab.patience).await?);
+    report.spent[2] = end_from.elapsed();
     drop(relay);
     Ok(())
 }

@@ -18,6 +18,7 @@ pub struct Tally {
     methods: usize,
     foreign: usize,
     false_ok: usize,
+    spent: [Duration; 3],
     confirmed: Vec<Duration>,
     unconfirmed: Vec<Duration>,
 }
@@ -35,6 +36,7 @@ impl Tally {
         self.methods += report.verdict.methods.len();
         self.foreign += report.verdict.foreign.len();
         self.false_ok += report.verdict.false_ok.len();
+        self.spent.iter_mut().zip(report.spent).for_each(|(sum, one)| *sum += one);
         if let Some(settling) = report.settling {
             let list = if settling.unconfirmed { &mut self.unconfirmed } else { &mut self.confirmed };
             list.push(settling.took);
@@ -46,6 +48,21 @@ impl Tally {
     pub fn is_clean(&self, asked: u64) -> bool {
         let left = self.attached + self.snapshots + self.methods + self.foreign + self.false_ok;
         self.failed == 0 && left == 0 && self.rounds == asked
+    }
+
+    /// Where the time of a round goes, on average.
+    #[must_use]
+    pub fn times(&self) -> String {
+        let settling: Duration = self.confirmed.iter().chain(&self.unconfirmed).sum();
+        let [acts, linger, end] = self.spent;
+        let mean = |sum: Duration| sum.as_millis() / u128::from(self.rounds.max(1));
+        format!(
+            "a round: {} ms to the last act, {} ms lingering, {} ms to the controller's end, {} ms settling",
+            mean(acts),
+            mean(linger),
+            mean(end),
+            mean(settling)
+        )
     }
 
     /// The last line of a campaign.
