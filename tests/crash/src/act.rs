@@ -21,7 +21,9 @@ const TASK_FAULTS: [&str; 5] = ["GenericVmConfigFault", "FileLocked", "SystemErr
 const CALL_FAULTS: [&str; 5] = ["SystemError", "HostNotConnected", "TaskInProgress", "NoPermission", "RuntimeFault"];
 /// Operators' calls that destroy what is attached, move it, or depend on it.
 const OPERATOR: [&str; 7] =
-    ["Destroy", "UnregisterVM", "RelocateVM", "CloneVM", "CreateSnapshot", "RevertToCurrentSnapshot", "MarkAsTemplate"];
+    ["Destroy", "Unregister", "Relocate", "Clone", "CreateSnapshot", "RevertToCurrentSnapshot", "MarkAsTemplate"];
+/// Those that want a VM that is off.
+const COLD: [&str; 3] = ["Destroy", "Unregister", "MarkAsTemplate"];
 /// What a role without the right to attach, detach or remove snapshots may still do.
 const ROLE: [&str; 5] = [
     "System.Read",
@@ -159,39 +161,39 @@ async fn actor_disks(lab: &mut Lab) -> Result<Vec<String>> {
     Ok(lab.control.attached(ACTOR).await?.into_iter().map(|disk| disk.path).collect())
 }
 
-/// As another program would: a busy VM is asked again.
+/// As another program would: a busy VM is asked again. False: it was refused for another reason.
 async fn attach_foreign(lab: &mut Lab, path: &str, mode: &str) -> Result<bool> {
-    let end = Instant::now() + ACTOR_PATIENCE;
     let before = crate::lab::names(&lab.control.attached(PROXY).await?);
-    loop {
-        let reply = lab.control.call(json!({"cmd": "attach_foreign", "vm": PROXY, "path": path, "mode": mode})).await;
-        match reply {
-            Ok(_) => break,
-            Err(error) if Instant::now() >= end => bail!("another program can't attach {path}: {error}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    }
+    let request = json!({"cmd": "attach_foreign", "vm": PROXY, "path": path, "mode": mode});
+    let fault = until_not_busy(lab, request).await?;
     let mine: Vec<_> = crate::lab::names(&lab.control.attached(PROXY).await?)
         .difference(&before)
         .filter(|(now, _)| now == path)
         .cloned()
         .collect();
     lab.foreign.disks.extend(mine);
-    Ok(true)
+    Ok(fault.is_null())
 }
 
 /// Takes another program's disk off again.
 pub async fn detach_foreign(lab: &mut Lab, path: &str) -> Result<()> {
-    let end = Instant::now() + ACTOR_PATIENCE;
-    loop {
-        match lab.control.call(json!({"cmd": "detach_foreign", "vm": PROXY, "path": path})).await {
-            Ok(_) => break,
-            Err(error) if Instant::now() >= end => bail!("another program can't detach {path}: {error}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
+    let fault = until_not_busy(lab, json!({"cmd": "detach_foreign", "vm": PROXY, "path": path})).await?;
+    if !fault.is_null() {
+        bail!("another program can't detach its disk {path}: {fault}");
     }
     lab.foreign.disks.retain(|(other, _)| other != path);
     Ok(())
+}
+
+async fn until_not_busy(lab: &mut Lab, request: Value) -> Result<Value> {
+    let end = Instant::now() + ACTOR_PATIENCE;
+    loop {
+        let fault = lab.call(request.clone()).await?["fault"].take();
+        if fault != "TaskInProgress" || Instant::now() >= end {
+            return Ok(fault);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Somebody takes our disk off and another disk comes into its slot, with a key that may be the same.
@@ -224,18 +226,18 @@ async fn second_holder(lab: &mut Lab) -> Result<Done> {
     let disk = disks.first().context("the target has no disk")?;
     // The file that our snapshot froze, else the one below everything.
     let path = disk.chain.get(1).unwrap_or(&disk.path).clone();
-    let held = lab.control.call(json!({"cmd": "attach_foreign", "vm": ACTOR, "path": path})).await;
-    if held.is_ok() {
+    let fault = until_not_busy(lab, json!({"cmd": "attach_foreign", "vm": ACTOR, "path": path})).await?;
+    if fault.is_null() {
         lab.foreign.held.push((ACTOR.into(), path.clone()));
     }
-    Ok(Done::note(format!("{ACTOR} holds {path}: {held:?}")))
+    Ok(Done::note(format!("{ACTOR} holds {path}: {fault}")))
 }
 
 async fn snapshot_removed(lab: &mut Lab) -> Result<Done> {
     let Some(id) = lab.our_snapshots().await?.into_iter().next() else { return Ok(Done::note("no snapshot of ours")) };
-    let reply =
-        lab.call(json!({"cmd": "operator", "call": "RemoveSnapshot", "vm": TARGET, "id": id, "snapshot": id})).await?;
-    Ok(Done::note(format!("{id}: {}", reply["fault"])))
+    let request = json!({"cmd": "operator", "call": "RemoveSnapshot", "vm": TARGET, "snapshot": id});
+    let fault = until_not_busy(lab, request).await?;
+    Ok(Done::note(format!("{id}: {fault}")))
 }
 
 /// The proxy's guest is restarted by HA; a disk whose file vanished is no longer in its configuration.
@@ -256,13 +258,29 @@ async fn maintenance(lab: &mut Lab, v: u64) -> Result<Done> {
 }
 
 async fn operator(lab: &mut Lab, call: &str, vm: &str) -> Result<Done> {
-    let name = format!("copy-{}", lab.rounds);
-    let reply = lab
-        .call(json!({"cmd": "operator", "call": call, "vm": vm, "name": name, "snapshot_name": "an operator's"}))
-        .await?;
-    if call == "CreateSnapshot" && vm == TARGET && reply["fault"].is_null() {
+    if vm == PROXY && COLD.contains(&call) {
+        return cold_operator(lab, call).await;
+    }
+    let there = lab.control.attached(vm).await?.iter().any(|disk| disk.path.starts_with("[ds2] "));
+    let request = json!({"cmd": "operator", "call": call, "vm": vm, "name": "an operator's copy",
+        "datastore": if there { "ds1" } else { "ds2" }});
+    let fault = until_not_busy(lab, request).await?;
+    if call == "CreateSnapshot" && vm == TARGET {
         let theirs = lab.snapshots().await?.into_iter().filter(|(_, name)| !name.starts_with("hotadd-agent "));
         lab.foreign.snapshots.extend(theirs.map(|(id, _)| id).collect::<Vec<_>>());
     }
-    Ok(Done::note(format!("{call} on {vm}: {}", reply["fault"])))
+    Ok(Done::note(format!("{call} on {vm}: {fault}")))
+}
+
+/// The proxy is powered off for it, which ends the agent. With nothing of ours on it an operator may do as he likes, and
+/// there is nothing to see.
+async fn cold_operator(lab: &mut Lab, call: &str) -> Result<Done> {
+    if lab.left_attached().await?.is_empty() {
+        return Ok(Done::note(format!("{call} on {PROXY}: not tried, nothing is attached")));
+    }
+    let killed = lab.kill_agent()?;
+    let off = until_not_busy(lab, json!({"cmd": "operator", "call": "PowerOff", "vm": PROXY})).await?;
+    let fault = until_not_busy(lab, json!({"cmd": "operator", "call": call, "vm": PROXY})).await?;
+    let on = until_not_busy(lab, json!({"cmd": "operator", "call": "PowerOn", "vm": PROXY})).await;
+    Ok(Done { killed, note: format!("{call} on {PROXY}: {fault} (off {off}, on {on:?})") })
 }

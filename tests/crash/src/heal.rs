@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use hotadd_harness::scene::TARGET;
+use hotadd_harness::scene::{PROXY, TARGET};
 use serde_json::json;
 use tokio::task::block_in_place;
 
@@ -33,7 +33,7 @@ pub async fn mend(lab: &mut Lab) -> Result<()> {
     lab.call(json!({"cmd": "deny_properties", "paths": []})).await?;
     lab.call(json!({"cmd": "suppress_events", "on": false})).await?;
     // Simulators that know no maintenance have none to end.
-    lab.control.call(json!({"cmd": "host", "name": HOST, "entering": false})).await.ok();
+    lab.control.call(json!({"cmd": "host", "name": HOST, "entering": false, "block": null})).await.ok();
     for (vm, path) in std::mem::take(&mut lab.foreign.held) {
         lab.call(json!({"cmd": "detach_foreign", "vm": vm, "path": path})).await?;
     }
@@ -62,6 +62,10 @@ pub async fn settle(lab: &mut Lab) -> Result<Settling> {
 }
 
 async fn owed(lab: &mut Lab) -> Result<Option<String>> {
+    let coming = lab.on_their_way().await?;
+    if coming > 0 {
+        return Ok(Some(format!("{coming} requests are still to land")));
+    }
     let disks = lab.left_attached().await?;
     if !disks.is_empty() {
         return Ok(Some(format!("attached: {:?}", crate::lab::names(&disks))));
@@ -87,8 +91,30 @@ pub async fn clear_foreign(lab: &mut Lab, kept_snapshots: &[String]) -> Result<(
     let theirs: Vec<String> =
         lab.foreign.snapshots.iter().filter(|id| !kept_snapshots.contains(id)).cloned().collect();
     for id in theirs {
-        lab.call(json!({"cmd": "operator", "call": "RemoveSnapshot", "vm": TARGET, "id": id, "snapshot": id})).await?;
+        remove_snapshot(lab, TARGET, &id).await?;
         lab.foreign.snapshots.remove(&id);
+    }
+    // What an operator may have made of the proxy, or copied.
+    let reply = lab.call(json!({"cmd": "state"})).await?;
+    for vm in reply["vms"].as_array().cloned().unwrap_or_default() {
+        let name = vm["name"].as_str().unwrap_or_default().to_owned();
+        if name == PROXY {
+            for id in vm["snapshots"].as_array().into_iter().flatten().filter_map(|s| s["id"].as_str()) {
+                remove_snapshot(lab, PROXY, id).await?;
+            }
+        }
+        if name.starts_with("an operator's") {
+            lab.call(json!({"cmd": "operator", "call": "Destroy", "vm": name})).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn remove_snapshot(lab: &mut Lab, vm: &str, id: &str) -> Result<()> {
+    let request = json!({"cmd": "operator", "call": "RemoveSnapshot", "vm": vm, "snapshot": id});
+    let fault = lab.call(request).await?["fault"].take();
+    if !fault.is_null() {
+        bail!("an operator can't remove his snapshot {id} of {vm}: {fault}");
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use hotadd_harness::{
     Content, Process, Scene, Spec,
     process::{Notify, wait_for},
-    scene::{PROXY, TARGET, vm},
+    scene::{PROXY, TARGET, datastore_spec, vm},
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -251,12 +251,17 @@ impl Lab {
         for vm in [PROXY, TARGET] {
             let Ok(reply) = self.control.call(json!({"cmd": "methods", "vm": vm})).await else { continue };
             for method in reply["methods"].as_array().into_iter().flatten() {
-                if method["source"].as_str().is_some_and(|source| source.contains("hotadd")) {
-                    left.push(format!("{vm}: {}", method["method"].as_str().unwrap_or("?")));
-                }
+                // Nobody else disables any here.
+                left.push(format!("{vm}: {}", method["method"].as_str().unwrap_or("?")));
             }
         }
         Ok(left)
+    }
+
+    /// Requests whose connection was closed and that are still to arrive.
+    pub async fn on_their_way(&mut self) -> Result<u64> {
+        let reply = self.control.call(json!({"cmd": "landings"})).await;
+        Ok(reply.ok().and_then(|reply| reply["pending"].as_u64()).unwrap_or(0))
     }
 
     /// Fills the file system of the journal, so that the next append meets ENOSPC, often in the middle.
@@ -356,6 +361,7 @@ fn spec(dir: &Path, setup: &Setup) -> Result<Spec> {
     let mut actor = vm(ACTOR, vec![disk(0), disk(1)]);
     actor.power = "off".into();
     spec.inventory.vms.push(actor);
+    spec.inventory.datastores.push(datastore_spec("ds2", dir.join("ds2")));
     spec.inventory.hosts = vec![HostSpec { name: HOST.into(), datastores: None }];
     spec.agent_toml = setup.scale.agent_toml(setup.whole);
     spec.log.clone_from(&setup.log);
