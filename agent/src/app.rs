@@ -1,10 +1,12 @@
 //! The wiring, and the order of starting and stopping. The only module that knows every concrete part.
 //!
 //! ```text
-//! config ▶ lock and journal ▶ vCenter ▶ who am I ▶ settle what is owed ▶ open the port ▶ READY
+//! config ▶ locks and journal ▶ vCenter ▶ who am I ▶ settle what is owed ▶ open the port ▶ READY
 //! SIGTERM │ SIGINT ▶ STOPPING ▶ refuse new ▶ end sessions and jobs ▶ settle ▶ exit 0 only if nothing is owed
 //! ```
-use std::{sync::Arc, time::Duration};
+use std::{fs::File, sync::Arc, time::Duration};
+
+use nix::fcntl::Flock;
 
 use tokio::{
     net::TcpListener,
@@ -19,24 +21,19 @@ use crate::{
     config::Config,
     discover::{Finder, Platform},
     error::{Error, Result},
-    hypervisor::{Hypervisor, vsphere::Vsphere},
+    hypervisor::{Hypervisor, ProxyFacts, vsphere::Vsphere},
     id::{DutyId, Moref},
-    journal::{Journal, Opened, Record, file::reconciled},
+    journal::{
+        Journal, JournalError, Opened, Record,
+        file::{lock, reconciled},
+    },
     reason,
     session::{Manager, Opener, job::Jobs},
     systemd,
 };
 
-/// Between two tries to reach vCenter while starting.
-const RECONNECT_PAUSE: Duration = Duration::from_secs(5);
-/// Longest pause between two tries while something is owed.
-const LAST_PAUSE: Duration = Duration::from_secs(60);
-/// After a refused login: vCenter locks an account after five failures within three minutes.
-const LOGIN_PAUSE: Duration = Duration::from_secs(90);
 /// Calls that are running get their answers before a fatal end.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
-/// Default idle limit of a vCenter session is 30 minutes; well below it.
-const KEEP_ALIVE: Duration = Duration::from_secs(300);
 /// How long each wait for the settler is before systemd is asked for more time.
 const SETTLE_STEP: Duration = Duration::from_secs(15);
 
@@ -52,6 +49,7 @@ struct Core {
 /// # Errors
 /// What prevented the start, or what is still owed at the end.
 pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
+    let _alone = claim_host(&*platform)?;
     let core = start(&config, platform, open_journal(&config)?).await?;
     settle_inherited(&core, None).await?;
     let listener = server::bind(config.listen).await?;
@@ -71,6 +69,7 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
 /// # Errors
 /// What prevented it, or [`reason::DUTY_OWED`].
 pub async fn reap(config: Config, platform: Arc<dyn Platform>, patience: Duration) -> Result<()> {
+    let _alone = claim_host(&*platform)?;
     let (journal, opened) = open_journal(&config)?;
     // Nothing owed: vCenter need not be asked, so that stopping a service never depends on the network.
     if journal.state().is_empty() && !opened.unreconciled {
@@ -84,6 +83,19 @@ pub async fn reap(config: Config, platform: Arc<dyn Platform>, patience: Duratio
     };
     let owed = || Error::new(&reason::DUTY_OWED, format!("not settled within {} s", patience.as_secs())).owing();
     timeout(patience, work).await.unwrap_or_else(|_| Err(owed()))
+}
+
+/// The journal's own lock keeps a second agent from the same folder only.
+fn claim_host(platform: &dyn Platform) -> Result<Flock<File>> {
+    let path = platform.lock_file();
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .map_err(|e| Error::new(&reason::CFG_INVALID, folder.display().to_string()).with_source(e))?;
+    }
+    lock(&path).map_err(|e| match e {
+        JournalError::Locked { path } => Error::new(&reason::CFG_SECOND, format!("it holds {}", path.display())),
+        other => journal_error(other),
+    })
 }
 
 fn open_journal(config: &Config) -> Result<(Journal, Opened)> {
@@ -100,19 +112,17 @@ async fn start(config: &Config, platform: Arc<dyn Platform>, journal: (Journal, 
     let started = Record::Started { at: now(), version: env!("CARGO_PKG_VERSION").to_owned() };
     journal.append(&[started]).map_err(journal_error)?;
     let owing = !journal.state().is_empty() || opened.unreconciled;
-    let (hypervisor, moref, proxy_name) = meet(config, &platform, owing).await?;
+    let (hypervisor, proxy) = meet(config, &platform, owing).await?;
     let about = hypervisor.about();
-    tracing::info!(proxy = proxy_name, %moref, vcenter = about.name, "this is the proxy");
-    refuse_duties_of_another(&journal, about.instance_uuid.as_deref(), &moref)?;
+    tracing::info!(proxy = proxy.name, moref = %proxy.moref, vcenter = about.name, "this is the proxy");
+    refuse_duties_of_another(&journal, about.instance_uuid.as_deref(), &proxy.moref)?;
     let finder = Finder::new(Arc::clone(&platform))?;
-    let (limits, deadlines) = (config.limits.clone(), config.deadlines.clone());
-    let own = config.own_disks.clone();
-    let vm = Arc::new(ProxyVm::new(moref, hypervisor, platform, journal, finder, limits, deadlines, own));
+    let vm = Arc::new(ProxyVm::new(&proxy, config, hypervisor, platform, journal, finder));
     if opened.unreconciled {
         warn_of_strangers(&vm).await?;
         reconciled(&config.state_dir).map_err(journal_error)?;
     }
-    Ok(Core { settler: Settler::start(Arc::clone(&vm)), vm, proxy_name })
+    Ok(Core { settler: Settler::start(Arc::clone(&vm)), vm, proxy_name: proxy.name })
 }
 
 fn report(opened: &Opened) {
@@ -168,12 +178,9 @@ async fn warn_of_strangers(vm: &ProxyVm) -> Result<()> {
 /// Connects, logs in and finds out which VM this is. An unreachable vCenter is waited for. While something is owed, so is
 /// everything else but a wrong configuration: an agent that gave up would leave it attached. A refused login is tried
 /// rarely, since it may lock the account.
-async fn meet(
-    config: &Config,
-    platform: &Arc<dyn Platform>,
-    owing: bool,
-) -> Result<(Arc<dyn Hypervisor>, Moref, String)> {
-    let mut pause = RECONNECT_PAUSE;
+async fn meet(config: &Config, platform: &Arc<dyn Platform>, owing: bool) -> Result<(Arc<dyn Hypervisor>, ProxyFacts)> {
+    let reconnect = config.deadlines.reconnect;
+    let mut pause = reconnect;
     loop {
         let error = match meet_once(config, platform).await {
             Ok(met) => return Ok(met),
@@ -184,22 +191,22 @@ async fn meet(
             return Err(error);
         }
         if *why != reason::VC_UNREACHABLE {
-            pause = (pause * 2).min(LAST_PAUSE);
+            pause = (pause * 2).min(reconnect * 12);
         }
-        let wait = if *why == reason::VC_LOGIN { LOGIN_PAUSE } else { pause };
+        let wait = if *why == reason::VC_LOGIN { config.deadlines.login } else { pause };
         systemd::status(&format!("waiting for vCenter: {}", error.message()));
-        systemd::extend(wait + RECONNECT_PAUSE * 4);
+        systemd::extend(wait + SETTLE_STEP * 2);
         tracing::warn!(%error, owing, pause_s = wait.as_secs(), "vCenter can't be used yet; trying again");
         tokio::time::sleep(wait).await;
     }
 }
 
-async fn meet_once(config: &Config, platform: &Arc<dyn Platform>) -> Result<(Arc<dyn Hypervisor>, Moref, String)> {
+async fn meet_once(config: &Config, platform: &Arc<dyn Platform>) -> Result<(Arc<dyn Hypervisor>, ProxyFacts)> {
     let hypervisor: Arc<dyn Hypervisor> = Arc::new(Vsphere::connect(&config.vcenter, &config.deadlines).await?);
     let host = platform.identity().map_err(|e| Error::new(&reason::CFG_IDENTITY, "DMI").with_source(e))?;
     let moref = hypervisor.identify(&host).await?;
-    let name = hypervisor.proxy(&moref).await?.name;
-    Ok((hypervisor, moref, name))
+    let facts = hypervisor.proxy(&moref).await?;
+    Ok((hypervisor, facts))
 }
 
 /// Waits until every duty of an earlier run is retired. `patience`: `None` waits as long as waiting can help; what only a
@@ -302,7 +309,7 @@ async fn drain(manager: &Manager, jobs: &Jobs, patience: Duration) -> Result<()>
 }
 
 async fn keep_alive(vm: Arc<ProxyVm>) {
-    let mut clock = tokio::time::interval(KEEP_ALIVE);
+    let mut clock = tokio::time::interval(vm.deadlines.keep_alive);
     loop {
         clock.tick().await;
         if let Err(error) = vm.hypervisor.keep_alive().await {

@@ -33,6 +33,7 @@ macro_rules! registry {
 registry! {
     CFG_INVALID = "HA-CFG-001", InvalidArgument, "the configuration has faults", "correct the listed keys of agent.toml; `hotadd-agent check-config` tests it";
     CFG_IDENTITY = "HA-CFG-002", FailedPrecondition, "the agent can't tell which VM it runs in", "run it in a VMware VM with a unique BIOS UUID that this vCenter manages; a cloned proxy needs a new UUID or distinct MACs";
+    CFG_SECOND = "HA-CFG-003", FailedPrecondition, "another agent runs on this proxy", "stop one of them: two agents would choose the same slots";
 
     VC_UNREACHABLE = "HA-VC-001", Unavailable, "vCenter can't be reached", "check address, port 443, DNS and routing from the proxy; the agent retries";
     VC_TLS = "HA-VC-002", Unavailable, "vCenter's certificate is not trusted", "set vcenter.ca_file to the issuing CA, or vcenter.pin_sha256 to the certificate's fingerprint";
@@ -58,6 +59,11 @@ registry! {
     SNAP_UNKNOWN = "HA-SNP-004", NotFound, "the given snapshot does not exist", "give the moref of a snapshot of this VM";
     SNAP_CONSOLIDATE = "HA-SNP-005", FailedPrecondition, "the VM needs consolidation after the snapshot was removed", "consolidate the VM's disks in the vSphere Client";
     SNAP_DOUBT = "HA-SNP-006", FailedPrecondition, "a snapshot of ours can't be told from others", "look at the VM's snapshots; remove the one named `hotadd-agent …` by hand if it is left over";
+
+    SNAP_HELD = "HA-SNP-007", FailedPrecondition, "another VM holds a file of the VM whose snapshot is to be removed", "end the backup or replication that holds it, or detach the disk from the VM that the message names";
+
+    GUARD_REFUSED = "HA-GRD-001", FailedPrecondition, "methods of a VM could not be disabled", "grant Global.DisableMethods and Global.EnableMethods at the vCenter, or set guards = \"warn\"";
+    GUARD_OTHERS = "HA-GRD-002", FailedPrecondition, "another product has disabled methods of the VM", "wait for its backup or for a Storage vMotion to end; a leftover of a dead product is enabled by that product";
 
     PLAN_KIND = "HA-PLAN-001", FailedPrecondition, "this kind of disk can't be hot-added", "use another transport for this disk";
     PLAN_INDEPENDENT = "HA-PLAN-002", FailedPrecondition, "an independent disk is not part of snapshots", "make the disk dependent, or back it up inside the guest";

@@ -137,7 +137,7 @@ async fn reap_does_what_the_next_start_would() -> Result<()> {
     job.until(Seen::Frame).await?;
     let refused = scene.reap()?;
     assert_eq!(refused.code, 1, "reap worked beside a living agent: {refused:?}");
-    assert!(refused.stderr.contains("another agent holds"), "{refused:?}");
+    assert!(refused.stderr.contains("another agent runs"), "{refused:?}");
     scene.take_agent()?.kill()?;
     drop(job);
     let reaped = scene.reap()?;
@@ -180,5 +180,19 @@ async fn killed_twice_while_it_settles_it_still_settles() -> Result<()> {
     }
     scene.start_agent()?;
     nothing_is_left(&scene).await?;
+    works(&scene, &dir).await
+}
+
+/// Another configuration with another state folder: the journal's lock alone would let it in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_agent_on_the_same_proxy_is_refused() -> Result<()> {
+    let (dir, scene) = scene(&[dense(2 * MIB, 1)], |_| {})?;
+    let text = std::fs::read_to_string(scene.config())?;
+    let elsewhere = dir.path().join("elsewhere").display().to_string();
+    std::fs::write(scene.config(), text.replace(&scene.dir.join("state").display().to_string(), &elsewhere))?;
+    let mut second = scene.spawn_agent(None)?;
+    let status = second.wait(std::time::Duration::from_secs(60))?;
+    assert_eq!(status.code(), Some(1));
+    std::fs::write(scene.config(), text)?;
     works(&scene, &dir).await
 }

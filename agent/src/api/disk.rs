@@ -100,6 +100,7 @@ fn to_api(duty: &Duty, why: Option<String>, owner: String) -> v1::Duty {
         DutyKind::Snapshot(snapshot) => {
             ("snapshot", String::new(), snapshot.moref.as_ref().map(ToString::to_string).unwrap_or_default())
         }
+        DutyKind::Guard(guard) => ("guard", guard.methods.join(","), String::new()),
     };
     let state = match (duty.phase, &why) {
         (_, Some(_)) => "settling",

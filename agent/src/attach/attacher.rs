@@ -1,7 +1,7 @@
 //! Puts a snapshot's disks on the proxy.
 //!
 //! ```text
-//! wanted → slots → journal.begin (fsync) → reconfigure(add…) → journal.confirm → find and prove → Attached
+//! wanted → guard the proxy → slots → journal.begin (fsync) → reconfigure(add…) → journal.confirm → find and prove → Attached
 //!             └ refused    └ no journal, no attach    └ refused → retire        └ not proven → settler
 //!                                                     └ unknown → settler
 //! ```
@@ -13,6 +13,8 @@ use std::{
 };
 
 use super::{
+    duty::begin,
+    guards,
     proxy_vm::{ProxyVm, View, now},
     settler::{Settled, Settler},
     slots::{choose, free_units},
@@ -22,7 +24,7 @@ use crate::{
     error::{Error, Result},
     hypervisor::{AttachOutcome, AttachRequest, TargetDisk, TargetFacts},
     id::{DiskUuid, DutyId, SessionId, Slot},
-    journal::{AttachDuty, Duty, DutyKind, DutyPhase, Record},
+    journal::{AttachDuty, Duty, DutyKind, Record},
     reason,
 };
 
@@ -174,6 +176,10 @@ impl Attacher {
                 return None;
             }
         };
+        if let Err(error) = guards::proxy(&self.vm, &self.settler, &view.proxy.as_target()).await {
+            refuse_all(batch, answers, &error);
+            return None;
+        }
         let pending = self.place(&view, batch, answers);
         let begun = pending.iter().map(|p| Record::Began(intent(&self.vm, session, target, p))).collect();
         if let Err(error) = self.vm.record(begun).await {
@@ -192,7 +198,7 @@ impl Attacher {
                 }
                 AttachOutcome::Refused(error) => {
                     let proof = format!("refused by vCenter: {}", error.message());
-                    records.push(Record::Retired { duty: p.duty, at: now(), proof });
+                    records.push(Record::Retired { duty: p.duty, at: now(), proof, late_until: None });
                     answers.push((p.index, Err(error)));
                 }
                 AttachOutcome::Unknown(error) => {
@@ -292,22 +298,12 @@ fn request(pending: &Pending) -> AttachRequest {
 }
 
 fn intent(vm: &ProxyVm, session: SessionId, target: &TargetFacts, pending: &Pending) -> Duty {
-    Duty {
-        id: pending.duty,
-        session,
-        vm: target.moref.clone(),
-        vm_name: target.name.clone(),
-        vm_uuid: target.instance_uuid.clone(),
-        vcenter: vm.hypervisor.about().instance_uuid,
-        proxy: Some(vm.moref.clone()),
-        since: now(),
-        phase: DutyPhase::Intended,
-        kind: DutyKind::Attach(AttachDuty {
-            backing: pending.wanted.disk.backing.clone(),
-            uuid: pending.wanted.uuid,
-            capacity_bytes: pending.wanted.disk.capacity_bytes,
-            slot: pending.slot,
-            device_key: None,
-        }),
-    }
+    let kind = DutyKind::Attach(AttachDuty {
+        backing: pending.wanted.disk.backing.clone(),
+        uuid: pending.wanted.uuid,
+        capacity_bytes: pending.wanted.disk.capacity_bytes,
+        slot: pending.slot,
+        device_key: None,
+    });
+    begin(vm, pending.duty, session, target, kind)
 }

@@ -2,9 +2,11 @@
 //! before it is proven gone.
 //!
 //! [`attacher`] puts disks on the proxy, [`slots`] chooses where (pure), [`ours`] proves on vCenter's side which disk a
-//! duty names (pure), and [`settler`] is the only loop in the program that detaches: sessions that close, leases that
+//! duty names (pure), [`guards`] keeps others from moving or destroying a VM meanwhile, and [`settler`] is the only loop in the program that detaches: sessions that close, leases that
 //! end, and duties inherited from a killed agent all take the same way.
 pub mod attacher;
+mod duty;
+pub mod guards;
 mod ours;
 pub mod proxy_vm;
 pub mod settler;
@@ -12,6 +14,7 @@ mod slots;
 
 pub use self::{
     attacher::{Attached, Attacher, Wanted},
+    duty::begin,
     ours::{Claim, claim, own_disks},
     proxy_vm::{ProxyVm, now},
     settler::{Settled, Settler},

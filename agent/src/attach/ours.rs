@@ -138,6 +138,7 @@ mod tests {
     fn proxy(disks: Vec<ProxyDisk>) -> ProxyFacts {
         ProxyFacts {
             moref: Moref::new("vm-1"),
+            instance_uuid: None,
             name: "p".into(),
             home: "[ds] proxy/".into(),
             hardware_version: 19,

@@ -1,6 +1,6 @@
 //! What attaching and settling share: the proxy VM from both sides, the journal, and the gate that lets only one
 //! writer at a time reconfigure the proxy.
-use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, sync::Arc};
 
 use jiff::Timestamp;
 use tokio::{sync::Mutex, time::timeout};
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::own_disks;
 use crate::{
-    config::{Deadlines, Limits},
+    config::{Config, Deadlines, GuardPolicy, Limits},
     discover::{ControllerMap, DeviceFacts, Finder, Platform},
     error::{Error, Result},
     hypervisor::{Hypervisor, ProxyFacts},
@@ -17,9 +17,6 @@ use crate::{
     reason,
     transport::Memory,
 };
-
-/// sysfs answers in milliseconds; a kernel that hangs must not hold the gate for ever.
-const GUEST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug)]
@@ -31,6 +28,9 @@ pub struct ProxyVm {
     pub finder: Finder,
     pub limits: Limits,
     pub deadlines: Deadlines,
+    /// Under which name methods are disabled for this proxy: at most 50 characters, as VDDK's identity strings.
+    pub source: String,
+    pub guards: GuardPolicy,
     /// UUIDs of own disks outside the proxy's home folder.
     pub listed_own: BTreeSet<DiskUuid>,
     /// For the buffers of all reads.
@@ -49,29 +49,28 @@ pub(super) struct View {
 }
 
 impl ProxyVm {
-    #[allow(clippy::too_many_arguments, reason = "the wiring names each part once")]
     #[must_use]
     pub fn new(
-        moref: Moref,
+        proxy: &ProxyFacts,
+        config: &Config,
         hypervisor: Arc<dyn Hypervisor>,
         platform: Arc<dyn Platform>,
         journal: Journal,
         finder: Finder,
-        limits: Limits,
-        deadlines: Deadlines,
-        listed_own: BTreeSet<DiskUuid>,
     ) -> Self {
-        let memory = Memory::new(limits.memory_bytes);
+        let instance = proxy.instance_uuid.as_deref().unwrap_or(proxy.moref.as_str());
         Self {
-            memory,
-            moref,
+            moref: proxy.moref.clone(),
+            source: format!("hotadd-agent/{instance}"),
+            guards: config.guards,
             hypervisor,
             platform,
             journal,
             finder,
-            limits,
-            deadlines,
-            listed_own,
+            limits: config.limits.clone(),
+            deadlines: config.deadlines.clone(),
+            listed_own: config.own_disks.clone(),
+            memory: Memory::new(config.limits.memory_bytes),
             fatal: CancellationToken::new(),
             gate: Mutex::new(()),
         }
@@ -137,7 +136,7 @@ impl ProxyVm {
         let platform = Arc::clone(&self.platform);
         let read = move || Ok::<_, std::io::Error>((platform.slots()?, platform.devices()?));
         let unreadable = || Error::new(&reason::INTERNAL, "the guest's devices are not told in time");
-        let (slots, devices) = timeout(GUEST_PATIENCE, tokio::task::spawn_blocking(read))
+        let (slots, devices) = timeout(self.deadlines.guest, tokio::task::spawn_blocking(read))
             .await
             .map_err(|_| unreadable())??
             .map_err(|e| Error::new(&reason::INTERNAL, "the guest's devices can't be read").with_source(e))?;

@@ -84,6 +84,7 @@ mod tests {
         };
         ProxyFacts {
             moref: Moref::new("vm-1"),
+            instance_uuid: None,
             name: "p".into(),
             home: "[d] p/".into(),
             hardware_version,

@@ -39,6 +39,11 @@ impl Platform for Linux {
         })
     }
 
+    fn lock_file(&self) -> PathBuf {
+        // The unit's RuntimeDirectory.
+        PathBuf::from("/run/hotadd/lock")
+    }
+
     fn slots(&self) -> io::Result<Vec<SlotFacts>> {
         let dir = match fs::read_dir("/sys/bus/pci/slots") {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

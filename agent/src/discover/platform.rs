@@ -1,5 +1,5 @@
 //! The host as the agent sees it. Nothing here knows vSphere; everything is owned data, so it may cross threads.
-use std::{fmt, fs::File, io, sync::mpsc};
+use std::{fmt, fs::File, io, path::PathBuf, sync::mpsc};
 
 use super::ProvenDisk;
 use crate::id::PciAddress;
@@ -61,6 +61,8 @@ pub trait Platform: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When DMI can't be read.
     fn identity(&self) -> io::Result<HostIdentity>;
+    /// A file whose lock only one agent of this host can hold, whatever its configuration is.
+    fn lock_file(&self) -> PathBuf;
     /// PCI slots with their addresses; empty on hosts without slot names.
     ///
     /// # Errors

@@ -313,6 +313,7 @@ mod tests {
     fn outcome(disks: Vec<ProxyDisk>, busy: bool, ended: &Ended) -> &'static str {
         let facts = ProxyFacts {
             moref: Moref::new("vm-1"),
+            instance_uuid: None,
             name: "p".into(),
             home: "[ds] p/".into(),
             hardware_version: 19,

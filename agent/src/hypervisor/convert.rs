@@ -49,6 +49,7 @@ pub fn proxy_facts(vm: &vim::VmInfo, busy: bool) -> ProxyFacts {
     let scsi_keys: Vec<i32> = vm.scsi_controllers().map(|c| c.key).collect();
     ProxyFacts {
         moref: moref(&vm.moref),
+        instance_uuid: vm.instance_uuid.clone(),
         name: vm.name.clone(),
         home,
         hardware_version: vm.hardware_version.unwrap_or(0),

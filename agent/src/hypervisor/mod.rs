@@ -5,11 +5,17 @@
 //! itself. A lost reply is *unknown*, never *failed*. Nothing here can ask for the deletion of a file.
 mod batch;
 pub mod convert;
+mod facts;
+mod guards;
+mod snapshots;
+mod tree;
 pub mod vsphere;
 
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
+
+pub use self::tree::{SNAPSHOT_NAME, SnapshotNode, SnapshotTree};
 
 use crate::{
     discover::HostIdentity,
@@ -49,6 +55,7 @@ pub struct ProxyDisk {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyFacts {
     pub moref: Moref,
+    pub instance_uuid: Option<String>,
     pub name: String,
     /// Folder of its .vmx, `[ds] folder/`.
     pub home: String,
@@ -61,6 +68,18 @@ pub struct ProxyFacts {
 }
 
 impl ProxyFacts {
+    /// As a VM that a duty can be about.
+    #[must_use]
+    pub fn as_target(&self) -> TargetFacts {
+        TargetFacts {
+            moref: self.moref.clone(),
+            instance_uuid: self.instance_uuid.clone(),
+            name: self.name.clone(),
+            power_state: "poweredOn".into(),
+            template: false,
+        }
+    }
+
     /// The disk that vCenter lists in a slot, whoever's it is.
     #[must_use]
     pub fn disk_at(&self, slot: Slot) -> Option<&ProxyDisk> {
@@ -77,6 +96,13 @@ pub struct TargetFacts {
     /// `poweredOn`, `poweredOff`, `suspended`.
     pub power_state: String,
     pub template: bool,
+}
+
+impl TargetFacts {
+    #[must_use]
+    pub fn id(&self) -> TargetId {
+        TargetId { moref: self.moref.clone(), instance_uuid: self.instance_uuid.clone() }
+    }
 }
 
 /// A disk of the target, from its live configuration or from a snapshot's.
@@ -161,6 +187,17 @@ pub enum SnapshotOutcome {
     Unknown(Error),
 }
 
+/// What became of a wish to disable methods.
+#[derive(Debug)]
+pub enum Guarding {
+    Disabled,
+    /// Somebody else has disabled one of them; what of ours was disabled is unknown.
+    Others(Error),
+    Refused(Error),
+    /// They may be disabled, or may still become so.
+    Unknown(Error),
+}
+
 /// Who answers, for GetInfo.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct About {
@@ -183,14 +220,28 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     async fn find_target(&self, what: &str) -> Result<TargetFacts>;
     /// Disks of the live configuration (for preflight) or of a snapshot (for attaching).
     async fn target_disks(&self, vm: &Moref, snapshot: Option<&Moref>, proxy: &Moref) -> Result<Vec<TargetDisk>>;
-    async fn create_snapshot(&self, vm: &Moref, name: &str, quiesce: Quiesce) -> SnapshotOutcome;
-    /// Snapshots of the VM with exactly this name; none when the VM itself is proven gone.
-    async fn find_snapshots(&self, vm: &TargetId, name: &str) -> Result<Vec<Moref>>;
+    /// `marker`: put into the description, for whoever finds the snapshot.
+    async fn create_snapshot(&self, vm: &Moref, name: &str, marker: &str, quiesce: Quiesce) -> SnapshotOutcome;
+    /// All snapshots of the VM; `None` when the VM itself is proven gone.
+    async fn snapshots(&self, vm: &TargetId) -> Result<Option<SnapshotTree>>;
     /// Whether the VM's tree holds this snapshot.
     async fn has_snapshot(&self, vm: &Moref, snapshot: &Moref) -> Result<bool>;
     /// Removes one snapshot, keeping its children; `Ok` when it is proven gone. Already gone is `Ok`. A snapshot of
     /// another name is never touched.
     async fn remove_snapshot(&self, vm: &TargetId, snapshot: &Moref, name: &str) -> Result<()>;
+    /// Other VMs that have a file of this VM attached, for people.
+    async fn holders(&self, vm: &TargetId) -> Result<Vec<String>>;
+    /// Merges deltas that no snapshot needs any more.
+    async fn consolidate(&self, vm: &TargetId) -> Result<()>;
+    /// Disables methods of a VM for everybody, under our source.
+    async fn disable_methods(&self, vm: &TargetId, methods: &[&str], source: &str, why: &str) -> Guarding;
+    /// Undoes that. What was not disabled, or a VM that is gone, is `Ok`.
+    async fn enable_methods(&self, vm: &TargetId, methods: &[String], source: &str) -> Result<()>;
+    /// Key of the vCenter session in use.
+    fn login(&self) -> Option<String>;
+    /// Ends the vCenter session with this key, ours or one of an earlier run; one that has ended is `Ok`. What was sent
+    /// under it and not accepted yet can only fail.
+    async fn fence(&self, login: &str) -> Result<()>;
     /// Adds all in one task; on a fault the batch is taken apart. One outcome per request, in order.
     async fn attach(&self, proxy: &Moref, batch: &[AttachRequest]) -> Vec<AttachOutcome>;
     /// Removes all in one task, keeping their files. `Ok` means that the task succeeded, not yet that they are gone:

@@ -120,7 +120,7 @@ impl JournalFile {
     /// made of it first; as long as that fails, nothing is written.
     pub(super) fn append(&mut self, records: &[Record], state: &State) -> Result<(), JournalError> {
         if self.poisoned {
-            self.rewrite(&open_duties(state))?;
+            self.rewrite(&state.records())?;
             self.poisoned = false;
             tracing::info!("the journal can be written again");
         }
@@ -147,7 +147,7 @@ impl JournalFile {
         if self.length <= COMPACT_ABOVE.max(self.compacted * 2) {
             return Ok(());
         }
-        self.rewrite(&open_duties(state))?;
+        self.rewrite(&state.records())?;
         self.compacted = self.length;
         Ok(())
     }
@@ -181,12 +181,11 @@ impl JournalFile {
     }
 }
 
-/// A confirmed duty is begun as what it became: its key or moref and its phase are part of it.
-fn open_duties(state: &State) -> Vec<Record> {
-    state.duties().cloned().map(Record::Began).collect()
-}
-
-fn lock(path: &Path) -> Result<Flock<File>, JournalError> {
+/// Held as long as the value lives; the kernel frees it when the process dies.
+///
+/// # Errors
+/// [`JournalError::Locked`] when another process has it.
+pub fn lock(path: &Path) -> Result<Flock<File>, JournalError> {
     let file = open_file(path, false).map_err(|source| JournalError::Io { path: path.to_owned(), source })?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| JournalError::Locked { path: path.to_owned() })
 }

@@ -4,8 +4,11 @@
 //!            begin (fsync)            confirm (fsync)              retire (fsync)
 //! nothing ───────────────▶ Intended ─────────────────▶ Held ─────────────────────▶ nothing
 //!                             └───────────────── retire ──────────────────────────▲   (needs a proof)
+//!                             │ ◀────────────── reopen ─────── late ── lapse ─────┘
+//!                             └── retire unconfirmed, late_until ─▲
 //! ```
-//! The same edges hold for an attached disk and for a snapshot of ours. State is a pure fold over the records
+//! The same edges hold for an attached disk, a snapshot of ours and methods that we disabled. What was retired without
+//! ever having been confirmed is *late* for a while: it is not owed, but looked for, because vSphere may yet do it. State is a pure fold over the records
 //! ([`State::apply`]); an edge that is not drawn is an error. Files, frames and fsync live in [`mod@file`], the records in
 //! [`record`].
 pub mod file;
@@ -20,7 +23,7 @@ use std::{
 use self::file::JournalFile;
 pub use self::{
     file::{JournalError, Opened},
-    record::{AttachDuty, Duty, DutyKind, DutyPhase, Record, SnapshotDuty},
+    record::{AttachDuty, Duty, DutyKind, DutyPhase, GuardDuty, Record, SnapshotDuty},
 };
 use crate::id::{DutyId, SessionId};
 
@@ -28,6 +31,16 @@ use crate::id::{DutyId, SessionId};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     duties: BTreeMap<DutyId, Duty>,
+    late: BTreeMap<DutyId, Late>,
+}
+
+/// Retired, never confirmed, and still looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Late {
+    pub duty: Duty,
+    /// RFC 3339.
+    pub until: String,
+    retired: Record,
 }
 
 /// A record that does not fit the state before it.
@@ -46,7 +59,7 @@ impl State {
     pub fn apply(&mut self, record: &Record) -> Result<(), IllegalEdge> {
         match record {
             Record::Began(duty) => {
-                if self.duties.contains_key(&duty.id) {
+                if self.duties.contains_key(&duty.id) || self.late.contains_key(&duty.id) {
                     return Err(IllegalEdge { duty: duty.id, what: "begun twice" });
                 }
                 self.duties.insert(duty.id, duty.clone());
@@ -56,14 +69,25 @@ impl State {
                 match (&mut entry.kind, device_key, moref) {
                     (DutyKind::Attach(attach), Some(key), None) => attach.device_key = Some(*key),
                     (DutyKind::Snapshot(snapshot), None, Some(moref)) => snapshot.moref = Some(moref.clone()),
+                    (DutyKind::Guard(_), None, None) => {}
                     _ => return Err(IllegalEdge { duty: *duty, what: "confirmed as another kind" }),
                 }
                 entry.phase = DutyPhase::Held;
             }
-            Record::Retired { duty, .. } => {
-                self.duties.remove(duty).ok_or(IllegalEdge { duty: *duty, what: "retired unbegun" })?;
+            Record::Retired { duty: id, late_until, .. } => {
+                let duty = self.duties.remove(id).ok_or(IllegalEdge { duty: *id, what: "retired unbegun" })?;
+                if let Some(until) = late_until.clone() {
+                    self.late.insert(*id, Late { duty, until, retired: record.clone() });
+                }
             }
-            Record::Started { .. } | Record::LeaseBegan { .. } | Record::LeaseEnded { .. } => {}
+            Record::Reopened { duty: id, .. } => {
+                let late = self.late.remove(id).ok_or(IllegalEdge { duty: *id, what: "reopened, but was not late" })?;
+                self.duties.insert(*id, late.duty);
+            }
+            Record::Lapsed { duty } => {
+                self.late.remove(duty).ok_or(IllegalEdge { duty: *duty, what: "lapsed, but was not late" })?;
+            }
+            Record::Alarm { .. } | Record::Started { .. } | Record::LeaseBegan { .. } | Record::LeaseEnded { .. } => {}
         }
         Ok(())
     }
@@ -77,6 +101,19 @@ impl State {
         self.duties.get(&id)
     }
 
+    /// Not owed, but looked for.
+    pub fn late(&self) -> impl Iterator<Item = &Late> {
+        self.late.values()
+    }
+
+    /// Records that give this state again.
+    fn records(&self) -> Vec<Record> {
+        let late = self.late.values().flat_map(|late| [Record::Began(late.duty.clone()), late.retired.clone()]);
+        // A confirmed duty is begun as what it became: its key or moref and its phase are part of it.
+        self.duties.values().cloned().map(Record::Began).chain(late).collect()
+    }
+
+    /// Nothing is owed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.duties.is_empty()

@@ -19,8 +19,21 @@ pub enum Record {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         moref: Option<Moref>,
     },
-    /// Proven gone. `proof` says what was seen, for people.
-    Retired { duty: DutyId, at: String, proof: String },
+    /// Proven gone. `proof` says what was seen, for people. `late_until` (RFC 3339): vSphere never confirmed it, so it is
+    /// looked for again until then.
+    Retired {
+        duty: DutyId,
+        at: String,
+        proof: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        late_until: Option<String>,
+    },
+    /// What was retired unconfirmed has landed after all: it is owed again.
+    Reopened { duty: DutyId, at: String },
+    /// What was retired unconfirmed is no longer looked for.
+    Lapsed { duty: DutyId },
+    /// Somebody should look: a duty stays open. History only.
+    Alarm { duty: DutyId, at: String, why: String },
     /// A controller's lease began; history only, duties are what is settled.
     LeaseBegan { session: SessionId, at: String, seconds: u64 },
     /// A lease ended, and why.
@@ -44,6 +57,10 @@ pub struct Duty {
     pub vcenter: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Moref>,
+    /// Key of the vCenter session under which it was asked for: ending that session fences a request that vCenter has
+    /// not accepted yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<String>,
     /// RFC 3339.
     pub since: String,
     #[serde(default)]
@@ -65,6 +82,17 @@ pub enum DutyPhase {
 pub enum DutyKind {
     Attach(AttachDuty),
     Snapshot(SnapshotDuty),
+    Guard(GuardDuty),
+}
+
+/// Methods of a VM that are disabled for us: nobody is to move, destroy or revert it while we hold something of it.
+/// Settled last, when nothing else of that VM is owed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardDuty {
+    /// Names as AuthorizationManager.DisableMethods takes them, e.g. `RelocateVM_Task`.
+    pub methods: Vec<String>,
+    /// Under which source they were disabled; enabling needs the same.
+    pub source: String,
 }
 
 /// A backing that is, or may be, attached to the proxy.
@@ -107,7 +135,7 @@ impl Duty {
     pub fn attach(&self) -> Option<&AttachDuty> {
         match &self.kind {
             DutyKind::Attach(attach) => Some(attach),
-            DutyKind::Snapshot(_) => None,
+            DutyKind::Snapshot(_) | DutyKind::Guard(_) => None,
         }
     }
 
@@ -115,7 +143,15 @@ impl Duty {
     pub fn snapshot(&self) -> Option<&SnapshotDuty> {
         match &self.kind {
             DutyKind::Snapshot(snapshot) => Some(snapshot),
-            DutyKind::Attach(_) => None,
+            DutyKind::Attach(_) | DutyKind::Guard(_) => None,
+        }
+    }
+
+    #[must_use]
+    pub fn guard(&self) -> Option<&GuardDuty> {
+        match &self.kind {
+            DutyKind::Guard(guard) => Some(guard),
+            DutyKind::Attach(_) | DutyKind::Snapshot(_) => None,
         }
     }
 }

@@ -15,6 +15,7 @@ fn attach(id: DutyId) -> Duty {
         vm_uuid: None,
         vcenter: Some("vc-1".into()),
         proxy: Some(Moref::new("vm-7")),
+        login: Some("52a0".into()),
         since: "2026-01-01T00:00:00Z".into(),
         phase: DutyPhase::Intended,
         kind: DutyKind::Attach(AttachDuty {
@@ -32,7 +33,7 @@ fn confirmed(duty: DutyId) -> Record {
 }
 
 fn retired(duty: DutyId) -> Record {
-    Record::Retired { duty, at: "2026-01-01T00:00:01Z".into(), proof: "test".into() }
+    Record::Retired { duty, at: "2026-01-01T00:00:01Z".into(), proof: "test".into(), late_until: None }
 }
 
 fn history() -> (Vec<Record>, DutyId) {
@@ -188,6 +189,33 @@ fn a_foreign_file_is_left_alone() {
     fs::write(dir.path().join("journal"), b"something else").unwrap();
     assert!(matches!(Journal::open(dir.path()), Err(JournalError::Foreign { .. })));
     assert_eq!(fs::read(dir.path().join("journal")).unwrap(), b"something else");
+}
+
+#[test]
+fn what_was_never_confirmed_is_looked_for_and_may_be_owed_again() {
+    let id = DutyId::new();
+    let unconfirmed = |until: &str| Record::Retired {
+        duty: id,
+        at: "2026-01-01T00:00:01Z".into(),
+        proof: "absent twice".into(),
+        late_until: Some(until.into()),
+    };
+    let mut state = State::default();
+    state.apply(&Record::Began(attach(id))).unwrap();
+    state.apply(&unconfirmed("2026-01-01T01:00:00Z")).unwrap();
+    assert!(state.is_empty(), "not owed");
+    let again = state.records().iter().fold(State::default(), |mut state, record| {
+        state.apply(record).unwrap();
+        state
+    });
+    assert_eq!(again, state, "compaction forgets nothing");
+    assert!(state.apply(&Record::Began(attach(id))).is_err());
+    state.apply(&Record::Reopened { duty: id, at: "2026-01-01T00:10:00Z".into() }).unwrap();
+    assert_eq!((state.duties().count(), state.late().count()), (1, 0));
+    state.apply(&unconfirmed("2026-01-01T02:00:00Z")).unwrap();
+    state.apply(&Record::Lapsed { duty: id }).unwrap();
+    assert_eq!(state, State::default());
+    assert!(state.apply(&Record::Reopened { duty: id, at: String::new() }).is_err());
 }
 
 #[test]

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::snapshot::{self, HeldSnapshot, Wish};
 use crate::{
-    attach::{Attached, Attacher, ProxyVm, Settler, Wanted, free_units},
+    attach::{Attached, Attacher, ProxyVm, Settler, Wanted, free_units, guards},
     discover::Platform,
     error::{Error, Result},
     hypervisor::TargetFacts,
@@ -110,7 +110,8 @@ impl Opener {
                     let detail = format!("{moref} is no snapshot of {}", target.name);
                     return Err(Error::new(&reason::SNAP_UNKNOWN, detail));
                 }
-                Ok(HeldSnapshot::foreign(moref.clone()))
+                let guard = guards::target(&self.vm, &self.settler, session, target).await?;
+                Ok(HeldSnapshot::foreign(moref.clone(), guard))
             }
             Source::Take(wish) => snapshot::take(&self.vm, &self.settler, session, target, *wish).await,
         }

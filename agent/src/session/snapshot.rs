@@ -10,13 +10,17 @@
 use std::{sync::Arc, time::Duration};
 
 use hotadd_api::v1::{self, Cleanup, Consistency};
+use jiff::Timestamp;
 
 use crate::{
-    attach::{ProxyVm, Settled, Settler, now},
+    attach::{
+        ProxyVm, Settled, Settler, begin,
+        guards::{self, HeldGuard},
+    },
     error::{Error, Result},
-    hypervisor::{Quiesce, Snapshot, SnapshotOutcome, TargetFacts},
+    hypervisor::{Quiesce, SNAPSHOT_NAME, Snapshot, SnapshotOutcome, TargetFacts},
     id::{DutyId, Moref, SessionId},
-    journal::{Duty, DutyKind, DutyPhase, Record, SnapshotDuty},
+    journal::{DutyKind, Record, SnapshotDuty},
     reason,
 };
 
@@ -27,13 +31,15 @@ pub struct HeldSnapshot {
     reached: Consistency,
     fault: Option<v1::Reason>,
     ours: Option<(DutyId, Settler)>,
+    /// After the snapshot: its VM may be moved again when nothing of it is held.
+    guard: Option<HeldGuard>,
 }
 
 impl HeldSnapshot {
     /// A snapshot that the caller made and will remove.
     #[must_use]
-    pub fn foreign(moref: Moref) -> Self {
-        Self { moref, reached: Consistency::Unspecified, fault: None, ours: None }
+    pub fn foreign(moref: Moref, guard: Option<HeldGuard>) -> Self {
+        Self { moref, reached: Consistency::Unspecified, fault: None, ours: None, guard }
     }
 
     /// The duty to remove it, if it is ours.
@@ -58,6 +64,7 @@ impl Drop for HeldSnapshot {
         if let Some((duty, settler)) = &self.ours {
             settler.hand_over(*duty);
         }
+        drop(self.guard.take());
     }
 }
 
@@ -84,11 +91,33 @@ impl Wish {
     }
 }
 
-/// Takes the snapshot.
+/// Guards the target, then takes the snapshot.
 ///
 /// # Errors
 /// [`reason::SNAP_QUIESCE`], [`reason::SNAP_FAILED`], or of the hypervisor. Anything that may exist is owed by then.
 pub async fn take(
+    vm: &Arc<ProxyVm>,
+    settler: &Settler,
+    session: SessionId,
+    target: &TargetFacts,
+    wish: Wish,
+) -> Result<HeldSnapshot> {
+    let guard = guards::target(vm, settler, session, target).await?;
+    match climb(vm, settler, session, target, wish).await {
+        Ok(mut held) => {
+            held.guard = guard;
+            Ok(held)
+        }
+        Err(error) => {
+            let Some(duty) = guard.as_ref().map(HeldGuard::duty) else { return Err(error) };
+            drop(guard);
+            Err(owed_unless_settled(settler, duty, vm.deadlines.cleanup, error).await)
+        }
+    }
+}
+
+/// The ladder.
+async fn climb(
     vm: &Arc<ProxyVm>,
     settler: &Settler,
     session: SessionId,
@@ -160,21 +189,12 @@ async fn create(
     let (vm, settler, target) = (Arc::clone(vm), settler.clone(), target.clone());
     tokio::spawn(async move {
         let id = DutyId::new();
-        let name = format!("hotadd-agent {id}");
-        let duty = Duty {
-            id,
-            session,
-            vm: target.moref.clone(),
-            vm_name: target.name.clone(),
-            vm_uuid: target.instance_uuid.clone(),
-            vcenter: vm.hypervisor.about().instance_uuid,
-            proxy: Some(vm.moref.clone()),
-            since: now(),
-            phase: DutyPhase::Intended,
-            kind: DutyKind::Snapshot(SnapshotDuty { name: name.clone(), moref: None }),
-        };
+        let name = format!("{SNAPSHOT_NAME}{id}");
+        let kind = DutyKind::Snapshot(SnapshotDuty { name: name.clone(), moref: None });
+        let duty = begin(&vm, id, session, &target, kind);
+        let marker = marker(&vm, id);
         vm.record(vec![Record::Began(duty)]).await?;
-        let made = match vm.hypervisor.create_snapshot(&target.moref, &name, quiesce).await {
+        let made = match vm.hypervisor.create_snapshot(&target.moref, &name, &marker, quiesce).await {
             SnapshotOutcome::Made(made) => made,
             // The settler looks for it by name before it believes that there is none.
             SnapshotOutcome::Refused(error) => {
@@ -192,8 +212,15 @@ async fn create(
             return Err(error.owing());
         }
         let Snapshot { moref, quiesced } = made;
-        let held = HeldSnapshot { moref, reached: Consistency::Crash, fault: None, ours: Some((id, settler)) };
+        let held =
+            HeldSnapshot { moref, reached: Consistency::Crash, fault: None, ours: Some((id, settler)), guard: None };
         Ok((held, quiesced))
     })
     .await?
+}
+
+/// Whose snapshot it is and when nobody needs it any more, readable from vCenter alone.
+fn marker(vm: &ProxyVm, duty: DutyId) -> String {
+    let expires = Timestamp::now().checked_add(vm.limits.snapshot_max_age).map(|at| format!("{at:.0}"));
+    format!("[{} duty={duty} expires={}]", vm.source, expires.unwrap_or_else(|_| "never".to_owned()))
 }

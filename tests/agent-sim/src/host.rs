@@ -91,6 +91,10 @@ impl Platform for SimHost {
         Ok(HostIdentity { vendor: dmi.sys_vendor, serial: dmi.product_serial, uuid: dmi.product_uuid, macs: dmi.macs })
     }
 
+    fn lock_file(&self) -> PathBuf {
+        self.control.with_extension("host-lock")
+    }
+
     fn slots(&self) -> io::Result<Vec<SlotFacts>> {
         let slots: Vec<Slot> = self.part("slots")?;
         Ok(slots.into_iter().map(|s| SlotFacts { slot: s.slot, pci_address: s.pci_address }).collect())

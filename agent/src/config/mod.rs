@@ -1,5 +1,7 @@
 //! `/etc/hotadd/agent.toml`: read as it is written ([`RawConfig`], unknown keys refused), then checked as a whole into
 //! [`Config`]; every fault is reported at once. Secrets are only named here (a file), never held in the text.
+mod deadlines;
+
 use std::{
     collections::BTreeSet,
     fmt, fs,
@@ -13,6 +15,8 @@ use hotadd_blockio::EngineKind;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use self::deadlines::Deadlines;
+use self::deadlines::RawDeadlines;
 use crate::id::DiskUuid;
 
 /// The checked configuration.
@@ -26,6 +30,7 @@ pub struct Config {
     pub deadlines: Deadlines,
     /// Engines in order of preference.
     pub engines: Vec<EngineKind>,
+    pub guards: GuardPolicy,
     /// UUIDs of the proxy's own disks outside its home folder, never touched. Disks in the proxy's home folder are
     /// its own without being listed.
     pub own_disks: BTreeSet<DiskUuid>,
@@ -54,6 +59,20 @@ pub struct Vcenter {
     pub trust: Trust,
 }
 
+/// What to do about methods that must not be called on a VM while we hold something of it (Storage vMotion of a target,
+/// destruction of the proxy).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GuardPolicy {
+    /// Disable them; where that is refused, say so and go on.
+    #[default]
+    Warn,
+    /// Disable them; where that is refused, refuse the work.
+    Refuse,
+    /// Leave them alone.
+    Off,
+}
+
 /// How vCenter's certificate is believed. There is no trust on first use.
 #[derive(Debug, Clone)]
 pub enum Trust {
@@ -76,30 +95,8 @@ pub struct Limits {
     pub lease_min: Duration,
     pub lease_max: Duration,
     pub lease_default: Duration,
-}
-
-/// Every wait has one of these.
-#[derive(Debug, Clone)]
-pub struct Deadlines {
-    /// A SOAP call without a task.
-    pub call: Duration,
-    /// A reconfigure task. Vendors report one to two minutes for attach and detach of a busy VM.
-    pub reconfigure: Duration,
-    /// A snapshot task; quiescing may take minutes.
-    pub snapshot: Duration,
-    /// Attached disk until it is proven in the guest.
-    pub discover: Duration,
-    /// Silence after which the controller is rescanned for an event that was lost.
-    pub rescan: Duration,
-    /// Pause before an absence is believed for an attach that was never confirmed. Longer than `call`: a request whose
-    /// reply was lost may reach vCenter as late as that.
-    pub settle: Duration,
-    /// How long a request waits for its clean-up before it answers OWED. The clean-up itself never ends unproven.
-    pub cleanup: Duration,
-    /// How long a start waits when all that an earlier run left needs a person, before it serves the rest.
-    pub doubt: Duration,
-    /// How long SIGTERM waits for everything to be detached.
-    pub drain: Duration,
+    /// Oldest age that a snapshot of ours may reach.
+    pub snapshot_max_age: Duration,
 }
 
 #[derive(Debug, Deserialize)]
@@ -116,6 +113,8 @@ struct RawConfig {
     deadlines: RawDeadlines,
     #[serde(default)]
     engines: Option<Vec<String>>,
+    #[serde(default)]
+    guards: GuardPolicy,
     #[serde(default)]
     own_disks: Vec<String>,
 }
@@ -149,9 +148,10 @@ struct RawLimits {
     parallel_reads: usize,
     depth: u32,
     memory_mib: u64,
-    lease_min_seconds: u64,
-    lease_max_seconds: u64,
-    lease_default_seconds: u64,
+    lease_min_seconds: f64,
+    lease_max_seconds: f64,
+    lease_default_seconds: f64,
+    snapshot_max_age_seconds: f64,
 }
 
 impl Default for RawLimits {
@@ -161,39 +161,10 @@ impl Default for RawLimits {
             parallel_reads: 4,
             depth: 16,
             memory_mib: 1024,
-            lease_min_seconds: 10,
-            lease_max_seconds: 3600,
-            lease_default_seconds: 120,
-        }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawDeadlines {
-    call_seconds: u64,
-    reconfigure_seconds: u64,
-    snapshot_seconds: u64,
-    discover_seconds: u64,
-    rescan_seconds: u64,
-    settle_seconds: u64,
-    cleanup_seconds: u64,
-    doubt_seconds: u64,
-    drain_seconds: u64,
-}
-
-impl Default for RawDeadlines {
-    fn default() -> Self {
-        Self {
-            call_seconds: 60,
-            reconfigure_seconds: 600,
-            snapshot_seconds: 1800,
-            discover_seconds: 60,
-            rescan_seconds: 5,
-            settle_seconds: 75,
-            cleanup_seconds: 120,
-            doubt_seconds: 600,
-            drain_seconds: 240,
+            lease_min_seconds: 10.0,
+            lease_max_seconds: 3600.0,
+            lease_default_seconds: 120.0,
+            snapshot_max_age_seconds: 86_400.0,
         }
     }
 }
@@ -239,7 +210,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
     };
     let vcenter = faults.vcenter(raw.vcenter);
     let limits = faults.limits(&raw.limits);
-    let deadlines = faults.deadlines(&raw.deadlines);
+    let deadlines = raw.deadlines.check(&mut faults.0);
     let engines = faults.engines(raw.engines);
     let own_disks = raw
         .own_disks
@@ -247,9 +218,17 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
         .filter_map(|text| faults.take("own_disks", text.parse::<DiskUuid>().map_err(|e| e.to_string())))
         .collect();
     match (listen, vcenter, faults.0.is_empty()) {
-        (Some(listen), Some(vcenter), true) => {
-            Ok(Config { listen, tls, vcenter, state_dir: raw.state_dir, limits, deadlines, engines, own_disks })
-        }
+        (Some(listen), Some(vcenter), true) => Ok(Config {
+            listen,
+            tls,
+            vcenter,
+            state_dir: raw.state_dir,
+            limits,
+            deadlines,
+            engines,
+            guards: raw.guards,
+            own_disks,
+        }),
         _ => Err(Faults(faults.0)),
     }
 }
@@ -311,43 +290,27 @@ impl Collector {
         range("depth", raw.depth.into(), 1, 256);
         // At least one read of the largest block: two buffers of 4 MiB.
         range("memory_mib", raw.memory_mib, 8, 1 << 20);
-        range("lease_min_seconds", raw.lease_min_seconds, 1, raw.lease_default_seconds);
-        range("lease_default_seconds", raw.lease_default_seconds, raw.lease_min_seconds, raw.lease_max_seconds);
-        range("lease_max_seconds", raw.lease_max_seconds, raw.lease_default_seconds, 86_400);
+        let mut seconds = |key: &str, value: f64, low: f64, high: f64| {
+            if (low..=high).contains(&value) {
+                return Duration::from_secs_f64(value);
+            }
+            self.0.push(format!("limits.{key}: {value} is not between {low} and {high}"));
+            Duration::ZERO
+        };
+        let lease_min = seconds("lease_min_seconds", raw.lease_min_seconds, 0.1, raw.lease_default_seconds);
+        let (low, high) = (raw.lease_min_seconds, raw.lease_max_seconds);
+        let lease_default = seconds("lease_default_seconds", raw.lease_default_seconds, low, high);
+        let lease_max = seconds("lease_max_seconds", raw.lease_max_seconds, raw.lease_default_seconds, 86_400.0);
+        let snapshot_max_age = seconds("snapshot_max_age_seconds", raw.snapshot_max_age_seconds, 1.0, 8_640_000.0);
         Limits {
             attach_batch: raw.attach_batch,
             parallel_reads: raw.parallel_reads,
             depth: raw.depth,
             memory_bytes: raw.memory_mib << 20,
-            lease_min: Duration::from_secs(raw.lease_min_seconds),
-            lease_max: Duration::from_secs(raw.lease_max_seconds),
-            lease_default: Duration::from_secs(raw.lease_default_seconds),
-        }
-    }
-
-    fn deadlines(&mut self, raw: &RawDeadlines) -> Deadlines {
-        if raw.settle_seconds <= raw.call_seconds {
-            self.0.push(format!(
-                "deadlines.settle_seconds: {} is not above call_seconds ({}): a request whose reply was lost may land that late",
-                raw.settle_seconds, raw.call_seconds
-            ));
-        }
-        let mut seconds = |key: &str, value: u64, low: u64| {
-            if !(low..=86_400).contains(&value) {
-                self.0.push(format!("deadlines.{key}: {value} is not between {low} and 86400"));
-            }
-            Duration::from_secs(value)
-        };
-        Deadlines {
-            call: seconds("call_seconds", raw.call_seconds, 1),
-            reconfigure: seconds("reconfigure_seconds", raw.reconfigure_seconds, 1),
-            snapshot: seconds("snapshot_seconds", raw.snapshot_seconds, 1),
-            discover: seconds("discover_seconds", raw.discover_seconds, 1),
-            rescan: seconds("rescan_seconds", raw.rescan_seconds, 1),
-            settle: seconds("settle_seconds", raw.settle_seconds, 0),
-            cleanup: seconds("cleanup_seconds", raw.cleanup_seconds, 1),
-            doubt: seconds("doubt_seconds", raw.doubt_seconds, 0),
-            drain: seconds("drain_seconds", raw.drain_seconds, 1),
+            lease_min,
+            lease_max,
+            lease_default,
+            snapshot_max_age,
         }
     }
 

@@ -1,0 +1,40 @@
+//! Methods that we disabled: enabled again when nothing else of their VM is owed. Enabling is idempotent and undoes only
+//! what was disabled under our own source.
+use super::{Finding, Shared};
+use crate::journal::{Duty, DutyPhase, GuardDuty};
+
+impl Shared {
+    pub(super) async fn settle_guard(&self, duty: &Duty, guard: &GuardDuty) -> Finding {
+        // Over the decision and the call: an attach that begins now needs the guard of the proxy.
+        let _gate = if self.guards_proxy(duty) { Some(self.vm.gate.lock().await) } else { None };
+        if self.is_needed(duty) {
+            return Finding::Later;
+        }
+        let enabled = self.vm.hypervisor.enable_methods(&duty.target(), &guard.methods, &guard.source).await;
+        if let Err(error) = enabled {
+            self.forget_absence(duty.id);
+            return Finding::Waits(format!("methods of {} are not enabled again: {}", duty.vm_name, error.message()));
+        }
+        // The call that disables them may still be on its way.
+        if duty.phase == DutyPhase::Intended && !self.absence_counts(duty).await {
+            return Finding::Waits(format!(
+                "methods of {} were never confirmed disabled; enabling once more",
+                duty.vm_name
+            ));
+        }
+        Finding::Gone(format!("{} of {} are enabled for our source", guard.methods.join(", "), duty.vm_name))
+    }
+
+    fn guards_proxy(&self, duty: &Duty) -> bool {
+        duty.vm == self.vm.moref
+    }
+
+    /// The proxy's guard covers every attached disk, a target's what is owed of that target.
+    fn is_needed(&self, duty: &Duty) -> bool {
+        let state = self.vm.journal.state();
+        let proxy = self.guards_proxy(duty);
+        state
+            .duties()
+            .any(|other| if proxy { other.attach().is_some() } else { other.vm == duty.vm && other.guard().is_none() })
+    }
+}

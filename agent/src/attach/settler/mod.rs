@@ -1,0 +1,374 @@
+//! The settler: the only loop in the program that detaches and that removes snapshots. It has no end but proof.
+//!
+//! ```text
+//! handed over ──▶ open ──pass──▶ vCenter: ours?  ── yes ─▶ delete in guest ─▶ reconfigure(remove) ─▶ read back ─┐
+//!                  ▲                  ├─ absent, nothing may still land ───────────────────────────────────────▶ guest: gone?
+//!                  │                  ├─ busy, or an intent never confirmed: fence, then wait ────┐               │
+//!                  │                  └─ doubtful: alarm ─────────────────────────────────────────┤               ▼
+//!                  └──────────────────────────── back-off ◀──────────────────────────────────────┘           retired
+//! ```
+//! "Not there" alone is no proof: while a task runs on the proxy an attach may still land, and an intent that was
+//! never confirmed is believed gone only after a second look, and is looked for again for a while after that ([`late`]).
+//! A snapshot is removed only when no attach duty of its VM is open ([`snapshots`]), methods are enabled again when
+//! nothing of their VM is owed ([`guards`]). Sessions, leases and recovery after a kill all come through here.
+mod disks;
+mod guards;
+mod late;
+mod snapshots;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::proxy_vm::{ProxyVm, now};
+use crate::{
+    error::Error,
+    id::DutyId,
+    journal::{AttachDuty, Duty, Record},
+    reason,
+};
+
+/// Passes after which a duty that stays open is logged as an error: somebody should look.
+const ALARM_AFTER: u32 = 8;
+
+/// Handle to the loop. Cheap to clone; handing over never blocks and never fails while the agent lives.
+#[derive(Debug, Clone)]
+pub struct Settler {
+    inbox: mpsc::UnboundedSender<DutyId>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    vm: Arc<ProxyVm>,
+    /// Duties that were open when this run began.
+    inherited: BTreeSet<DutyId>,
+    /// Why each open duty is still open.
+    open: Mutex<BTreeMap<DutyId, Open>>,
+    passes: watch::Sender<u64>,
+    /// Devices whose deletion hangs in the kernel: no second thread is spent on them.
+    stuck: Arc<Mutex<BTreeSet<String>>>,
+    /// Snapshot duties that a task works on now. Removing takes minutes; disks are not to wait for it.
+    removing: Mutex<BTreeSet<DutyId>>,
+    /// vCenter sessions that were ended, or can't be: they are not tried again.
+    fenced: Mutex<BTreeSet<String>>,
+    /// Something changed that another duty may have waited for.
+    wake: Notify,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Open {
+    tries: u32,
+    last_error: String,
+    /// When an unconfirmed intent was first seen absent; forgotten when it was seen, or when something still ran.
+    absent_since: Option<Instant>,
+    /// vSphere refused it: nothing may land any more, so the first absence counts.
+    refused: bool,
+    /// The last look needs a person.
+    doubtful: bool,
+    /// Snapshots: since when somebody else stands in the way, and since when the VM needs consolidation.
+    blocked_since: Option<Instant>,
+    needs_since: Option<Instant>,
+    /// The one consolidation was tried.
+    consolidated: bool,
+}
+
+/// How a wait for the settler ended.
+#[derive(Debug)]
+pub enum Settled {
+    /// Every duty is retired, by proof.
+    Done,
+    /// Some are open; the settler goes on.
+    Owed(Error),
+}
+
+impl Settler {
+    /// Starts the loop.
+    #[must_use]
+    pub fn start(vm: Arc<ProxyVm>) -> Self {
+        let (inbox, orders) = mpsc::unbounded_channel();
+        let (passes, _) = watch::channel(0);
+        let shared = Arc::new(Shared {
+            vm: Arc::clone(&vm),
+            inherited: vm.journal.state().duties().map(|duty| duty.id).collect(),
+            open: Mutex::default(),
+            passes,
+            stuck: Arc::default(),
+            removing: Mutex::default(),
+            fenced: Mutex::default(),
+            wake: Notify::new(),
+        });
+        vm.supervise("the settler panicked", run(Arc::clone(&shared), orders));
+        Self { inbox, shared }
+    }
+
+    /// Puts a duty on the loop's list and returns at once.
+    pub fn hand_over(&self, duty: DutyId) {
+        if self.inbox.send(duty).is_err() {
+            tracing::error!(%duty, "the settler is gone; the next start settles this duty");
+        }
+    }
+
+    /// Hands over a duty of which vSphere said that it did not begin it: one look at its absence is enough.
+    pub fn hand_over_refused(&self, duty: DutyId) {
+        lock(&self.shared.open).entry(duty).or_default().refused = true;
+        self.hand_over(duty);
+    }
+
+    /// Hands over and waits until all are retired, at most `patience`.
+    pub async fn settle(&self, duties: &[DutyId], patience: Duration) -> Settled {
+        let mut passes = self.shared.passes.subscribe();
+        duties.iter().for_each(|duty| self.hand_over(*duty));
+        let all_retired = async {
+            while self.still_open(duties).next().is_some() {
+                if passes.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+            }
+        };
+        if timeout(patience, all_retired).await.is_ok() {
+            return Settled::Done;
+        }
+        let why: Vec<String> =
+            self.still_open(duties).map(|id| self.why(id).unwrap_or_else(|| "not tried yet".to_owned())).collect();
+        if why.is_empty() {
+            Settled::Done
+        } else {
+            Settled::Owed(Error::new(&reason::DUTY_OWED, why.join("; ")).owing())
+        }
+    }
+
+    fn still_open<'a>(&self, duties: &'a [DutyId]) -> impl Iterator<Item = DutyId> + use<'a> {
+        let state = self.shared.vm.journal.state();
+        duties.iter().copied().filter(move |id| state.get(*id).is_some())
+    }
+
+    /// Whether all of these need a person: the settler looked, and waiting does not heal it.
+    #[must_use]
+    pub fn all_doubtful(&self, duties: &[DutyId]) -> bool {
+        let open = lock(&self.shared.open);
+        self.still_open(duties).all(|id| open.get(&id).is_some_and(|o| o.doubtful))
+    }
+
+    /// Whether an earlier run of the agent began it.
+    #[must_use]
+    pub fn is_inherited(&self, duty: DutyId) -> bool {
+        self.shared.inherited.contains(&duty)
+    }
+
+    /// Why a duty is still open, if the settler has it and met something.
+    #[must_use]
+    pub fn why(&self, duty: DutyId) -> Option<String> {
+        let open = lock(&self.shared.open);
+        open.get(&duty).map(|o| o.last_error.clone())
+    }
+}
+
+async fn run(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<DutyId>) {
+    let deadlines = shared.vm.deadlines.clone();
+    let mut pause = deadlines.retry_first;
+    // What was late when this run began is looked for at once.
+    let mut next_sweep = Instant::now();
+    loop {
+        let idle = shared.ids().is_empty();
+        let watching = shared.vm.journal.state().late().next().is_some();
+        let retry = (!idle).then(|| Instant::now() + pause);
+        let next = retry.into_iter().chain(watching.then_some(next_sweep)).min();
+        let nap = async {
+            match next {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            order = orders.recv() => {
+                let Some(duty) = order else { return };
+                shared.admit(duty);
+                while let Ok(more) = orders.try_recv() {
+                    shared.admit(more);
+                }
+                pause = deadlines.retry_first;
+            }
+            () = shared.wake.notified() => {}
+            () = nap => {}
+        }
+        if watching && next_sweep <= Instant::now() {
+            shared.sweep().await;
+            next_sweep = Instant::now() + deadlines.sweep;
+        }
+        let before = shared.ids().len();
+        shared.pass().await;
+        pause = if shared.ids().len() < before { deadlines.retry_first } else { (pause * 2).min(deadlines.retry_last) };
+        shared.passes.send_modify(|n| *n += 1);
+    }
+}
+
+/// What a pass found for one duty.
+enum Finding {
+    Gone(String),
+    /// Nothing to do yet, and nothing wrong: other duties come first.
+    Later,
+    Waits(String),
+    /// Waiting alone does not heal it: a person has to look.
+    Doubtful(String),
+}
+
+impl Shared {
+    fn admit(&self, duty: DutyId) {
+        if self.vm.journal.state().get(duty).is_some() {
+            lock(&self.open).entry(duty).or_default();
+        }
+    }
+
+    fn ids(&self) -> BTreeSet<DutyId> {
+        lock(&self.open).keys().copied().collect()
+    }
+
+    async fn pass(self: &Arc<Self>) {
+        let ids = self.ids();
+        let state = self.vm.journal.state();
+        let duties: Vec<Duty> = ids.iter().filter_map(|id| state.get(*id)).cloned().collect();
+        self.forget(ids.iter().filter(|id| state.get(**id).is_none()));
+
+        let attached: Vec<(Duty, AttachDuty)> =
+            duties.iter().filter_map(|d| Some((d.clone(), d.attach()?.clone()))).collect();
+        if !attached.is_empty() {
+            match self.settle_attached(&attached).await {
+                Ok(findings) => self.conclude(findings).await,
+                Err(error) => attached.iter().for_each(|(d, _)| self.waits(d, &error.message(), false)),
+            }
+        }
+        for duty in duties.iter().filter(|duty| duty.snapshot().is_some()) {
+            self.spawn_snapshot(duty);
+        }
+        for duty in &duties {
+            if let Some(guard) = duty.guard() {
+                let finding = self.settle_guard(duty, guard).await;
+                self.conclude(vec![(duty.clone(), finding)]).await;
+            }
+        }
+    }
+
+    /// Whether an absence proves that nothing will come: vSphere refused, or this is the second look, the configured
+    /// pause after a first one. Between the two the vCenter session under which it was asked for is ended, so that a
+    /// request that is still on its way can only fail (how vCenter treats one that it had begun to accept is not known,
+    /// so the pause stays).
+    async fn absence_counts(&self, duty: &Duty) -> bool {
+        let since = {
+            let mut open = lock(&self.open);
+            let entry = open.entry(duty.id).or_default();
+            if entry.refused {
+                return true;
+            }
+            entry.absent_since
+        };
+        if let Some(since) = since {
+            return since.elapsed() >= self.vm.deadlines.settle;
+        }
+        self.fence(duty).await;
+        lock(&self.open).entry(duty.id).or_default().absent_since = Some(Instant::now());
+        false
+    }
+
+    /// Ends the session under which a duty was asked for; for one of this run also the session in use, since a call that
+    /// met an ended session was sent again under the next.
+    async fn fence(&self, duty: &Duty) {
+        let hypervisor = &self.vm.hypervisor;
+        let own = if self.inherited.contains(&duty.id) { None } else { hypervisor.login() };
+        let logins: BTreeSet<String> = duty.login.clone().into_iter().chain(own).collect();
+        for login in logins {
+            if lock(&self.fenced).contains(&login) {
+                continue;
+            }
+            match hypervisor.fence(&login).await {
+                Ok(()) => tracing::info!(duty = %duty.id, "the vCenter session of an unconfirmed request was ended"),
+                Err(error) if *error.reason() == reason::VC_PRIVILEGE => {
+                    tracing::warn!(%error, "an earlier vCenter session can't be ended; only the pause protects");
+                }
+                // Unreachable: tried again with the next duty, or not at all; the pause stays.
+                Err(error) => {
+                    tracing::warn!(%error, "the vCenter session of an unconfirmed request could not be ended");
+                    continue;
+                }
+            }
+            lock(&self.fenced).insert(login);
+        }
+    }
+
+    fn forget_absence(&self, duty: DutyId) {
+        if let Some(entry) = lock(&self.open).get_mut(&duty) {
+            entry.absent_since = None;
+        }
+    }
+
+    async fn conclude(&self, findings: Vec<(Duty, Finding)>) {
+        let mut records = Vec::new();
+        for (duty, finding) in &findings {
+            match finding {
+                Finding::Gone(proof) => {
+                    let (late_until, proof) = (self.late_until(duty), proof.clone());
+                    records.push(Record::Retired { duty: duty.id, at: now(), proof, late_until });
+                }
+                Finding::Later => {}
+                Finding::Waits(why) => self.waits(duty, why, false),
+                Finding::Doubtful(why) => self.waits(duty, why, true),
+            }
+        }
+        let retired: Vec<DutyId> = records.iter().filter_map(retired_id).collect();
+        match self.vm.record(records).await {
+            Ok(()) => self.forget(retired.iter()),
+            Err(error) => tracing::error!(%error, "a proven duty could not be retired; it stays open"),
+        }
+    }
+
+    fn waits(&self, duty: &Duty, why: &str, doubtful: bool) {
+        let mut open = lock(&self.open);
+        let entry = open.entry(duty.id).or_default();
+        entry.tries += 1;
+        entry.doubtful = doubtful;
+        why.clone_into(&mut entry.last_error);
+        let (id, tries) = (duty.id, entry.tries);
+        if tries.is_multiple_of(ALARM_AFTER) {
+            self.alarm(duty, why, tries);
+        } else {
+            tracing::info!(duty = %id, vm = duty.vm_name, tries, why, "not settled yet");
+        }
+    }
+
+    /// Into the log and into the history, so that it is found after a restart too.
+    fn alarm(&self, duty: &Duty, why: &str, tries: u32) {
+        tracing::error!(duty = %duty.id, vm = duty.vm_name, tries, why, "a duty stays open; the agent goes on");
+        let (vm, record) = (Arc::clone(&self.vm), Record::Alarm { duty: duty.id, at: now(), why: why.to_owned() });
+        tokio::spawn(async move {
+            if let Err(error) = vm.record(vec![record]).await {
+                tracing::warn!(%error, "an alarm could not be journalled");
+            }
+        });
+    }
+
+    fn forget<'a>(&self, ids: impl Iterator<Item = &'a DutyId>) {
+        let mut open = lock(&self.open);
+        for id in ids {
+            open.remove(id);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn retired_id(record: &Record) -> Option<DutyId> {
+    if let Record::Retired { duty, .. } = record { Some(*duty) } else { None }
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,204 @@
+//! Snapshots of ours: removed when none of their VM's disks is attached and nobody else stands on them, then looked after
+//! until the VM needs no consolidation.
+//!
+//! ```text
+//! disks owed? ─ yes ▶ later          younger foreign snapshot ─▶ wait, bounded ─┐
+//!     └ no ▶ in the tree? ─ yes ─▶ ──┼─ foreign holder of a file ─▶ wait, alarm │
+//!                 │                  └─ nobody ◀────────────────────────────────┘─▶ remove
+//!                 └ no ▶ consolidation needed? ─ no ▶ gone
+//!                                  └ yes ▶ wait ▶ holders? ▶ consolidate once ▶ alarm, gone
+//! ```
+//! Foreign snapshots are never removed, and nothing is removed by anything but its reference and name.
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{Finding, Open, Shared, lock};
+use crate::{
+    error::Result,
+    hypervisor::SnapshotTree,
+    id::{DutyId, Moref, TargetId},
+    journal::{Duty, SnapshotDuty},
+    reason,
+};
+
+/// One snapshot's turn; over when dropped, also by a panic.
+struct Removing {
+    shared: Arc<Shared>,
+    duty: DutyId,
+}
+
+impl Drop for Removing {
+    fn drop(&mut self) {
+        lock(&self.shared.removing).remove(&self.duty);
+        self.shared.wake.notify_one();
+        self.shared.passes.send_modify(|n| *n += 1);
+    }
+}
+
+impl Shared {
+    pub(super) fn spawn_snapshot(self: &Arc<Self>, duty: &Duty) {
+        let Some(snapshot) = duty.snapshot().cloned() else { return };
+        if !lock(&self.removing).insert(duty.id) {
+            return;
+        }
+        let (duty, turn) = (duty.clone(), Removing { shared: Arc::clone(self), duty: duty.id });
+        tokio::spawn(async move {
+            let shared = &turn.shared;
+            let finding = match shared.settle_snapshot(&duty, &snapshot).await {
+                Ok(finding) => finding,
+                Err(error) if *error.reason() == reason::SNAP_DOUBT => Finding::Doubtful(error.message()),
+                Err(error) => Finding::Waits(error.message()),
+            };
+            shared.conclude(vec![(duty, finding)]).await;
+        });
+    }
+
+    async fn settle_snapshot(&self, duty: &Duty, snapshot: &SnapshotDuty) -> Result<Finding> {
+        let disks = self.disks_of(&duty.vm);
+        if !disks.is_empty() {
+            let why = format!("snapshot {}: its disks are not detached yet", snapshot.name);
+            let open = lock(&self.open);
+            let doubtful = disks.iter().all(|id| open.get(id).is_some_and(|o| o.doubtful));
+            return Ok(if doubtful { Finding::Doubtful(why) } else { Finding::Waits(why) });
+        }
+        let target = duty.target();
+        let tree = self.vm.hypervisor.snapshots(&target).await;
+        let named = |tree: &SnapshotTree| tree.named(&snapshot.name);
+        let present = match (&tree, &snapshot.moref) {
+            (Ok(Some(tree)), Some(moref)) => {
+                tree.holds(moref, &snapshot.name)?.then(|| moref.clone()).into_iter().collect()
+            }
+            (Ok(Some(tree)), None) => named(tree),
+            _ => Vec::new(),
+        };
+        let busy = tree.as_ref().ok().and_then(Option::as_ref).is_some_and(|tree| tree.busy);
+        // Seen, unknown, or something still runs: an absence counts from here anew.
+        if tree.is_err() || busy || !present.is_empty() {
+            self.forget_absence(duty.id);
+        }
+        let Some(tree) = tree? else {
+            return Ok(Finding::Gone(format!("{} is gone, and its snapshots with it", duty.vm_name)));
+        };
+        if present.is_empty() {
+            return self.settle_absent(duty, snapshot, &target, &tree).await;
+        }
+        if let Some(why) = self.in_the_way(duty, &target, &tree, &present).await? {
+            return Ok(Finding::Waits(format!("snapshot {}: {why}", snapshot.name)));
+        }
+        for moref in &present {
+            self.vm.hypervisor.remove_snapshot(&target, moref, &snapshot.name).await?;
+        }
+        match self.vm.hypervisor.snapshots(&target).await? {
+            Some(tree) => self.settle_absent(duty, snapshot, &target, &tree).await,
+            None => Ok(gone(duty, snapshot)),
+        }
+    }
+
+    /// It is not in the tree.
+    async fn settle_absent(
+        &self,
+        duty: &Duty,
+        snapshot: &SnapshotDuty,
+        target: &TargetId,
+        tree: &SnapshotTree,
+    ) -> Result<Finding> {
+        if tree.busy {
+            let why = format!("snapshot {}: not listed, but a task runs on {}", snapshot.name, duty.vm_name);
+            return Ok(Finding::Waits(why));
+        }
+        if snapshot.moref.is_none() && !self.absence_counts(duty).await {
+            let why = format!("snapshot {}: never confirmed and not there; looking once more", snapshot.name);
+            return Ok(Finding::Waits(why));
+        }
+        if tree.consolidation_needed {
+            return self.consolidate(duty, snapshot, target).await;
+        }
+        Ok(gone(duty, snapshot))
+    }
+
+    /// Who else stands on the snapshot; `None`: nobody, or nobody that is waited for any longer.
+    async fn in_the_way(
+        &self,
+        duty: &Duty,
+        target: &TargetId,
+        tree: &SnapshotTree,
+        ours: &[Moref],
+    ) -> Result<Option<String>> {
+        let holders = self.vm.hypervisor.holders(target).await?;
+        let younger: Vec<String> = ours.iter().flat_map(|moref| tree.younger_foreign(moref)).collect();
+        if holders.is_empty() && younger.is_empty() {
+            return Ok(None);
+        }
+        let since = self.entry(duty.id, |open| *open.blocked_since.get_or_insert_with(Instant::now));
+        let over = since.elapsed() >= self.vm.deadlines.holder;
+        if !holders.is_empty() {
+            let why = format!("{} hold files of {}", holders.join(", "), duty.vm_name);
+            if over {
+                tracing::error!(
+                    reason = reason::SNAP_HELD.code,
+                    vm = duty.vm_name,
+                    why,
+                    "{}",
+                    reason::SNAP_HELD.next_step
+                );
+            }
+            return Ok(Some(why));
+        }
+        if over {
+            tracing::warn!(vm = duty.vm_name, ?younger, "removing our snapshot below younger ones, which stay");
+            return Ok(None);
+        }
+        Ok(Some(format!("younger snapshots of others stand on it: {}", younger.join(", "))))
+    }
+
+    /// Wait, look for holders, consolidate once, give up with an alarm: the snapshot itself is gone by now.
+    async fn consolidate(&self, duty: &Duty, snapshot: &SnapshotDuty, target: &TargetId) -> Result<Finding> {
+        let since = self.entry(duty.id, |open| *open.needs_since.get_or_insert_with(Instant::now));
+        let wait = |why: String| Ok(Finding::Waits(format!("snapshot {} is gone, {why}", snapshot.name)));
+        if since.elapsed() < self.vm.deadlines.consolidate {
+            return wait(format!("but {} needs consolidation", duty.vm_name));
+        }
+        let holders = self.vm.hypervisor.holders(target).await?;
+        if !holders.is_empty() && since.elapsed() < self.vm.deadlines.consolidate + self.vm.deadlines.holder {
+            return wait(format!(
+                "but {} hold files of {}, which needs consolidation",
+                holders.join(", "),
+                duty.vm_name
+            ));
+        }
+        let tried = self.entry(duty.id, |open| std::mem::replace(&mut open.consolidated, true));
+        if !tried && holders.is_empty() {
+            match self.vm.hypervisor.consolidate(target).await {
+                Ok(()) => return wait(format!("and {} was consolidated; looking once more", duty.vm_name)),
+                Err(error) => tracing::warn!(vm = duty.vm_name, %error, "consolidation failed"),
+            }
+        }
+        let why = format!("{}: {}", duty.vm_name, reason::SNAP_CONSOLIDATE.summary);
+        tracing::error!(
+            reason = reason::SNAP_CONSOLIDATE.code,
+            vm = duty.vm_name,
+            "{}",
+            reason::SNAP_CONSOLIDATE.next_step
+        );
+        self.alarm(duty, &why, 0);
+        Ok(Finding::Gone(format!(
+            "snapshot {} is not on {}, which still needs consolidation",
+            snapshot.name, duty.vm_name
+        )))
+    }
+
+    fn entry<T>(&self, duty: DutyId, change: impl FnOnce(&mut Open) -> T) -> T {
+        change(lock(&self.open).entry(duty).or_default())
+    }
+
+    /// Of any session: disks that another one attached hang on the same chain.
+    fn disks_of(&self, vm: &Moref) -> Vec<DutyId> {
+        let state = self.vm.journal.state();
+        state.duties().filter(|duty| duty.vm == *vm && duty.attach().is_some()).map(|duty| duty.id).collect()
+    }
+}
+
+fn gone(duty: &Duty, snapshot: &SnapshotDuty) -> Finding {
+    Finding::Gone(format!("snapshot {} is not on {}", snapshot.name, duty.vm_name))
+}

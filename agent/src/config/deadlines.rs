@@ -1,0 +1,132 @@
+//! Every wait of the agent, by name: its default, its lowest value and its reason in one table. Values are seconds in
+//! agent.toml, decimals allowed (a test scales them all by one factor).
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// A day: longer than anything here can mean.
+const HIGHEST: f64 = 86_400.0;
+
+macro_rules! deadlines {
+    ($($(#[doc = $why:literal])+ $name:ident, $key:ident = $default:literal, at least $low:literal;)+) => {
+        /// See the module.
+        #[derive(Debug, Clone)]
+        pub struct Deadlines { $($(#[doc = $why])+ pub $name: Duration,)+ }
+
+        /// As written in `[deadlines]`.
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub(super) struct RawDeadlines { $($key: f64,)+ }
+
+        impl Default for RawDeadlines {
+            fn default() -> Self {
+                Self { $($key: $default,)+ }
+            }
+        }
+
+        impl RawDeadlines {
+            /// Checks all; faults are added to `faults`, one line each.
+            pub(super) fn check(&self, faults: &mut Vec<String>) -> Deadlines {
+                let mut seconds = |key: &str, value: f64, low: f64| {
+                    if (low..=HIGHEST).contains(&value) {
+                        return Duration::from_secs_f64(value);
+                    }
+                    faults.push(format!("deadlines.{key}: {value} is not between {low} and {HIGHEST}"));
+                    Duration::ZERO
+                };
+                let deadlines = Deadlines { $($name: seconds(stringify!($key), self.$key, $low),)+ };
+                if self.settle_seconds <= self.call_seconds {
+                    faults.push(format!(
+                        "deadlines.settle_seconds: {} is not above call_seconds ({}): a request whose reply was lost may land that late",
+                        self.settle_seconds, self.call_seconds
+                    ));
+                }
+                deadlines
+            }
+        }
+
+        /// Key, default in seconds, reason: what docs/configuration.md has to say of each.
+        #[cfg(test)]
+        const TABLE: &[(&str, f64, &str)] = &[$((stringify!($key), $default, concat!($($why),+)),)+];
+    };
+}
+
+deadlines! {
+    /// A SOAP call without a task.
+    call, call_seconds = 60.0, at least 0.01;
+    /// A reconfigure task. Vendors report one to two minutes for attach and detach of a busy VM.
+    reconfigure, reconfigure_seconds = 600.0, at least 0.01;
+    /// A snapshot task; quiescing may take minutes.
+    snapshot, snapshot_seconds = 1800.0, at least 0.01;
+    /// Attached disk until it is proven in the guest.
+    discover, discover_seconds = 60.0, at least 0.01;
+    /// Silence after which the controller is rescanned for an event that was lost.
+    rescan, rescan_seconds = 5.0, at least 0.01;
+    /// Pause before an absence is believed for something that was never confirmed. Longer than `call`: a request whose
+    /// reply was lost may reach vCenter as late as that.
+    settle, settle_seconds = 75.0, at least 0.01;
+    /// How long an intent that was retired unconfirmed is looked for again: what lands that late is still given back.
+    late, late_seconds = 3600.0, at least 0.0;
+    /// Between two such looks.
+    sweep, sweep_seconds = 30.0, at least 0.01;
+    /// First pause of the settler after a pass that left something open, doubled up to `retry_last`.
+    retry_first, retry_first_seconds = 0.25, at least 0.001;
+    /// Longest pause of the settler between two passes.
+    retry_last, retry_last_seconds = 30.0, at least 0.001;
+    /// How long a request waits for its clean-up before it answers OWED. The clean-up itself never ends unproven.
+    cleanup, cleanup_seconds = 120.0, at least 0.01;
+    /// How long the deletion of a SCSI device may take; then the disk is detached all the same.
+    delete, delete_seconds = 40.0, at least 0.01;
+    /// How long reading the guest's devices may take: a kernel that hangs must not hold the proxy's gate for ever.
+    guest, guest_seconds = 60.0, at least 0.01;
+    /// How long the removal of our snapshot waits for another VM that holds a file of its VM, or for a younger snapshot
+    /// of somebody else, before that is an alarm; it goes on waiting for a holder.
+    holder, holder_seconds = 3600.0, at least 0.0;
+    /// How long a VM may stay in need of consolidation after our removal before it is consolidated once.
+    consolidate, consolidate_seconds = 60.0, at least 0.0;
+    /// How long a start waits when all that an earlier run left needs a person, before it serves the rest.
+    doubt, doubt_seconds = 600.0, at least 0.0;
+    /// How long SIGTERM waits for everything to be detached.
+    drain, drain_seconds = 240.0, at least 0.01;
+    /// Pause between two tries to reach vCenter while starting; up to twelve times that while something is owed.
+    reconnect, reconnect_seconds = 5.0, at least 0.01;
+    /// Pause after a refused login: vCenter locks an account after five failures within three minutes.
+    login, login_seconds = 90.0, at least 0.01;
+    /// Between two signs of life to vCenter, whose idle limit is 30 minutes by default.
+    keep_alive, keep_alive_seconds = 300.0, at least 0.01;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_decimals_are_taken() {
+        let mut faults = Vec::new();
+        let deadlines = RawDeadlines::default().check(&mut faults);
+        assert_eq!((deadlines.settle, faults.len()), (Duration::from_secs(75), 0), "{faults:?}");
+        let scaled: RawDeadlines = toml::from_str("call_seconds = 1.2\nsettle_seconds = 1.5").unwrap();
+        assert_eq!(scaled.check(&mut faults).settle, Duration::from_millis(1500));
+        assert!(faults.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused() {
+        for text in ["call_seconds = nan", "call_seconds = inf", "call_seconds = -1", "call_seconds = 0"] {
+            let raw: RawDeadlines = toml::from_str(text).unwrap();
+            let mut faults = Vec::new();
+            raw.check(&mut faults);
+            assert!(faults.iter().any(|fault| fault.contains("call_seconds")), "{text}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn the_document_names_each_with_its_default() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+        let document = std::fs::read_to_string(path).unwrap();
+        for (key, default, why) in TABLE {
+            assert!(!why.is_empty());
+            assert!(document.contains(&format!("| `{key}` | {default} |")), "{key} = {default} is not in the table");
+        }
+    }
+}

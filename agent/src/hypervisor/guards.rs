@@ -1,0 +1,33 @@
+//! Disabling and enabling methods of a VM over hotadd-vsphere. Source: AuthorizationManager.DisableMethods of the internal
+//! namespace (urn:internalvim25), as VDDK's PrepareForAccess uses it.
+use hotadd_vsphere as vim;
+use vim::FaultKind;
+
+use super::{
+    Guarding,
+    convert::{error, vm_ref},
+    vsphere::Vsphere,
+};
+use crate::{error::Result, id::TargetId};
+
+impl Vsphere {
+    pub(super) async fn guard(&self, vm: &TargetId, methods: &[&str], source: &str, why: &str) -> Guarding {
+        match self.client.disable_methods(&vm_ref(&vm.moref), methods, why, source).await {
+            Ok(()) => Guarding::Disabled,
+            Err(e) => match e.fault().map(|fault| &fault.kind) {
+                Some(FaultKind::MethodAlreadyDisabledFault) => Guarding::Others(error(e)),
+                Some(_) => Guarding::Refused(error(e)),
+                None => Guarding::Unknown(error(e)),
+            },
+        }
+    }
+
+    pub(super) async fn unguard(&self, vm: &TargetId, methods: &[String], source: &str) -> Result<()> {
+        let methods: Vec<&str> = methods.iter().map(String::as_str).collect();
+        match self.client.enable_methods(&vm_ref(&vm.moref), &methods, source).await {
+            // A VM that is gone has no methods.
+            Err(e) if e.is_not_found() => Ok(()),
+            other => other.map_err(error),
+        }
+    }
+}
