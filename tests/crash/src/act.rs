@@ -14,8 +14,14 @@ use crate::{
 };
 
 /// Calls that change something in vSphere.
-const MUTATIONS: [&str; 4] =
-    ["ReconfigVM_Task", "CreateSnapshot_Task", "CreateSnapshotEx_Task", "RemoveSnapshot_Task"];
+const MUTATIONS: [&str; 6] = [
+    "ReconfigVM_Task",
+    "CreateSnapshot_Task",
+    "CreateSnapshotEx_Task",
+    "RemoveSnapshot_Task",
+    "DisableMethods",
+    "EnableMethods",
+];
 /// Faults that tasks of these methods end with in life.
 const TASK_FAULTS: [&str; 5] = ["GenericVmConfigFault", "FileLocked", "SystemError", "InvalidState", "NoDiskSpace"];
 const CALL_FAULTS: [&str; 5] = ["SystemError", "HostNotConnected", "TaskInProgress", "NoPermission", "RuntimeFault"];
@@ -68,9 +74,10 @@ pub async fn perform(lab: &mut Lab, act: &Act, client: Option<&Controller>, rela
             let ms = scale.millis(75.0) * (20 + v % 60) / 100;
             cue_next(lab, act, json!({"kind": "late_land", "ms": ms})).await
         }
-        Fault::LateLandFenced => {
+        Fault::LateLandBeyond => {
             let ms = scale.millis(75.0) * (110 + v % 200) / 100;
-            cue_next(lab, act, json!({"kind": "late_land", "ms": ms, "fenced": true})).await
+            // Whether a real vCenter refuses such a call is not known: both are played.
+            cue_next(lab, act, json!({"kind": "late_land", "ms": ms, "fenced": v.is_multiple_of(2)})).await
         }
         Fault::SlowTask => cue_next(lab, act, json!({"kind": "delay_ms", "ms": 300 + v % 900})).await,
         Fault::TaskFault => {
@@ -120,7 +127,7 @@ async fn cue_next(lab: &mut Lab, act: &Act, spec: Value) -> Result<Done> {
     let methods: &[&str] = match (act.step, act.timing) {
         (Step::Snapshot, Timing::Before) => &MUTATIONS[1..3],
         (Step::AttachSubmit | Step::DetachSubmit, Timing::Before) => &MUTATIONS[..1],
-        (Step::RemoveSnapshot, Timing::Before) => &MUTATIONS[3..],
+        (Step::RemoveSnapshot, Timing::Before) => &MUTATIONS[3..4],
         _ => &MUTATIONS,
     };
     for method in methods {
@@ -266,8 +273,8 @@ async fn operator(lab: &mut Lab, call: &str, vm: &str) -> Result<Done> {
         "datastore": if there { "ds1" } else { "ds2" }});
     let fault = until_not_busy(lab, request).await?;
     if call == "CreateSnapshot" && vm == TARGET {
-        let theirs = lab.snapshots().await?.into_iter().filter(|(_, name)| !name.starts_with("hotadd-agent "));
-        lab.foreign.snapshots.extend(theirs.map(|(id, _)| id).collect::<Vec<_>>());
+        let theirs = lab.snapshots().await?.into_iter().filter(|(_, name)| name == "an operator's copy");
+        lab.foreign.passing.extend(theirs.map(|(id, _)| id).collect::<Vec<_>>());
     }
     Ok(Done::note(format!("{call} on {vm}: {fault}")))
 }

@@ -34,6 +34,15 @@ pub async fn mend(lab: &mut Lab) -> Result<()> {
     lab.call(json!({"cmd": "suppress_events", "on": false})).await?;
     // Simulators that know no maintenance have none to end.
     lab.control.call(json!({"cmd": "host", "name": HOST, "entering": false, "block": null})).await.ok();
+    // An operator takes his own snapshot away; that it was there is for the judge to have seen.
+    let there: Vec<String> = lab.snapshots().await?.into_iter().map(|(id, _)| id).collect();
+    for id in std::mem::take(&mut lab.foreign.passing) {
+        if there.contains(&id) {
+            remove_snapshot(lab, TARGET, &id).await?;
+        } else {
+            lab.foreign.vanished.push(id);
+        }
+    }
     for (vm, path) in std::mem::take(&mut lab.foreign.held) {
         lab.call(json!({"cmd": "detach_foreign", "vm": vm, "path": path})).await?;
     }
@@ -83,16 +92,10 @@ async fn owed(lab: &mut Lab) -> Result<Option<String>> {
 }
 
 /// After the judge: what others brought goes again, by their own hands.
-pub async fn clear_foreign(lab: &mut Lab, kept_snapshots: &[String]) -> Result<()> {
+pub async fn clear_foreign(lab: &mut Lab) -> Result<()> {
     let disks: Vec<String> = lab.foreign.disks.iter().map(|(path, _)| path.clone()).collect();
     for path in disks {
         detach_foreign(lab, &path).await?;
-    }
-    let theirs: Vec<String> =
-        lab.foreign.snapshots.iter().filter(|id| !kept_snapshots.contains(id)).cloned().collect();
-    for id in theirs {
-        remove_snapshot(lab, TARGET, &id).await?;
-        lab.foreign.snapshots.remove(&id);
     }
     // What an operator may have made of the proxy, or copied.
     let reply = lab.call(json!({"cmd": "state"})).await?;

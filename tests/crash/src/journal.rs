@@ -49,7 +49,7 @@ pub fn torn_frame() -> Vec<u8> {
 /// Duties that are begun and not retired, by id. Kinds of records that nobody here knows are history.
 #[must_use]
 pub fn fold(records: &[Value]) -> BTreeMap<String, Value> {
-    let mut open = BTreeMap::new();
+    let (mut open, mut late) = (BTreeMap::new(), BTreeMap::new());
     for record in records {
         match record["record"].as_str() {
             Some("began") => {
@@ -61,8 +61,11 @@ pub fn fold(records: &[Value]) -> BTreeMap<String, Value> {
                 }
             }
             Some("retired") => {
-                open.remove(record["duty"].as_str().unwrap_or_default());
+                if let Some((id, duty)) = open.remove_entry(record["duty"].as_str().unwrap_or_default()) {
+                    late.insert(id, duty);
+                }
             }
+            Some("reopened") => open.extend(late.remove_entry(record["duty"].as_str().unwrap_or_default())),
             _ => {}
         }
     }

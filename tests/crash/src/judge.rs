@@ -76,6 +76,9 @@ async fn foreign(lab: &mut Lab, verdict: &mut Verdict) -> Result<()> {
     for id in lab.foreign.snapshots.iter().filter(|id| !snapshots.contains(id)) {
         verdict.foreign.push(format!("the snapshot {id} is gone"));
     }
+    for id in std::mem::take(&mut lab.foreign.vanished) {
+        verdict.foreign.push(format!("an operator's snapshot {id} was gone before he removed it"));
+    }
     let counters = lab.control.counters().await?;
     if counters["file_operation_count"] != 0 {
         verdict.foreign.push(format!("file operations: {}", counters["file_operation_count"]));

@@ -41,8 +41,6 @@ const STATE_BYTES: &str = "8m";
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub scale: Scale,
-    /// The agent takes whole seconds only.
-    pub whole: bool,
     /// Longest settling after a round.
     pub patience: Duration,
     pub log: String,
@@ -54,8 +52,12 @@ pub struct Setup {
 pub struct Foreign {
     /// Disks on the proxy that are not ours: path and key, as their owner left them.
     pub disks: BTreeSet<(String, i32)>,
-    /// Snapshots of the target that are not ours.
+    /// Snapshots of the target that are not ours and stay.
     pub snapshots: BTreeSet<String>,
+    /// Those of a round: their maker removes them at its end, because ours below them waits for that.
+    pub passing: BTreeSet<String>,
+    /// Those that were gone before.
+    pub vanished: Vec<String>,
     /// (VM, path) of files that another product holds.
     pub held: Vec<(String, String)>,
 }
@@ -363,7 +365,7 @@ fn spec(dir: &Path, setup: &Setup) -> Result<Spec> {
     spec.inventory.vms.push(actor);
     spec.inventory.datastores.push(datastore_spec("ds2", dir.join("ds2")));
     spec.inventory.hosts = vec![HostSpec { name: HOST.into(), datastores: None }];
-    spec.agent_toml = setup.scale.agent_toml(setup.whole);
+    spec.agent_toml = setup.scale.agent_toml();
     spec.log.clone_from(&setup.log);
     Ok(spec)
 }

@@ -114,7 +114,7 @@ fn run(mut args: Args) -> Result<bool> {
     let verbose = args.replay.is_some();
     let log = if verbose { "info,hotadd_agent=debug,hotadd_vsphere=debug" } else { "info" };
     let scale = Scale(args.scale);
-    let setup = Setup { scale, whole: true, patience: Duration::from_secs(args.patience), log: log.into(), root: root.clone() };
+    let setup = Setup { scale, patience: Duration::from_secs(args.patience), log: log.into(), root: root.clone() };
     let campaign = Arc::new(Campaign {
         setup,
         seed: args.seed,

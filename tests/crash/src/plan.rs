@@ -74,8 +74,8 @@ pub enum Fault {
     LostReply,
     /// The connection is closed, the call is executed later, within the settle wait.
     LateLand,
-    /// The same, later than the settle wait; a call of an ended vCenter session fails (what a fence relies on).
-    LateLandFenced,
+    /// The same, later than the settle wait; half of the time a call of an ended vCenter session fails.
+    LateLandBeyond,
     SlowTask,
     TaskFault,
     CallFault,
@@ -120,7 +120,7 @@ pub const FAULTS: [Fault; 27] = [
     Fault::JournalTorn,
     Fault::LostReply,
     Fault::LateLand,
-    Fault::LateLandFenced,
+    Fault::LateLandBeyond,
     Fault::SlowTask,
     Fault::TaskFault,
     Fault::CallFault,

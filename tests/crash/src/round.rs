@@ -41,7 +41,6 @@ pub struct Report {
 /// Runs it. Whatever goes wrong is in the report: a campaign goes on.
 pub async fn run(lab: &mut Lab, round: &Round) -> Report {
     let mut report = Report::default();
-    let kept: Vec<String> = lab.foreign.snapshots.iter().cloned().collect();
     let mut outcome = None;
     if let Err(error) = play(lab, round, &mut report, &mut outcome).await {
         report.verdict.other.push(format!("the round could not be played: {error:#}"));
@@ -55,7 +54,7 @@ pub async fn run(lab: &mut Lab, round: &Round) -> Report {
         Err(error) => report.verdict.other.push(format!("{error:#}")),
     }
     let seen = judge(lab, outcome.as_ref(), &mut report.verdict).await;
-    let mut cleared = seen.and(heal::clear_foreign(lab, &kept).await);
+    let mut cleared = seen.and(heal::clear_foreign(lab).await);
     if cleared.is_ok() {
         cleared = chains(lab, &mut report.verdict).await;
     }
