@@ -8,10 +8,10 @@
 //!
 //! ```text
 //! journal.begin ▶ DisableMethods ─ done ▶ journal.confirm ▶ held ──dropped──▶ settler
-//!                     ├ refused, or others hold it ▶ settler, then policy: warn and go on │ refuse
+//!                     ├ refused ▶ retire, then policy: warn and go on │ refuse
 //!                     └ unknown ▶ settler, then policy
 //! ```
-use super::{ProxyVm, Settler, begin};
+use super::{ProxyVm, Settled, Settler, begin, now};
 use crate::{
     config::GuardPolicy,
     error::{Error, Result},
@@ -71,10 +71,14 @@ pub async fn target(
         return Ok(None);
     }
     let duty = journalled(vm, session, target, TARGET).await?;
-    match disable(vm, &duty, target, TARGET).await {
-        Ok(()) => Ok(Some(HeldGuard { duty: duty.id, settler: settler.clone() })),
-        Err(error) => {
-            let error = not_guarded(vm, settler, &duty, error).await;
+    let held = HeldGuard { duty: duty.id, settler: settler.clone() };
+    match disable(vm, &duty, target, TARGET).await? {
+        Disabled::Yes => Ok(Some(held)),
+        Disabled::No(error) | Disabled::Perhaps(error) => {
+            tracing::warn!(vm = duty.vm_name, reason = error.reason().code, %error, "the target is not guarded");
+            drop(held);
+            let settled = settler.settle(&[duty.id], vm.deadlines.cleanup).await;
+            let error = if matches!(settled, Settled::Done) { error } else { error.owing() };
             if vm.guards == GuardPolicy::Refuse { Err(error) } else { Ok(None) }
         }
     }
@@ -95,13 +99,12 @@ pub(super) async fn proxy(vm: &ProxyVm, settler: &Settler, facts: &TargetFacts) 
     let disabled = disable(vm, &duty, facts, PROXY).await;
     // From here on the settler has it: it waits for the last disk.
     settler.hand_over(duty.id);
-    match disabled {
-        Err(error) if vm.guards == GuardPolicy::Refuse => Err(error),
-        Err(error) => {
-            warn(&duty, &error);
-            Ok(())
+    match disabled? {
+        Disabled::Yes => Ok(()),
+        Disabled::No(error) | Disabled::Perhaps(error) => {
+            tracing::warn!(vm = duty.vm_name, reason = error.reason().code, %error, "the proxy is not guarded");
+            if vm.guards == GuardPolicy::Refuse { Err(error) } else { Ok(()) }
         }
-        Ok(()) => Ok(()),
     }
 }
 
@@ -113,49 +116,55 @@ async fn journalled(vm: &ProxyVm, session: SessionId, target: &TargetFacts, meth
     Ok(duty)
 }
 
-/// All in one call. If another product holds one of them, the rest is disabled one by one.
-async fn disable(vm: &ProxyVm, duty: &Duty, target: &TargetFacts, methods: &[&str]) -> Result<()> {
+/// What is known after the calls.
+enum Disabled {
+    Yes,
+    /// Refused; the duty is retired.
+    No(Error),
+    /// The duty stays for the settler.
+    Perhaps(Error),
+}
+
+/// All in one call; if that is refused, one by one, since another product may hold one of them, or this vCenter may not
+/// know one.
+async fn disable(vm: &ProxyVm, duty: &Duty, target: &TargetFacts, methods: &[&str]) -> Result<Disabled> {
     let (id, source) = (target.id(), vm.source.as_str());
     let why = format!("hotadd-agent duty {}", duty.id);
-    let mut outcome = vm.hypervisor.disable_methods(&id, methods, source, &why).await;
-    if methods.len() > 1 && matches!(outcome, Guarding::Others(_) | Guarding::Refused(_)) {
-        let mut disabled = 0;
+    let mut outcomes = vec![vm.hypervisor.disable_methods(&id, methods, source, &why).await];
+    if methods.len() > 1 && matches!(outcomes[..], [Guarding::Others(_) | Guarding::Refused(_)]) {
+        outcomes.clear();
         for method in methods {
-            match vm.hypervisor.disable_methods(&id, &[method], source, &why).await {
-                Guarding::Disabled => disabled += 1,
-                // Disabled by somebody: nobody can call it now, which is what is wanted; it may end before we do.
-                Guarding::Others(error) => {
-                    tracing::info!(vm = target.name, method, %error, "disabled by another product")
-                }
-                Guarding::Refused(error) => tracing::debug!(vm = target.name, method, %error, "can't be disabled"),
-                unknown @ Guarding::Unknown(_) => {
-                    outcome = unknown;
-                    break;
-                }
+            outcomes.push(vm.hypervisor.disable_methods(&id, &[method], source, &why).await);
+        }
+    }
+    let told = |code: &'static ReasonCode, error: Error| Error::new(code, target.name.clone()).with_source(error);
+    let (mut done, mut perhaps, mut refused) = (false, None, None);
+    for outcome in outcomes {
+        match outcome {
+            Guarding::Disabled => done = true,
+            Guarding::Unknown(error) => perhaps = Some(told(&reason::GUARD_REFUSED, error)),
+            // The call for all may have disabled some before it met theirs: enabling again is harmless and surer.
+            Guarding::Others(error) if !done => perhaps = perhaps.or(Some(told(&reason::GUARD_OTHERS, error))),
+            Guarding::Others(error) => tracing::info!(vm = target.name, %error, "another product disabled a method"),
+            Guarding::Refused(error) => refused = refused.or(Some(told(&reason::GUARD_REFUSED, error))),
+        }
+    }
+    if done && perhaps.as_ref().is_some_and(|error| *error.reason() == reason::GUARD_OTHERS) {
+        perhaps = None;
+    }
+    match (perhaps, refused) {
+        (Some(error), _) => Ok(Disabled::Perhaps(error)),
+        (None, Some(error)) if !done => {
+            let proof = format!("refused by vCenter: {}", error.message());
+            vm.record(vec![Record::Retired { duty: duty.id, at: now(), proof, late_until: None }]).await?;
+            Ok(Disabled::No(error))
+        }
+        (None, refused) => {
+            if let Some(error) = refused {
+                tracing::info!(vm = target.name, %error, "not every method was disabled");
             }
+            vm.record(vec![Record::Confirmed { duty: duty.id, device_key: None, moref: None }]).await?;
+            Ok(Disabled::Yes)
         }
-        if disabled > 0 && !matches!(outcome, Guarding::Unknown(_)) {
-            outcome = Guarding::Disabled;
-        }
     }
-    let refusal = |code: &'static ReasonCode, error: Error| Error::new(code, target.name.clone()).with_source(error);
-    match outcome {
-        Guarding::Disabled => vm.record(vec![Record::Confirmed { duty: duty.id, device_key: None, moref: None }]).await,
-        Guarding::Others(error) => Err(refusal(&reason::GUARD_OTHERS, error)),
-        Guarding::Refused(error) | Guarding::Unknown(error) => Err(refusal(&reason::GUARD_REFUSED, error)),
-    }
-}
-
-/// Gives back whatever of it may have happened.
-async fn not_guarded(vm: &ProxyVm, settler: &Settler, duty: &Duty, error: Error) -> Error {
-    warn(duty, &error);
-    settler.hand_over_refused(duty.id);
-    match settler.settle(&[duty.id], vm.deadlines.cleanup).await {
-        super::Settled::Done => error,
-        super::Settled::Owed(_) => error.owing(),
-    }
-}
-
-fn warn(duty: &Duty, error: &Error) {
-    tracing::warn!(vm = duty.vm_name, reason = error.reason().code, %error, "methods could not be disabled");
 }

@@ -25,9 +25,13 @@ impl Vsphere {
     pub(super) async fn unguard(&self, vm: &TargetId, methods: &[String], source: &str) -> Result<()> {
         let methods: Vec<&str> = methods.iter().map(String::as_str).collect();
         match self.client.enable_methods(&vm_ref(&vm.moref), &methods, source).await {
-            // A VM that is gone has no methods.
-            Err(e) if e.is_not_found() => Ok(()),
+            // A VM that is gone has no methods, and a server without this call has disabled none.
+            Err(e) if e.is_not_found() || is_unknown(&e) => Ok(()),
             other => other.map_err(error),
         }
     }
+}
+
+fn is_unknown(e: &vim::Error) -> bool {
+    matches!(e.fault().map(|fault| &fault.kind), Some(FaultKind::MethodNotFound | FaultKind::NotImplemented))
 }
