@@ -154,14 +154,16 @@ async fn call_fault(lab: &mut Lab, v: u64) -> Result<Done> {
 async fn foreign_actor(lab: &mut Lab, v: u64) -> Result<Done> {
     let mode = if v.is_multiple_of(2) { "independent_nonpersistent" } else { "independent_persistent" };
     let paths = actor_disks(lab).await?;
-    let mut done = 0;
+    let mut attached = Vec::new();
     for path in &paths {
-        done += u32::from(attach_foreign(lab, path, mode).await?);
+        if attach_foreign(lab, path, mode).await? {
+            attached.push(path);
+        }
     }
-    if let Some(first) = paths.first() {
+    if let Some(first) = attached.first() {
         detach_foreign(lab, first).await?;
     }
-    Ok(Done::note(format!("{done} disks attached by another program, {mode}")))
+    Ok(Done::note(format!("{} disks attached by another program, {mode}", attached.len())))
 }
 
 async fn actor_disks(lab: &mut Lab) -> Result<Vec<String>> {

@@ -29,6 +29,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Parser;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::{
     lab::{Lab, Setup},
     plan::Round,
@@ -128,6 +130,7 @@ fn run(mut args: Args) -> Result<bool> {
     let start = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
+        tokio::spawn(end_early(Arc::clone(&campaign)));
         let workers: Vec<_> =
             (0..args.jobs.max(1)).map(|n| tokio::spawn(worker(Arc::clone(&campaign), n))).collect();
         for worker in workers {
@@ -142,6 +145,19 @@ fn run(mut args: Args) -> Result<bool> {
     eprintln!("{}", tally.times());
     println!("{}", tally.line(args.scale, args.seed, start.elapsed()));
     Ok(tally.is_clean(args.rounds))
+}
+
+/// SIGINT and SIGTERM let the rounds that run come to their end, so that no process or loop device stays.
+async fn end_early(campaign: Arc<Campaign>) {
+    let (Ok(mut term), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    eprintln!("ending after the rounds that run");
+    campaign.left.store(0, Ordering::Relaxed);
 }
 
 async fn worker(campaign: Arc<Campaign>, worker: u64) {
