@@ -11,6 +11,11 @@ from pyVmomi import VmomiSupport as V
 
 XSI = "{http://www.w3.org/2001/XMLSchema-instance}type"
 VIM = "urn:vim25"
+INTERNAL = "urn:internalvim25"
+# The calls of the internal interface that may be sent, by name: elements in order; nested ones in brackets, * is a list,
+# ? is optional. As in govmomi's authorization_manager_internal.go; nothing else is accepted in that namespace.
+CALLS = {"DisableMethods": [("_this", None), ("entity*", None), ("method*", ["method", "reasonId"]), ("sourceId", None), ("sessionScope?", None)],
+         "EnableMethods": [("_this", None), ("entity*", None), ("method*", None), ("sourceId", None)]}
 ENVELOPES = ("http://schemas.xmlsoap.org/soap/envelope/",)
 SCALARS = {"int": r"-?\d+", "short": r"-?\d+", "byte": r"-?\d+", "long": r"-?\d+", "boolean": "true|false|0|1",
            "dateTime": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?", "double": ".+", "float": ".+", "base64Binary": ".*"}
@@ -39,7 +44,7 @@ class Checker:
 
     def local(self, e, place):
         ns, _, tag = e.tag.rpartition("}")
-        if ns.lstrip("{") not in (VIM, "urn:internalvim25"): self.finding(place, f"element {tag} is in namespace '{ns[1:]}'")
+        if ns.lstrip("{") != VIM: self.finding(place, f"element {tag} is in namespace '{ns[1:]}'")
         return tag
 
     def xsi(self, e, place):
@@ -132,8 +137,13 @@ class Checker:
         if body is None or len(body) != 1: return self.finding("/", "no single element in the Body")
         e = body[0]
         if e.tag.endswith("}Fault"): return self.fault(e)
+        name = e.tag.rpartition("}")[2]
+        if name in CALLS: return self.internal(e, name)
+        if name.endswith("Response") and name[:-8] in CALLS:
+            # The answer comes in the public namespace and says nothing.
+            if e.tag != "{%s}%s" % (VIM, name) or len(e): self.finding(name, "not an empty answer in " + VIM)
+            return None
         tag = self.local(e, "/")
-        if tag.startswith("DisableMethods") or tag.startswith("EnableMethods"): return           # urn:internalvim25, in no public table
         response = tag.endswith("Response")
         name = tag[:-8] if response else tag
         if name == "Fetch": return self.fetch(e, response)
@@ -154,6 +164,23 @@ class Checker:
             else: self.moref(this, V.ManagedObject, f"{tag}/_this")
             if len(e) and e[0] is not this: self.finding(tag, "_this is not first")
             self.sequence([k for k in e if k is not this], list(info.params), tag)
+
+    def internal(self, e, name):
+        """A call of the internal interface against CALLS: namespace, names, order, count; references by their type."""
+        for k in e.iter():
+            if not k.tag.startswith("{%s}" % INTERNAL): self.finding(name, f"{k.tag} is not in {INTERNAL}")
+        kids = [k.tag.rpartition("}")[2] for k in e]
+        at = 0
+        for entry, nested in CALLS[name]:
+            want, many, optional = entry.rstrip("*?"), entry.endswith("*"), entry.endswith("?")
+            found = 0
+            while at < len(kids) and kids[at] == want and (many or not found):
+                k = e[at]
+                if want in ("_this", "entity"): self.moref(k, V.ManagedObject, f"{name}/{want}")
+                elif [x.tag.rpartition("}")[2] for x in k] != (nested or []): self.finding(f"{name}/{want}", "unexpected content")
+                at, found = at + 1, found + 1
+            if not found and not optional: self.finding(name, f"required element {want} is missing or out of order")
+        if at < len(kids): self.finding(name, f"unexpected element {kids[at]}")
 
     def method(self, name, this):
         """A request says by _this whose method it is; an answer only names it (Destroy of several kinds is one method)."""
@@ -186,17 +213,38 @@ BAD = {
 }
 
 
+# The same for the internal calls: (namespace, method, arguments).
+MANAGER = ("AuthorizationManager", "AuthorizationManager")
+ENTITY = '<entity type="VirtualMachine">vm-1</entity>'
+ONE = "<method><method>a</method><reasonId>b</reasonId></method>"
+BAD_INTERNAL = {
+    "internal call in the public namespace": (VIM, "DisableMethods", ENTITY + ONE + "<sourceId>s</sourceId>"),
+    "public call in the internal namespace": (INTERNAL, "HasPrivilegeOnEntities", ""),
+    "internal order": (INTERNAL, "DisableMethods", ONE + ENTITY + "<sourceId>s</sourceId>"),
+    "internal missing element": (INTERNAL, "EnableMethods", ENTITY + "<method>a</method>"),
+    "internal content": (INTERNAL, "EnableMethods", ENTITY + ONE + "<sourceId>s</sourceId>"),
+    "internal unknown element": (INTERNAL, "EnableMethods", ENTITY + "<method>a</method><sourceId>s</sourceId><more>1</more>"),
+    "internal look-alike": (INTERNAL, "EnableMethodsNow", ENTITY),
+}
+GOOD_INTERNAL = {
+    "disable": (INTERNAL, "DisableMethods", ENTITY + ONE + ONE + "<sourceId>s</sourceId><sessionScope>true</sessionScope>"),
+    "enable": (INTERNAL, "EnableMethods", ENTITY + ENTITY + "<method>a</method><sourceId>s</sourceId>"),
+}
+
+
 def self_test():
     """The checker must be able to find each kind of mistake, and nothing in a good request."""
-    wrap = '<s:Envelope xmlns:s="%s" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><s:Body><%s xmlns="urn:vim25"><_this type="%s">%s</_this>%s</%s></s:Body></s:Envelope>'
+    wrap = '<s:Envelope xmlns:s="%s" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><s:Body><%s xmlns="%s"><_this type="%s">%s</_this>%s</%s></s:Body></s:Envelope>'
     blind = []
-    for what, (ty, ident, method, args) in {"nothing": ("VirtualMachine", "vm-1", "PowerOnVM_Task", ""), **BAD}.items():
+    cases = {what: (VIM, *case) for what, case in {"nothing": ("VirtualMachine", "vm-1", "PowerOnVM_Task", ""), **BAD}.items()}
+    cases.update({what: (ns, *MANAGER, *case) for what, (ns, *case) in {**GOOD_INTERNAL, **BAD_INTERNAL}.items()})
+    for what, (ns, ty, ident, method, args) in cases.items():
         counts["findings"] = 0
-        Checker(f"self-test {what}", "6.7", quiet=True).document(ET.fromstring(wrap % (ENVELOPES[0], method, ty, ident, args, method)))
-        if (counts["findings"] > 0) != (what in BAD): blind.append(what)
+        Checker(f"self-test {what}", "6.7", quiet=True).document(ET.fromstring(wrap % (ENVELOPES[0], method, ns, ty, ident, args, method)))
+        if (counts["findings"] > 0) != (what in BAD or what in BAD_INTERNAL): blind.append(what)
     counts.update(elements=0, findings=0); reported.clear()
     if blind: raise SystemExit(f"check_types.py is blind to: {', '.join(blind)}")
-    print(f"self-test: {len(BAD)} kinds of mistakes found")
+    print(f"self-test: {len(BAD) + len(BAD_INTERNAL)} kinds of mistakes found")
 
 
 def main():

@@ -18,8 +18,9 @@ MANAGED = {
     "ExtensibleManagedObject": [],
     "ManagedEntity": ["Destroy_Task"],
     "VirtualMachine": ["ReconfigVM_Task", "CreateSnapshot_Task", "CreateSnapshotEx_Task", "RemoveAllSnapshots_Task",
-                       "ConsolidateVMDisks_Task", "PowerOnVM_Task", "PowerOffVM_Task"],
-    "VirtualMachineSnapshot": ["RemoveSnapshot_Task"],
+                       "ConsolidateVMDisks_Task", "PowerOnVM_Task", "PowerOffVM_Task", "RelocateVM_Task", "MigrateVM_Task",
+                       "CloneVM_Task", "RevertToCurrentSnapshot_Task", "UnregisterVM", "MarkAsTemplate"],
+    "VirtualMachineSnapshot": ["RemoveSnapshot_Task", "RevertToSnapshot_Task"],
     "Task": ["CancelTask"],
     "TaskManager": [],
     "AuthorizationManager": ["HasPrivilegeOnEntities"],
@@ -36,6 +37,7 @@ VirtualMachineStorageSummary VirtualMachineGuestSummary VirtualMachineQuickStats
 VirtualMachineSnapshotInfo VirtualMachineSnapshotTree VirtualMachineGuestQuiesceSpec
 VirtualMachineWindowsQuiesceSpec VirtualMachineStorageInfo VirtualMachineUsageOnDatastore
 VirtualMachineFileLayoutEx VirtualMachineFileLayoutExFileInfo VirtualMachineFileLayoutExDiskLayout VirtualMachineFileLayoutExDiskUnit
+VirtualMachineFileLayoutExSnapshotLayout VirtualMachineRelocateSpec VirtualMachineRelocateSpecDiskLocator VirtualMachineCloneSpec
  VirtualMachineDeviceRuntimeInfo ResourceAllocationInfo SharesInfo ResourceConfigSpec EnvironmentBrowser
 VirtualDevice VirtualDeviceConfigSpec VirtualDeviceConnectInfo VirtualDeviceBusSlotInfo VirtualDevicePciBusSlotInfo
 VirtualController VirtualSCSIController ParaVirtualSCSIController VirtualLsiLogicController VirtualLsiLogicSASController
@@ -68,10 +70,25 @@ MissingController DeviceNotFound TooManyDevices DeviceNotSupported VirtualHardwa
 DiskNotSupported DeviceControllerNotSupported RDMNotSupported EncryptionKeyRequired
 SnapshotFault FilesystemQuiesceFault ApplicationQuiesceFault SnapshotIncompatibleDeviceInVm SnapshotDisabled SnapshotLocked
 MultipleSnapshotsNotSupported TooManySnapshotLevels MemorySnapshotOnIndependentDisk ToolsUnavailable
-InsufficientResourcesFault NotEnoughLicenses MethodDisabled QuestionPending HostConfigFault
+InsufficientResourcesFault NotEnoughLicenses MethodDisabled MethodAlreadyDisabledFault QuestionPending HostConfigFault
 CannotAccessVmComponent CannotAccessVmDevice CannotAccessVmDisk MigrationFault VmFaultToleranceIssue
 NoCompatibleHost DisallowedDiskModeChange OperationNotSupportedByGuest OperationDisallowedOnHost
 """.split()
+
+# Not in the public interface, so not in pyvmomi: names and order as in govmomi (object/authorization_manager_internal.go).
+INTERNAL = """O AuthorizationManager
+M DisableMethods - 0
+ entity ref:ManagedEntity[] r 0
+ method DisabledMethodRequest[] r 0
+ sourceId string r 0
+ sessionScope boolean o 0
+M EnableMethods - 0
+ entity ref:ManagedEntity[] r 0
+ method string[] r 0
+ sourceId string r 0
+D DisabledMethodRequest DynamicData 0
+ method string r 0
+ reasonId string r 0""".splitlines()
 
 NS = "urn:vim25"
 known, enums, lines = set(), set(), []
@@ -118,7 +135,9 @@ def managed(n, methods):
 for n in DATA:
     try: data(V.GetWsdlType(NS, n))
     except KeyError: lines.append("# absent: " + n)
-for n, ms in MANAGED.items(): managed(n, ms)
+for n, ms in MANAGED.items():
+    managed(n, ms)
+    if INTERNAL[0] == "O " + n: lines.extend(INTERNAL[1:])
 for t in sorted(enums, key=lambda t: V.GetWsdlName(t)):
     lines.append("E %s %s" % (V.GetWsdlName(t), " ".join(str(getattr(v, "name", v)) if not isinstance(v, str) else str(v) for v in t.values)))
 ids = sorted({i for v, i in V.versionIdMap.items() if v.startswith("vim.version") and i and i[0].isdigit() and "u" not in i}, key=lambda s: [int(x) for x in s.split(".")])

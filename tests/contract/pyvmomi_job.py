@@ -107,6 +107,74 @@ def read_everything(si, sim):
     check("unset property reads as None", next(v for v in content.rootFolder.childEntity[0].vmFolder.childEntity if v.name == "proxy").snapshot is None)
 
 
+def layout_and_revert(si, target):
+    snap = wait(si, target.CreateSnapshot_Task(name="one", memory=False, quiesce=False))
+    files = {f.name: f for f in target.layoutEx.file}
+    delta = disks(target)[0].backing.fileName.replace(".vmdk", "-delta.vmdk")
+    check("layoutEx lists the delta with its size", delta in files and files[delta].type == "diskExtent" and files[delta].size == 0)
+    keys = {f.key for f in target.layoutEx.file}
+    chains = [k for d in target.layoutEx.disk for u in d.chain for k in u.fileKey]
+    check("layoutEx chains name files of the list", chains and set(chains) <= keys and target.layoutEx.snapshot[0].key == snap)
+    check("snapshotDirectory is told", target.config.files.snapshotDirectory.startswith("[ds1] "))
+    later = wait(si, target.CreateSnapshot_Task(name="two", memory=False, quiesce=False))
+    wait(si, snap.RevertToSnapshot_Task())
+    check("after a revert the snapshot is current and the later one is still there",
+          target.snapshot.currentSnapshot == snap and target.snapshot.rootSnapshotList[0].childSnapshotList[0].snapshot == later)
+    wait(si, target.RevertToCurrentSnapshot_Task())
+    wait(si, target.RemoveAllSnapshots_Task())
+    check("and all are removed", target.snapshot is None and all(d.backing.parent is None for d in disks(target)))
+
+
+def operators(si, sim, proxy, target):
+    sim.control("disable_method", vm="old", method="RelocateVM_Task", source="another product")
+    old = next(v for v in proxy.parent.childEntity if v.name == "old")
+    check("disabledMethod names it", list(old.disabledMethod) == ["RelocateVM_Task"])
+    spec = vim.vm.RelocateSpec(datastore=old.datastore[0])
+    e = raises("a disabled method is MethodDisabled", vim.fault.MethodDisabled, lambda: wait(si, old.RelocateVM_Task(spec)))
+    check("it names who disabled it", e is not None and e.source == "another product")
+    sim.control("disable_method", vm="old", method="RelocateVM_Task", source="another product", on=False)
+    wait(si, old.RelocateVM_Task(spec, vim.VirtualMachine.MovePriority.defaultPriority))
+    raises("Destroy of a running VM is InvalidPowerState", vim.fault.InvalidPowerState, lambda: wait(si, old.Destroy_Task()))
+    raises("so is UnregisterVM", vim.fault.InvalidPowerState, lambda: old.UnregisterVM())
+    raises("and MarkAsTemplate", vim.fault.InvalidPowerState, lambda: old.MarkAsTemplate())
+    before = old.runtime.host
+    task = old.MigrateVM_Task(priority="defaultPriority")
+    wait(si, task)
+    check("a migration changes the host", old.runtime.host != before and task.info.descriptionId == "VirtualMachine.migrate")
+    twin = wait(si, old.CloneVM_Task(old.parent, "twin", vim.vm.CloneSpec(location=vim.vm.RelocateSpec(), template=False, powerOn=False)))
+    check("the clone has files of its own", twin.name == "twin" and disks(twin)[0].backing.fileName == "[ds1] twin/old.vmdk")
+    twin.MarkAsTemplate()
+    check("it is a template now", twin.config.template)
+    twin.UnregisterVM()
+    raises("and then it is gone", vmodl.fault.ManagedObjectNotFound, lambda: twin.name)
+
+
+def hosts(si, sim, proxy):
+    host = proxy.runtime.host
+    sim.control("host", name=host.name, entering=True)
+    tasks = [t.info for t in host.recentTask]
+    check("entering is a running task of the host, not the flag",
+          any(t.descriptionId == "HostSystem.enterMaintenanceMode" and t.state == "running" and t.entity == host for t in tasks) and not host.runtime.inMaintenanceMode)
+    sim.control("host", name=host.name, block="InvalidState")
+    raises("what the host blocks is refused", vim.fault.InvalidState, lambda: proxy.ReconfigVM_Task(vim.vm.ConfigSpec()))
+    sim.control("host", name=host.name, in_maintenance=True, quarantine=True, standby="entering", block=None)
+    r = host.runtime
+    check("flags of the host", r.inMaintenanceMode and r.inQuarantineMode and r.standbyMode == "entering" and r.powerState == "poweredOn")
+    sim.control("host", name=host.name, in_maintenance=False, quarantine=False, standby="none")
+    check("the task has ended", all(t.info.state == "success" for t in host.recentTask))
+
+
+def fence(si, sim):
+    other = connect(sim)
+    key = other.content.sessionManager.currentSession.key
+    check("sessions are listed by key", key in [s.key for s in si.content.sessionManager.sessionList])
+    si.content.sessionManager.TerminateSession([key])
+    raises("a terminated session is NotAuthenticated", vim.fault.NotAuthenticated, lambda: other.content.rootFolder.childEntity)
+    raises("terminating it again is NotFound", vim.fault.NotFound, lambda: si.content.sessionManager.TerminateSession([key]))
+    own = si.content.sessionManager.currentSession.key
+    raises("the own session is InvalidArgument", vmodl.fault.InvalidArgument, lambda: si.content.sessionManager.TerminateSession([own]))
+
+
 def job(sim, api):
     raises("wrong password is InvalidLogin", vim.fault.InvalidLogin, lambda: connect(sim, "wrong"))
     si = connect(sim)
@@ -152,8 +220,13 @@ def job(sim, api):
     raises("missing controller is InvalidController", vim.fault.InvalidController, lambda: wait(si, proxy.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[add_spec("[ds1] old/old.vmdk", 4711, 6, -1)]))))
     check("recentTask lists the proxy's tasks", len(proxy.recentTask) >= 3)
 
+    sim.control("set_removal_fails", on=True)
     raises("removing the snapshot while a disk is attached fails", vim.fault.FileLocked, lambda: wait(si, snap.RemoveSnapshot_Task(removeChildren=False)))
     check("consolidation is needed then", target.runtime.consolidationNeeded and target.snapshot is None)
+    sim.control("set_removal_fails", on=False)
+    raises("consolidating too", vim.fault.FileLocked, lambda: wait(si, target.ConsolidateVMDisks_Task()))
+    holders = {v.name for d in target.datastore for v in d.vm}
+    check("Datastore.vm tells the holder", "proxy" in holders)
     removes = [vim.vm.device.VirtualDeviceSpec(operation="remove", device=d) for d in added]
     wait(si, proxy.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=removes)))
     check("both are gone", len(disks(proxy)) == 2)
@@ -164,6 +237,11 @@ def job(sim, api):
     wait(si, snap.RemoveSnapshot_Task(removeChildren=False))
     check("a snapshot nobody holds is removed", target.snapshot is None and {d.key: d.backing.fileName for d in disks(target)} == before)
     raises("a removed snapshot is ManagedObjectNotFound", vmodl.fault.ManagedObjectNotFound, lambda: snap.config)
+
+    layout_and_revert(si, target)
+    operators(si, sim, proxy, target)
+    hosts(si, sim, proxy)
+    fence(si, sim)
 
     sim.control("set_privileges", privileges=["System.Read"])
     e = raises("a missing privilege is NoPermission", vim.fault.NoPermission, lambda: proxy.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[add_spec(first, ctl[0].key, 6, -1)])))

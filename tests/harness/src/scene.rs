@@ -158,6 +158,7 @@ pub fn vm(name: &str, disks: Vec<DiskSpec>) -> VmSpec {
         uuid: Some(stable_uuid("42", name)),
         instance_uuid: Some(stable_uuid("50", name)),
         macs: Vec::new(),
+        working_dir: None,
         template: false,
         extra_config: std::collections::BTreeMap::default(),
         tools: true,

@@ -15,8 +15,9 @@ pub(crate) enum CueKind {
     DropReply,
     /// The task starts this late.
     DelayMs(u64),
-    /// Connection closed without an answer; executed this much later.
-    LateLand(u64),
+    /// Connection closed without an answer; executed this much later. With `Some(true)` only while its session lives,
+    /// with `Some(false)` whatever became of it, with `None` as the switch `set_fence` says then.
+    LateLand(u64, Option<bool>),
     /// Never answered; the connection stays open.
     Hang,
     Http500,
@@ -49,7 +50,7 @@ impl Cue {
             "task_fault" => CueKind::TaskFault(name()?, v["fields"].clone()),
             "drop_reply" => CueKind::DropReply,
             "delay_ms" => CueKind::DelayMs(num("ms", 1000)),
-            "late_land" => CueKind::LateLand(num("ms", 1000)),
+            "late_land" => CueKind::LateLand(num("ms", 1000), v["fenced"].as_bool()),
             "hang" => CueKind::Hang,
             "http_500" => CueKind::Http500,
             "bad_xml" => CueKind::BadXml,

@@ -148,6 +148,9 @@ pub struct VmSpec {
     pub instance_uuid: Option<String>,
     #[serde(default)]
     pub macs: Vec<String>,
+    /// Folder `[ds] x/` that gets new deltas instead of their parents' (workingDir with snapshot.redoNotWithParent).
+    #[serde(default)]
+    pub working_dir: Option<String>,
     #[serde(default)]
     pub template: bool,
     #[serde(default)]

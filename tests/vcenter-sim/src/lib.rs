@@ -12,6 +12,7 @@ mod cue;
 mod fault;
 pub mod inventory;
 mod ops;
+mod outage;
 mod render;
 mod schema;
 mod soap;
@@ -27,13 +28,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use backend::Backend;
 use backend::Live;
 pub use inventory::Inventory;
+use outage::{Outage, Port};
 use schema::Ver;
 use state::State;
 
@@ -81,6 +82,7 @@ pub(crate) struct Sim {
     state: Mutex<State>,
     changed: watch::Sender<u64>,
     stop: watch::Sender<bool>,
+    outage: Outage,
     backend: Live,
     proxy: Option<String>,
     work: PathBuf,
@@ -166,6 +168,7 @@ pub async fn start(opt: Options) -> Result<Running> {
         state: Mutex::new(state),
         changed: watch::channel(0).0,
         stop: watch::channel(false).0,
+        outage: Outage::default(),
         backend,
         proxy: opt.backend.proxy().map(str::to_owned),
         work: opt.work_dir.clone(),
@@ -174,11 +177,12 @@ pub async fn start(opt: Options) -> Result<Running> {
     });
     attach_boot_disks(&sim).await?;
     let identity = tls::identity(&opt.san)?;
-    let listener = TcpListener::bind(opt.listen).await.with_context(|| opt.listen.to_string())?;
-    let addr = listener.local_addr()?;
+    let port = Port::reserve(opt.listen).with_context(|| opt.listen.to_string())?;
+    let listener = port.listen().with_context(|| opt.listen.to_string())?;
+    let addr = port.addr;
     let control = control::bind(&opt.control)?;
     let tasks = vec![
-        tokio::spawn(soap::http::serve(Arc::clone(&sim), listener, identity.acceptor)),
+        tokio::spawn(soap::http::serve(Arc::clone(&sim), port, listener, identity.acceptor)),
         tokio::spawn(control::serve(Arc::clone(&sim), control)),
     ];
     Ok(Running { addr, ca_pem: identity.ca_pem, cert_sha256: identity.sha256, control: opt.control, sim, tasks })

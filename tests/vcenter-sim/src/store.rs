@@ -46,6 +46,8 @@ pub(crate) struct Vmdk {
     pub backing: BackingKind,
     pub parent: Option<String>,
     pub extents: Extents,
+    /// Bytes that a test let it grow by without data.
+    pub grown: u64,
     /// `source` files belong to the test and are not deleted by Destroy.
     pub borrowed: bool,
     pub key_id: Option<String>,
@@ -55,6 +57,16 @@ pub(crate) struct Vmdk {
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     pub files: BTreeMap<String, Vmdk>,
+}
+
+impl Vmdk {
+    /// Bytes that it takes on its datastore; a base counts in full.
+    pub(crate) fn size(&self) -> u64 {
+        match self.parent {
+            None => self.capacity,
+            Some(_) => self.extents.iter().map(|(start, end)| end - start).sum::<u64>() + self.grown,
+        }
+    }
 }
 
 /// `[ds] a/b.vmdk` → (`ds`, `a/b.vmdk`).
@@ -126,6 +138,7 @@ impl Store {
             content_id,
             parent: Some(parent.into()),
             extents: Extents::default(),
+            grown: 0,
             borrowed: false,
             ..p
         };

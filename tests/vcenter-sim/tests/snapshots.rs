@@ -52,6 +52,7 @@ async fn write_through_breaks_the_frozen_base() {
 #[tokio::test]
 async fn a_held_parent_leaves_the_vm_in_need_of_consolidation() {
     let mut lab = Lab::new().await;
+    lab.ctl.call(json!({"cmd": "set_removal_fails", "on": true})).await.unwrap();
     let snap = lab.snapshot("web").await;
     lab.reconfig("proxy", &add("[ds1] web/web.vmdk", 1000, 3)).await.unwrap();
     lab.ctl.vm_write("web", "0:0", 0, 5, 512).await.unwrap();
@@ -158,5 +159,74 @@ async fn destroy_deletes_attached_disks_of_others() {
     let id = lab.vm("proxy").await;
     lab.task("VirtualMachine", &id, "Destroy_Task", "").await.unwrap();
     assert!(!file.exists());
+    lab.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_removal_beside_a_holder_succeeds_and_leaves_the_delta() {
+    let mut lab = Lab::new().await;
+    let snap = lab.snapshot("web").await;
+    // Another product's proxy, not ours.
+    let held = json!({"cmd": "attach_foreign", "vm": "off", "path": "[ds1] web/web.vmdk"});
+    let done = lab.ctl.call(held).await.unwrap();
+    assert!(done["fault"].is_null() && done["key"] == 2001, "{done}");
+    let text = lab.fetch("Datastore", "datastore-101", "vm").await;
+    assert!(text.contains(&lab.vm("off").await));
+    lab.task("VirtualMachineSnapshot", &snap, "RemoveSnapshot_Task", "<removeChildren>false</removeChildren>")
+        .await
+        .unwrap();
+    let id = lab.vm("web").await;
+    assert!(lab.fetch("VirtualMachine", &id, "runtime.consolidationNeeded").await.contains(">true<"));
+    assert!(lab.ctl.snapshots("web").await.unwrap().is_empty());
+    assert_eq!(lab.ctl.attached("web").await.unwrap()[0].path, "[ds1] web/web-000001.vmdk", "the delta stays");
+    let info = lab.task("VirtualMachine", &id, "ConsolidateVMDisks_Task", "").await.unwrap_err();
+    assert!(info.contains("FileLocked"), "{info}");
+    let done = lab.ctl.call(json!({"cmd": "detach_foreign", "vm": "off", "path": "[ds1] web/web.vmdk"})).await.unwrap();
+    assert!(done["fault"].is_null(), "{done}");
+    lab.task("VirtualMachine", &id, "ConsolidateVMDisks_Task", "").await.unwrap();
+    assert_eq!(lab.ctl.attached("web").await.unwrap()[0].path, "[ds1] web/web.vmdk");
+    assert!(lab.fetch("VirtualMachine", &id, "runtime.consolidationNeeded").await.contains(">false<"));
+    lab.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_full_datastore_refuses_snapshots_and_attaches_by_name() {
+    let mut lab = Lab::new().await;
+    lab.snapshot("old").await;
+    let grown = lab.ctl.call(json!({"cmd": "delta_growth", "vm": "old", "bytes": 5_368_709_120u64})).await.unwrap();
+    assert_eq!((&grown["path"], &grown["size"]), (&json!("[ds1] old/old-000002.vmdk"), &json!(5_368_709_120u64)));
+    assert_eq!(grown["free"], json!((1u64 << 40) - 5_368_709_120));
+    let id = lab.vm("old").await;
+    let layout = lab.fetch("VirtualMachine", &id, "layoutEx.file").await;
+    let delta =
+        between(&layout, "<name>[ds1] old/old-000002-delta.vmdk</name>", "</VirtualMachineFileLayoutExFileInfo>");
+    assert!(delta.contains("<type>diskExtent</type><size>5368709120</size>"), "{delta}");
+    lab.ctl.call(json!({"cmd": "datastore", "name": "ds1", "free": 100_000})).await.unwrap();
+    let id = lab.vm("web").await;
+    let args = "<name>s</name><memory>false</memory><quiesce>false</quiesce>";
+    let info = lab.task("VirtualMachine", &id, "CreateSnapshot_Task", args).await.unwrap_err();
+    assert!(info.contains("xsi:type=\"NoDiskSpace\"") && info.contains("<datastore>ds1</datastore>"), "{info}");
+    assert!(lab.ctl.attached("web").await.unwrap()[0].path == "[ds1] web/web.vmdk", "nothing was made");
+    let info = lab.reconfig("proxy", &add("[ds1] old/old.vmdk", 1000, 3)).await.unwrap_err();
+    assert!(info.contains("xsi:type=\"NoDiskSpace\"") && info.contains("<file>[ds1] old/old.vmdk</file>"), "{info}");
+    lab.ctl.call(json!({"cmd": "set_space_need", "snapshot": 0, "attach": 0})).await.unwrap();
+    lab.task("VirtualMachine", &id, "CreateSnapshot_Task", args).await.unwrap();
+    lab.shutdown().await;
+}
+
+#[tokio::test]
+async fn deltas_go_to_the_working_folder() {
+    let mut lab = Lab::with(|_, inv| {
+        inv["datastores"][1]["accessible"] = json!(true);
+        inv["vms"][1]["working_dir"] = json!("[far] scratch/");
+    })
+    .await;
+    lab.snapshot("web").await;
+    assert_eq!(lab.ctl.attached("web").await.unwrap()[0].path, "[far] scratch/web-000001.vmdk");
+    let id = lab.vm("web").await;
+    let text = lab.fetch("VirtualMachine", &id, "config.files.snapshotDirectory").await;
+    assert!(text.contains("[far] scratch/"), "{text}");
+    let grown = lab.ctl.call(json!({"cmd": "delta_growth", "vm": "web", "bytes": 1024})).await.unwrap();
+    assert_eq!(grown["free"], json!((1u64 << 40) - 1024), "of the delta's datastore");
     lab.shutdown().await;
 }

@@ -20,6 +20,8 @@ pub struct AttachedDisk {
     pub bus: Option<u32>,
     pub unit: Option<i32>,
     pub mode: String,
+    /// `own`, `attached` (by a client) or `actor` (by attach_foreign).
+    pub origin: String,
     pub uuid: Option<String>,
     pub capacity: Option<u64>,
     pub chain: Vec<String>,

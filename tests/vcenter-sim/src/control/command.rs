@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{device, inventory};
+use super::{device, inventory, operator};
 use crate::Sim;
 use crate::cue::Cue;
 use crate::ops::{power, writer};
@@ -47,8 +47,10 @@ pub(crate) async fn run(sim: &Arc<Sim>, v: &Value, writers: &mut Writers) -> Res
         "vm_write" => vm_write(sim, v).await,
         "devices" | "backend_reconnect" | "device_delete" | "device_rescan" | "device_remove" | "attach_raw"
         | "detach_raw" | "guest_writes" => device::run(sim, v).await,
+        "operator" | "attach_foreign" | "detach_foreign" => operator::run(sim, v).await,
+        "restart" | "vc_down" => away(sim, v).await,
         "state" | "attached" | "snapshots" | "disk_file" | "add_vm" | "add_datastore" | "remove_disk" | "datastore"
-        | "host" => inventory::run(sim, v),
+        | "host" | "methods" | "disable_method" | "delta_growth" | "delete_file" => inventory::run(sim, v),
         _ => switches(sim, v),
     };
     sim.touch();
@@ -95,13 +97,28 @@ fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
         "attach_as" => {
             s.attach_as.insert(text(v, "path")?.to_owned(), v.clone());
         }
-        "end_sessions" => return Ok(json!({"ended": soap_end(s)})),
-        "restart" => {
-            soap_end(s);
-            s.tasks.clear();
-            for vm in s.vms.values_mut() {
-                vm.busy = None;
+        "end_sessions" => match v["key"].as_str() {
+            Some(key) => {
+                let cookie = soap::session::by_key(s, key).ok_or("no such session")?;
+                soap::session::end(s, &cookie);
+                return Ok(json!({"ended": 1}));
             }
+            None => return Ok(json!({"ended": soap::session::end_all(s)})),
+        },
+        "sessions" => {
+            let one =
+                |x: &crate::state::Session| json!({"key": x.key, "user": x.user, "login": x.login, "calls": x.calls});
+            return Ok(json!({"sessions": s.sessions.values().map(one).collect::<Vec<_>>()}));
+        }
+        "set_fence" => s.knobs.fence = on(v)?,
+        "set_removal_fails" => s.knobs.removal_fails = on(v)?,
+        "set_space_need" => {
+            s.knobs.need_snapshot = v["snapshot"].as_u64().unwrap_or(s.knobs.need_snapshot);
+            s.knobs.need_attach = v["attach"].as_u64().unwrap_or(s.knobs.need_attach);
+        }
+        "landings" => {
+            let all = s.landings.iter().map(|l| json!({"method": l.method, "fault": l.fault, "task": l.task}));
+            return Ok(json!({"pending": s.landing, "landings": all.collect::<Vec<_>>()}));
         }
         "requests" => {
             let list: Vec<Value> = s.requests.iter().map(|r| json!({"method": r.method, "body": r.body})).collect();
@@ -113,7 +130,7 @@ fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
         "counters" => {
             return Ok(
                 json!({"file_operation_count": s.counters.file_operations, "logins": s.counters.logins, "calls": s.counters.calls,
-                "sessions": s.sessions.len(), "problems": s.problems}),
+                "sessions": s.sessions.len(), "foreign_destroyed": s.counters.foreign_destroyed, "problems": s.problems}),
             );
         }
         other => return Err(format!("unknown command '{other}'")),
@@ -121,8 +138,23 @@ fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
     Ok(json!({}))
 }
 
-fn soap_end(s: &mut crate::state::State) -> usize {
-    soap::session::end_all(s)
+/// `vc_down`: nobody listens for a while. `restart`: the same, for as long as `down_ms` says, and all is forgotten that a
+/// vCenter does not keep: sessions, filters, tasks. Methods that were disabled stay disabled.
+async fn away(sim: &Arc<Sim>, v: &Value) -> Result<Value, String> {
+    if v["cmd"] == "vc_down" {
+        sim.outage.set(v["ms"].as_u64().ok_or("ms missing")?).await?;
+        return Ok(json!({}));
+    }
+    if let Some(ms) = v["down_ms"].as_u64().filter(|ms| *ms > 0) {
+        sim.outage.set(ms).await?;
+    }
+    let mut s = sim.lock();
+    soap::session::end_all(&mut s);
+    s.tasks.clear();
+    for vm in s.vms.values_mut() {
+        vm.busy = None;
+    }
+    Ok(json!({}))
 }
 
 fn strings(v: &Value) -> Option<Vec<String>> {

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::command::text;
 use crate::Sim;
 use crate::inventory::{DatastoreSpec, VmSpec};
-use crate::state::{Device, Disk, Kind, State, Vm, now};
+use crate::ops::{hosts, space};
+use crate::state::{Device, Disabled, Disk, Kind, State, Vm, now};
 
 pub(crate) fn run(sim: &Sim, v: &Value) -> Result<Value, String> {
     let mut guard = sim.lock();
@@ -46,15 +47,50 @@ pub(crate) fn run(sim: &Sim, v: &Value) -> Result<Value, String> {
             }
             Ok(json!({}))
         }
-        _ => {
-            let name = text(v, "name")?;
-            let h = s.hosts.iter_mut().find(|h| h.name == name).ok_or("no such host")?;
-            if let Some(on) = v["in_maintenance"].as_bool() {
-                h.in_maintenance = on;
+        "methods" => methods(s, v),
+        "disable_method" => disable_method(s, v),
+        "delta_growth" => {
+            let disk = v["disk"].as_str();
+            let (path, size, free) = space::grow(s, text(v, "vm")?, disk, v["bytes"].as_u64().ok_or("bytes missing")?)?;
+            Ok(json!({"path": path, "size": size, "free": free}))
+        }
+        "delete_file" => {
+            let path = text(v, "path")?;
+            if !s.store.files.contains_key(path) {
+                return Err("no such file".into());
             }
+            s.delete_file(path).map_err(|f| f.text)?;
             Ok(json!({}))
         }
+        _ => hosts::change(s, text(v, "name")?, v),
     }
+}
+
+/// Of one VM, or of all.
+fn methods(s: &State, v: &Value) -> Result<Value, String> {
+    let only = match v["vm"].as_str() {
+        Some(name) => Some(s.find_vm(name).ok_or("no such vm")?),
+        None => None,
+    };
+    let vms = s.vms.values().filter(|vm| only.as_ref().is_none_or(|id| *id == vm.id));
+    let one =
+        |vm: &Vm, d: &Disabled| json!({"vm": vm.name, "method": d.method, "source": d.source, "reason": d.reason});
+    let all: Vec<Value> = vms.flat_map(|vm| vm.disabled.iter().map(move |d| one(vm, d))).collect();
+    Ok(json!({"methods": all}))
+}
+
+/// As another product does it.
+fn disable_method(s: &mut State, v: &Value) -> Result<Value, String> {
+    let id = s.find_vm(text(v, "vm")?).ok_or("no such vm")?;
+    let (method, source) =
+        (text(v, "method")?.to_owned(), v["source"].as_str().unwrap_or("another product").to_owned());
+    let vm = s.vm_mut(&id).map_err(|f| f.text)?;
+    if v["on"].as_bool().unwrap_or(true) {
+        vm.disabled.push(Disabled { method, source, reason: "set by a test".into(), session: None });
+    } else {
+        vm.disabled.retain(|d| d.method != method || d.source != source);
+    }
+    Ok(json!({}))
 }
 
 fn find<'a>(s: &'a State, v: &Value) -> Result<&'a Vm, String> {
@@ -66,7 +102,7 @@ fn disk(s: &State, vm: &Vm, dev: &Device, d: &Disk) -> Value {
     let ctl = dev.controller.and_then(|c| vm.controller(c));
     let file = s.store.files.get(&d.path);
     json!({"key": dev.key, "path": d.path, "bus": ctl.map(|c| c.1), "controller": ctl.map(|c| format!("{:?}", c.0).to_lowercase()),
-        "controller_key": dev.controller, "unit": dev.unit, "mode": d.mode, "uuid": file.map(|f| f.uuid.clone()),
+        "controller_key": dev.controller, "unit": dev.unit, "mode": d.mode, "origin": d.origin.text(), "uuid": file.map(|f| f.uuid.clone()),
         "capacity": file.map(|f| f.capacity), "chain": s.store.chain(&d.path)})
 }
 
@@ -93,7 +129,7 @@ fn state(s: &State) -> Value {
     let ds: Vec<Value> = s
         .datastores
         .iter()
-        .map(|d| json!({"id": d.id, "name": d.name, "dir": d.dir, "accessible": d.accessible}))
+        .map(|d| json!({"id": d.id, "name": d.name, "dir": d.dir, "accessible": d.accessible, "free": d.free}))
         .collect();
     json!({"api_version": s.api_text, "vms": vms, "datastores": ds, "sessions": s.sessions.len(), "tasks": s.tasks.len()})
 }

@@ -4,6 +4,7 @@ mod client;
 mod command;
 mod device;
 mod inventory;
+mod operator;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -4,16 +4,28 @@ use crate::Sim;
 use crate::backend::AttachReq;
 use crate::fault::{Fault, Res};
 use crate::inventory::{BackingKind, ControllerKind, DiskSpec, stable_uuid};
-use crate::ops::slots;
+use crate::ops::{slots, space};
 use crate::state::vm::{controller_key_base, disk_key_base, lowest_free_key};
-use crate::state::{Device, Disk, Kind, State, now};
+use crate::state::{Device, Disk, Kind, Origin, State, now};
 use crate::store::{flatten, split_path};
 use crate::value::MoRef;
 use crate::xml::Node;
 
+/// Who reconfigures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Who {
+    #[default]
+    Client,
+    /// The control command `attach_foreign`: reads beside other readers.
+    Actor,
+    /// The same, whatever is locked.
+    Forced,
+}
+
 /// What a spec comes to.
 #[derive(Debug, Default)]
 struct Plan {
+    who: Who,
     devices: Vec<Device>,
     added: Vec<i32>,
     removed: Vec<i32>,
@@ -47,10 +59,10 @@ pub(crate) fn privileges(spec: &Node) -> Vec<&'static str> {
     out
 }
 
-pub(crate) async fn run(sim: &Sim, id: &str, spec: &Node) -> Res<()> {
+pub(crate) async fn run(sim: &Sim, id: &str, spec: &Node, who: Who) -> Res<()> {
     let (plan, attaches, removed_anchors) = {
         let mut s = sim.lock();
-        let plan = plan(&s, id, spec)?;
+        let plan = plan(&s, id, spec, who)?;
         for (path, size) in &plan.create {
             s.add_file(path, &DiskSpec { capacity: Some(*size), ..DiskSpec::default() })
                 .map_err(|e| Fault::vm_config(&format!("{e:#}")))?;
@@ -162,7 +174,7 @@ fn commit(sim: &Sim, id: &str, plan: Plan) -> Res<()> {
     s.counters.file_operations += plan.file_operations;
     for path in &plan.destroy {
         for p in s.store.chain(path) {
-            s.store.delete(&p).map_err(|e| Fault::new("SystemError", e.to_string()))?;
+            s.delete_file(&p)?;
         }
     }
     let vm = s.vm_mut(id)?;
@@ -185,7 +197,7 @@ fn commit(sim: &Sim, id: &str, plan: Plan) -> Res<()> {
     Ok(())
 }
 
-fn plan(s: &State, id: &str, spec: &Node) -> Res<Plan> {
+fn plan(s: &State, id: &str, spec: &Node, who: Who) -> Res<Plan> {
     let vm = s.vm(id)?;
     if let Some(v) = spec.str("changeVersion")
         && v != vm.change_version
@@ -198,7 +210,7 @@ fn plan(s: &State, id: &str, spec: &Node) -> Res<Plan> {
     if s.hosts.iter().any(|h| h.id == vm.host && h.in_maintenance) {
         return Err(Fault::new("InvalidState", "The operation is not allowed in the current state of the host."));
     }
-    let mut p = Plan { devices: vm.devices.clone(), ..Plan::default() };
+    let mut p = Plan { who, devices: vm.devices.clone(), ..Plan::default() };
     let mut temporary: Vec<(i32, i32)> = Vec::new();
     for (index, change) in spec.all("deviceChange").enumerate() {
         let device = change.kid("device").ok_or_else(|| Fault::device("InvalidDeviceSpec", index))?;
@@ -301,7 +313,12 @@ fn add_disk(
         .contains("nonpersistent")
         .then(|| format!("{}-REDO_{key:06x}.vmdk", path.strip_suffix(".vmdk").unwrap_or(&path)));
     let sharing = backing.str("sharing").map(|t| t.trim().to_owned());
-    let disk = Disk { path, mode, sharing, redo };
+    let origin = match p.who {
+        _ if create => Origin::Own,
+        Who::Client => Origin::Attached,
+        Who::Actor | Who::Forced => Origin::Actor,
+    };
+    let disk = Disk { path, mode, sharing, redo, origin };
     p.devices.push(Device { key, controller: Some(ctl), unit: Some(unit), kind: Kind::Disk(disk) });
     Ok(key)
 }
@@ -352,11 +369,15 @@ fn check_file(
     if file.key_id.is_some() && vm.key_id.is_none() {
         return Err(Fault::vm_config("The virtual machine is not encrypted; an encrypted disk can't be attached."));
     }
+    space::check(s, path, s.knobs.need_attach)?;
     let nonpersistent = mode.contains("nonpersistent");
     let twice =
         p.devices.iter().any(|d| matches!(&d.kind, Kind::Disk(k) if s.store.chain(&k.path).iter().any(|f| f == path)));
     if twice {
         return Err(Fault::device("InvalidDeviceSpec", index));
+    }
+    if p.who == Who::Forced {
+        return Ok(());
     }
     if s.write_locked(path, id) {
         return Err(s.locked_fault(path));
@@ -365,7 +386,7 @@ fn check_file(
     let held = s.vms.values().filter(|v| v.id != id).any(|v| {
         let nonpersistent_holder =
             v.disks().any(|(_, d)| d.nonpersistent() && d.path == path) || v.pending.iter().any(|x| x == path);
-        nonpersistent_holder && !s.knobs.shared_reads
+        nonpersistent_holder && !s.knobs.shared_reads && p.who == Who::Client
     });
     let parent_of_open = !s.holders(path, id).is_empty() || !s.store.children(path).is_empty();
     if held || (!nonpersistent && parent_of_open) {

@@ -1,6 +1,7 @@
 //! Snapshots: create moves the VM's disks to new deltas; remove merges a delta into its parent unless somebody else has either open.
 
 use crate::fault::{Fault, Res};
+use crate::ops::{hosts, space};
 use crate::state::{Kind, Snapshot, State, now};
 use crate::store::split_path;
 use crate::value::{MoRef, Val};
@@ -9,7 +10,7 @@ use crate::value::{MoRef, Val};
 const MAX_DEPTH: usize = 32;
 
 fn io(e: &std::io::Error) -> Fault {
-    Fault::new("SystemError", e.to_string())
+    Fault::new("SystemError", e.to_string()).with("reason", e.to_string())
 }
 
 pub(crate) fn create(s: &mut State, id: &str, name: &str, description: &str, quiesce: bool) -> Res<Val> {
@@ -41,16 +42,16 @@ pub(crate) fn create(s: &mut State, id: &str, name: &str, description: &str, qui
         vm.disks().filter(|(_, d)| d.snapshotted()).map(|(dev, d)| (dev.key, d.path.clone())).collect();
     let number = vm.next_snapshot;
     let (on, tools, tracked, parent) = (vm.on, vm.tools, vm.change_tracking, vm.current.clone());
+    // All or nothing: no delta is made before all have room.
+    for (_, top) in &tops {
+        let (path, _) = delta_name(s, id, top)?;
+        space::check(s, &path, s.knobs.need_snapshot)?;
+    }
     for (key, top) in tops {
-        let (path, dir) = delta_name(s, &top)?;
-        let content = u32::try_from(s.next()).unwrap_or(1).wrapping_mul(2_654_435_761);
         if tracked && let Some(f) = s.store.files.get_mut(&top) {
             f.change_id = Some(format!("52 de 1b 5e 73 66 61 c1-{:08x}/{number}", f.content_id));
         }
-        s.store.create_delta(&top, &path, &dir, content).map_err(|e| io(&e))?;
-        if let Some(f) = s.store.files.get_mut(&path) {
-            f.change_id = None;
-        }
+        let path = new_delta(s, id, &top)?;
         set_path(s, id, key, &path)?;
     }
     let snap_id = format!("snapshot-{}", s.next());
@@ -72,6 +73,17 @@ pub(crate) fn create(s: &mut State, id: &str, name: &str, description: &str, qui
     Ok(Val::Ref(MoRef::new("VirtualMachineSnapshot", snap_id)))
 }
 
+/// Makes a delta of the VM on top of `top`.
+pub(crate) fn new_delta(s: &mut State, vm: &str, top: &str) -> Res<String> {
+    let (path, dir) = delta_name(s, vm, top)?;
+    let content = u32::try_from(s.next()).unwrap_or(1).wrapping_mul(2_654_435_761);
+    s.store.create_delta(top, &path, &dir, content).map_err(|e| io(&e))?;
+    if let Some(f) = s.store.files.get_mut(&path) {
+        f.change_id = None;
+    }
+    Ok(path)
+}
+
 fn set_path(s: &mut State, vm: &str, key: i32, path: &str) -> Res<()> {
     for d in &mut s.vm_mut(vm)?.devices {
         if let (true, Kind::Disk(disk)) = (d.key == key, &mut d.kind) {
@@ -82,8 +94,13 @@ fn set_path(s: &mut State, vm: &str, key: i32, path: &str) -> Res<()> {
 }
 
 /// `[ds] a/b.vmdk` or `[ds] a/b-000003.vmdk` → the next free `[ds] a/b-00000N.vmdk`, and the datastore's folder.
-fn delta_name(s: &State, top: &str) -> Res<(String, std::path::PathBuf)> {
+fn delta_name(s: &State, vm: &str, top: &str) -> Res<(String, std::path::PathBuf)> {
     let (ds, rel) = split_path(top).ok_or_else(|| Fault::file_locked(top))?;
+    // In the VM's working folder, when it has one of its own: `[ds] folder/`.
+    let elsewhere = s.vm(vm)?.working_dir.as_deref().and_then(split_path);
+    let file = rel.rsplit('/').next().unwrap_or(rel);
+    let moved = elsewhere.map(|(_, folder)| format!("{folder}{file}"));
+    let (ds, rel) = (elsewhere.map_or(ds, |(ds, _)| ds), moved.as_deref().unwrap_or(rel));
     let store = s.datastore(ds).ok_or_else(|| Fault::new("InvalidDatastore", ds).with("name", ds))?;
     if !store.accessible {
         let r = MoRef::new("Datastore", store.id.clone());
@@ -127,7 +144,7 @@ pub(crate) fn remove(s: &mut State, id: &str, children: bool, consolidate: bool)
         }
     }
     v.change_version = now();
-    if consolidate { self::consolidate(s, &vm) } else { Ok(()) }
+    if consolidate { merge(s, &vm) } else { Ok(()) }
 }
 
 pub(crate) fn remove_all(s: &mut State, vm: &str) -> Res<()> {
@@ -135,7 +152,21 @@ pub(crate) fn remove_all(s: &mut State, vm: &str) -> Res<()> {
     v.snapshots.clear();
     v.current = None;
     v.change_version = now();
-    consolidate(s, vm)
+    merge(s, vm)
+}
+
+/// The merge that belongs to a removal: one that is blocked leaves the VM in need of consolidation, and the removal is a
+/// success all the same, unless the switch `set_removal_fails` says that it tells.
+fn merge(s: &mut State, vm: &str) -> Res<()> {
+    let host = s.vm(vm)?.host.clone();
+    if hosts::conflicts(s, &host) && redundant(s, vm, None).is_some() {
+        s.vm_mut(vm)?.consolidation_needed = true;
+        return Ok(());
+    }
+    match consolidate(s, vm) {
+        Err(_) if !s.knobs.removal_fails && s.vm(vm)?.consolidation_needed => Ok(()),
+        done => done,
+    }
 }
 
 /// Merges every link of the VM's chains that no snapshot needs. Err(FileLocked) when one could not be merged.
@@ -147,6 +178,7 @@ pub(crate) fn consolidate(s: &mut State, vm: &str) -> Res<()> {
             blocked = Some(parent);
             break;
         }
+        s.give_back(&child);
         s.store.merge_into_parent(&child).map_err(|e| io(&e))?;
         for v in s.vms.values_mut() {
             let frozen = v.snapshots.iter_mut().flat_map(|x| x.devices.iter_mut());

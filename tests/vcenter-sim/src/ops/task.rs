@@ -30,6 +30,46 @@ pub(crate) struct TaskSpec {
     pub vm: String,
     pub cancelable: bool,
     pub user: String,
+    /// Runs at least this long before its effect.
+    pub run_ms: u64,
+}
+
+/// A task to be entered in the list.
+#[derive(Debug)]
+pub(crate) struct Open<'a> {
+    pub name: &'static str,
+    pub description: &'a str,
+    pub entity: MoRef,
+    pub entity_name: String,
+    pub cancelable: bool,
+    pub user: String,
+}
+
+/// Enters a queued task and returns its id.
+pub(crate) fn open(s: &mut State, new: Open<'_>) -> String {
+    s.forget_old_tasks();
+    let n = s.next();
+    let id = format!("task-{n}");
+    let task = Task {
+        id: id.clone(),
+        name: new.name,
+        description: new.description.into(),
+        entity: new.entity,
+        entity_name: new.entity_name,
+        state: TaskState::Queued,
+        cancelable: new.cancelable,
+        cancelled: false,
+        progress: None,
+        result: None,
+        error: None,
+        queued: now(),
+        started: None,
+        completed: None,
+        user: new.user,
+        ended: None,
+    };
+    s.tasks.insert(n, task);
+    id
 }
 
 /// Refuses when another task runs on the VM, else starts this one and returns its reference.
@@ -42,29 +82,15 @@ where
         let text = "Another task is already in progress.";
         return Err(Fault::new("TaskInProgress", text).with("task", MoRef::new("Task", task.clone())));
     }
-    let (entity, entity_name) = (vm.moref(), vm.name.clone());
-    s.forget_old_tasks();
-    let n = s.next();
-    let id = format!("task-{n}");
-    let task = Task {
-        id: id.clone(),
+    let new = Open {
         name: spec.name,
-        description: spec.description.into(),
-        entity,
-        entity_name,
-        state: TaskState::Queued,
+        description: spec.description,
+        entity: vm.moref(),
+        entity_name: vm.name.clone(),
         cancelable: spec.cancelable,
-        cancelled: false,
-        progress: None,
-        result: None,
-        error: None,
-        queued: now(),
-        started: None,
-        completed: None,
         user: spec.user,
-        ended: None,
     };
-    s.tasks.insert(n, task);
+    let id = open(s, new);
     s.vm_mut(&spec.vm)?.busy = Some(id.clone());
     let mut delay = s.knobs.task_ms;
     let mut cued = None;
@@ -79,17 +105,25 @@ where
     }
     let (sim, vm, task_id) = (Arc::clone(sim), spec.vm, id.clone());
     tokio::spawn(async move {
-        let outcome = run(&sim, &task_id, delay, cued, op).await;
+        let outcome =
+            run(&sim, &task_id, Duration::from_millis(delay), Duration::from_millis(spec.run_ms), cued, op).await;
         finish(&sim, &vm, &task_id, outcome);
     });
     Ok(MoRef::new("Task", id))
 }
 
-async fn run<F>(sim: &Arc<Sim>, id: &str, delay: u64, cued: Option<Fault>, op: F) -> Res<Option<Val>>
+async fn run<F>(
+    sim: &Arc<Sim>,
+    id: &str,
+    delay: Duration,
+    running: Duration,
+    cued: Option<Fault>,
+    op: F,
+) -> Res<Option<Val>>
 where
     F: FnOnce(Arc<Sim>) -> OpFuture + Send,
 {
-    let until = Instant::now() + Duration::from_millis(delay);
+    let until = Instant::now() + delay;
     loop {
         let mut changed = sim.changes();
         if sim.lock().task(id).is_ok_and(|t| t.cancelled) {
@@ -107,6 +141,7 @@ where
         t.progress = Some(10);
     }
     sim.touch();
+    tokio::time::sleep(running).await;
     match cued {
         Some(f) => Err(f),
         None => op(Arc::clone(sim)).await,

@@ -100,7 +100,7 @@ fn datastore(s: &State, d: &Datastore, name: &str) -> Option<Val> {
             });
             Some(Val::List(mounts.collect()))
         }
-        "vm" => list(vms_of(s, |v| v.datastore == d.name)),
+        "vm" => list(vms_of(s, |v| super::vm::datastores(s, v).iter().any(|r| r.id == d.id))),
         "capability" => {
             let mut o = obj("DatastoreCapability");
             for p in crate::schema::SCHEMA.props("DatastoreCapability") {
@@ -163,9 +163,11 @@ fn datastore_info(s: &State, d: &Datastore) -> Obj {
 
 fn host_runtime(h: &Host) -> Obj {
     obj("HostRuntimeInfo")
-        .with("connectionState", "connected")
-        .with("powerState", "poweredOn")
+        .with("connectionState", h.connection.as_str())
+        .with("powerState", if h.standby == "in" { "standBy" } else { "poweredOn" })
+        .with("standbyMode", h.standby.as_str())
         .with("inMaintenanceMode", h.in_maintenance)
+        .with("inQuarantineMode", h.in_quarantine)
         .with("bootTime", "2024-01-01T00:00:00Z")
 }
 

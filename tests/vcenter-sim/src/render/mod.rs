@@ -1,6 +1,7 @@
 //! Properties of managed objects: path navigation here, the objects themselves in the submodules.
 
 mod entity;
+mod layout;
 mod service;
 mod vm;
 

@@ -15,9 +15,15 @@ pub(crate) fn top(s: &State, vm: &Vm, name: &str) -> Option<Val> {
         "parent" => Some(Val::Ref(MoRef::new("Folder", VM_FOLDER))),
         "overallStatus" | "configStatus" | "guestHeartbeatStatus" => Some(Val::Str("green".into())),
         "recentTask" => Some(Val::List(s.recent_tasks(&vm.moref()).into_iter().map(Val::Ref).collect())),
-        "disabledMethod" => Some(Val::List(Vec::new())),
+        "disabledMethod" => {
+            let mut all: Vec<&str> = vm.disabled.iter().map(|d| d.method.as_str()).collect();
+            all.sort_unstable();
+            all.dedup();
+            Some(Val::List(all.into_iter().map(|m| Val::Str(m.to_owned())).collect()))
+        }
         "config" => some(config(s, vm, &vm.devices)),
-        "runtime" => some(runtime(vm)),
+        "runtime" => some(runtime(s, vm)),
+        "layoutEx" => some(super::layout::layout(s, vm)),
         "capability" => some(capability()),
         "guest" => some(guest(vm)),
         "summary" => some(summary(s, vm)),
@@ -50,9 +56,12 @@ fn snap_ref(s: &Snapshot) -> Val {
     Val::Ref(MoRef::new("VirtualMachineSnapshot", s.id.clone()))
 }
 
-fn datastores(s: &State, vm: &Vm) -> Vec<MoRef> {
+pub(crate) fn datastores(s: &State, vm: &Vm) -> Vec<MoRef> {
     let mut names = vec![vm.datastore.clone()];
     names.extend(vm.disks().filter_map(|(_, d)| crate::store::split_path(&d.path).map(|p| p.0.to_owned())));
+    // A chain may go on elsewhere: deltas in a working folder on another datastore.
+    let chains = vm.disks().flat_map(|(_, d)| s.store.chain(&d.path));
+    names.extend(chains.filter_map(|p| crate::store::split_path(&p).map(|p| p.0.to_owned())));
     names.sort();
     names.dedup();
     names.iter().filter_map(|n| s.datastore(n)).map(|d| MoRef::new("Datastore", d.id.clone())).collect()
@@ -62,7 +71,7 @@ fn config(s: &State, vm: &Vm, devices: &[Device]) -> Obj {
     let dir = vm.home();
     let files = obj("VirtualMachineFileInfo")
         .with("vmPathName", format!("{dir}{}.vmx", vm.name))
-        .with("snapshotDirectory", dir.as_str())
+        .with("snapshotDirectory", vm.working_dir.as_deref().unwrap_or(&dir))
         .with("suspendDirectory", dir.as_str())
         .with("logDirectory", dir.as_str());
     let flags = obj("VirtualMachineFlagInfo")
@@ -275,10 +284,11 @@ fn grouped(n: i64) -> String {
     out
 }
 
-fn runtime(vm: &Vm) -> Obj {
+fn runtime(s: &State, vm: &Vm) -> Obj {
+    let reachable = s.host(&vm.host).is_none_or(|h| h.connection == "connected");
     obj("VirtualMachineRuntimeInfo")
         .with("host", MoRef::new("HostSystem", vm.host.clone()))
-        .with("connectionState", "connected")
+        .with("connectionState", if reachable { "connected" } else { "disconnected" })
         .with("powerState", power(vm.on))
         .with("faultToleranceState", "notConfigured")
         .with("toolsInstallerMounted", false)
@@ -340,7 +350,7 @@ fn summary(s: &State, vm: &Vm) -> Obj {
     let committed: u64 = vm.disks().filter_map(|(_, d)| s.store.files.get(&d.path)).map(|f| f.capacity).sum();
     obj("VirtualMachineSummary")
         .with("vm", vm.moref())
-        .with("runtime", runtime(vm))
+        .with("runtime", runtime(s, vm))
         .with("config", config)
         .with(
             "storage",

@@ -7,14 +7,15 @@ use crate::Sim;
 use crate::collector::moref;
 use crate::cue::CueKind;
 use crate::fault::{Fault, Res};
-use crate::ops::task::{self, OpFuture, TaskSpec};
-use crate::ops::{power, reconfig, snapshot};
+use crate::ops::work::{self, By, Work};
+use crate::ops::{guard, reconfig};
 use crate::render::{self, Ctx};
 use crate::schema::SCHEMA;
 use crate::state::State;
-use crate::value::{MoRef, Obj, Val};
+use crate::value::{MoRef, Obj};
 use crate::xml::Node;
 
+const INTERNAL: [&str; 2] = ["DisableMethods", "EnableMethods"];
 const NO_SESSION_NEEDED: [&str; 3] = ["RetrieveServiceContent", "Login", "CurrentTime"];
 
 pub(crate) async fn call(sim: &Arc<Sim>, body: &Node, ctx: &Ctx, user_agent: &str, cues: &[CueKind]) -> Res<Reply> {
@@ -35,6 +36,11 @@ pub(crate) async fn call(sim: &Arc<Sim>, body: &Node, ctx: &Ctx, user_agent: &st
             .with("receiver", this.clone())
             .with("method", method)
     };
+    // The two calls that the public interface does not have are known in their own namespace only, and no other call there.
+    let internal = body.attrs.iter().any(|(k, v)| k.starts_with("xmlns") && v == "urn:internalvim25");
+    if internal != INTERNAL.contains(&method) {
+        return Err(unknown());
+    }
     let m = SCHEMA.method(&this.ty, method).filter(|m| m.since <= ctx.ver).ok_or_else(unknown)?;
     SCHEMA.check_call(m, body, ctx.ver)?;
     let default_pc = this.ty == "PropertyCollector" && this.id == "propertyCollector";
@@ -74,9 +80,13 @@ fn locked_call(
         }
         "PropertyCollector" => pc::call(s, this, method, body, ctx),
         "PropertyFilter" => pc::destroy_filter(s, this),
+        "AuthorizationManager" if method == "DisableMethods" => {
+            guard::disable(s, body, ctx.session.as_deref()).map(|()| Reply::none())
+        }
+        "AuthorizationManager" if method == "EnableMethods" => guard::enable(s, body).map(|()| Reply::none()),
         "AuthorizationManager" => Ok(has_privileges(s, body)),
         "Task" => cancel(s, this),
-        "VirtualMachine" | "VirtualMachineSnapshot" => vm_task(sim, s, this, body, ctx, cues),
+        "VirtualMachine" | "VirtualMachineSnapshot" => vm_work(sim, s, this, body, ctx, cues),
         _ => Err(Fault::new("NotSupported", "The operation is not supported on the object.")),
     }
 }
@@ -111,84 +121,64 @@ fn cancel(s: &mut State, this: &MoRef) -> Res<Reply> {
     }
 }
 
-/// A snapshot's work by another name: the closure that a task runs.
-fn locked_op(
-    f: impl FnOnce(&mut State) -> Res<Option<Val>> + Send + 'static,
-) -> impl FnOnce(Arc<Sim>) -> OpFuture + Send + 'static {
-    move |sim| {
-        Box::pin(async move {
-            let done = tokio::task::spawn_blocking(move || f(&mut sim.lock())).await;
-            done.unwrap_or_else(|e| Err(Fault::new("SystemError", e.to_string())))
-        })
-    }
+/// Calls of a VM or a snapshot: the arguments become work.
+fn vm_work(sim: &Arc<Sim>, s: &mut State, this: &MoRef, body: &Node, ctx: &Ctx, cues: &[CueKind]) -> Res<Reply> {
+    let vm = if this.ty == "VirtualMachine" { this.id.clone() } else { s.snapshot(&this.id)?.0.id.clone() };
+    let user = ctx.session.as_ref().and_then(|k| s.sessions.get(k)).map(|x| x.user.clone()).unwrap_or_default();
+    let work = work_of(s, this, body)?;
+    let task = work::submit(sim, s, &vm, work, By { user, admin: false, run_ms: 0 }, cues)?;
+    Ok(task.map_or_else(Reply::none, |t| Reply::of("ref:Task", t)))
 }
 
-fn vm_task(sim: &Arc<Sim>, s: &mut State, this: &MoRef, body: &Node, ctx: &Ctx, cues: &[CueKind]) -> Res<Reply> {
-    let method = body.name.as_str();
-    let vm = if this.ty == "VirtualMachine" { this.id.clone() } else { s.snapshot(&this.id)?.0.id.clone() };
-    let me = MoRef::new("VirtualMachine", vm.clone());
-    let user = ctx.session.as_ref().and_then(|k| s.sessions.get(k)).map(|x| x.user.clone()).unwrap_or_default();
-    let spec =
-        |name, description, cancelable| TaskSpec { name, description, vm: vm.clone(), cancelable, user: user.clone() };
-    let (id, snap) = (vm.clone(), this.id.clone());
-    let task = match method {
+fn work_of(s: &State, this: &MoRef, body: &Node) -> Res<Work> {
+    let text = |name: &str| body.str(name).unwrap_or("").to_owned();
+    Ok(match body.name.as_str() {
         "ReconfigVM_Task" => {
-            let change = body.kid("spec").cloned().unwrap_or_default();
-            for p in reconfig::privileges(&change) {
-                s.need(me.clone(), p)?;
-            }
-            let op = move |sim: Arc<Sim>| -> OpFuture {
-                Box::pin(async move { reconfig::run(&sim, &id, &change).await.map(|()| None) })
-            };
-            task::start(sim, s, spec("ReconfigVM_Task", "VirtualMachine.reconfigure", false), cues, op)?
+            Work::Reconfigure { spec: body.kid("spec").cloned().unwrap_or_default(), who: reconfig::Who::Client }
         }
         "CreateSnapshot_Task" | "CreateSnapshotEx_Task" => {
-            s.need(me, "VirtualMachine.State.CreateSnapshot")?;
-            let name = body.str("name").unwrap_or("").to_owned();
-            let text = body.str("description").unwrap_or("").to_owned();
             let quiesce = body.bool("quiesce").unwrap_or(false) || body.kid("quiesceSpec").is_some();
             if let Some(t) = body.kid("quiesceSpec").and_then(|q| q.int::<i64>("timeout"))
                 && !(5..=240).contains(&t)
             {
                 return Err(Fault::argument("quiesceSpec.timeout"));
             }
-            let op = locked_op(move |s| snapshot::create(s, &id, &name, &text, quiesce).map(Some));
-            let call = if method == "CreateSnapshot_Task" { "CreateSnapshot_Task" } else { "CreateSnapshotEx_Task" };
-            task::start(sim, s, spec(call, "VirtualMachine.createSnapshot", true), cues, op)?
+            let ex = body.name == "CreateSnapshotEx_Task";
+            Work::CreateSnapshot { ex, name: text("name"), text: text("description"), quiesce }
         }
-        "RemoveSnapshot_Task" => {
-            s.need(me, "VirtualMachine.State.RemoveSnapshot")?;
-            let (children, merge) =
-                (body.bool("removeChildren").unwrap_or(false), body.bool("consolidate").unwrap_or(true));
-            let op = locked_op(move |s| snapshot::remove(s, &snap, children, merge).map(|()| None));
-            task::start(sim, s, spec("RemoveSnapshot_Task", "vm.Snapshot.remove", false), cues, op)?
+        "RemoveSnapshot_Task" => Work::RemoveSnapshot {
+            id: this.id.clone(),
+            children: body.bool("removeChildren").unwrap_or(false),
+            merge: body.bool("consolidate").unwrap_or(true),
+        },
+        "RemoveAllSnapshots_Task" => Work::RemoveAllSnapshots,
+        "RevertToSnapshot_Task" => Work::Revert { id: Some(this.id.clone()) },
+        "RevertToCurrentSnapshot_Task" => Work::Revert { id: None },
+        "ConsolidateVMDisks_Task" => Work::Consolidate,
+        "PowerOnVM_Task" => Work::Power { on: true },
+        "PowerOffVM_Task" => Work::Power { on: false },
+        "UnregisterVM" => Work::Unregister,
+        "MarkAsTemplate" => Work::MarkAsTemplate,
+        "RelocateVM_Task" => {
+            let (datastore, host) = place(s, body.kid("spec"))?;
+            Work::Relocate { datastore, host }
         }
-        "RemoveAllSnapshots_Task" => {
-            s.need(me, "VirtualMachine.State.RemoveSnapshot")?;
-            let op = locked_op(move |s| snapshot::remove_all(s, &id).map(|()| None));
-            task::start(sim, s, spec("RemoveAllSnapshots_Task", "VirtualMachine.removeAllSnapshots", false), cues, op)?
+        "MigrateVM_Task" => Work::Migrate { host: body.kid("host").and_then(moref).map(|r| r.id) },
+        "CloneVM_Task" => {
+            let (datastore, _) = place(s, body.kid("spec").and_then(|x| x.kid("location")))?;
+            Work::Clone { name: text("name"), datastore, same_uuid: false }
         }
-        "ConsolidateVMDisks_Task" => {
-            let op = locked_op(move |s| snapshot::consolidate(s, &id).map(|()| None));
-            task::start(sim, s, spec("ConsolidateVMDisks_Task", "VirtualMachine.consolidateDisks", false), cues, op)?
-        }
-        "PowerOnVM_Task" => {
-            s.need(me, "VirtualMachine.Interact.PowerOn")?;
-            let op = locked_op(move |s| power::set(s, &id, true).map(|()| None));
-            task::start(sim, s, spec("PowerOnVM_Task", "VirtualMachine.powerOn", false), cues, op)?
-        }
-        "PowerOffVM_Task" => {
-            s.need(me, "VirtualMachine.Interact.PowerOff")?;
-            let op = locked_op(move |s| power::set(s, &id, false).map(|()| None));
-            task::start(sim, s, spec("PowerOffVM_Task", "VirtualMachine.powerOff", false), cues, op)?
-        }
-        _ => {
-            s.need(me, "VirtualMachine.Inventory.Delete")?;
-            let op = move |sim: Arc<Sim>| -> OpFuture {
-                Box::pin(async move { power::destroy(&sim, &id).await.map(|()| None) })
-            };
-            task::start(sim, s, spec("Destroy_Task", "VirtualMachine.destroy", false), cues, op)?
-        }
+        "Destroy_Task" => Work::Destroy,
+        _ => return Err(Fault::new("NotSupported", "The operation is not supported on the object.")),
+    })
+}
+
+/// Datastore by name and host by id, of a VirtualMachineRelocateSpec.
+fn place(s: &State, spec: Option<&Node>) -> Res<(Option<String>, Option<String>)> {
+    let reference = |name| spec.and_then(|x| x.kid(name)).and_then(moref);
+    let datastore = match reference("datastore") {
+        Some(r) => Some(s.datastores.iter().find(|d| d.id == r.id).ok_or_else(|| Fault::gone(&r))?.name.clone()),
+        None => None,
     };
-    Ok(Reply::of("ref:Task", task))
+    Ok((datastore, reference("host").map(|r| r.id)))
 }

@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
 use super::{call, envelope, versions};
@@ -19,38 +20,68 @@ use crate::Sim;
 use crate::cue::{self, CueKind};
 use crate::fault::Fault;
 use crate::ops::task::cued_fault;
+use crate::outage::{self, Port};
 use crate::render::Ctx;
 use crate::schema::Ver;
-use crate::state::Recorded;
-use crate::value::MoRef;
+use crate::state::{Landing, Recorded};
+use crate::value::{MoRef, Val};
 use crate::xml::Node;
 
 const MAX_BODY: usize = 16 << 20;
 const MAX_RECORDED: usize = 20_000;
 const HANG: Duration = Duration::from_secs(600);
+/// Between two tries to listen again after an outage.
+const REBIND: Duration = Duration::from_millis(20);
 
 type Answer = Result<Response<Full<Bytes>>, io::Error>;
 
-pub(crate) async fn serve(sim: Arc<Sim>, listener: TcpListener, tls: TlsAcceptor) {
-    let mut stop = sim.stopped();
-    loop {
-        let stream = tokio::select! {
-            s = listener.accept() => match s { Ok((s, _)) => s, Err(_) => continue },
-            _ = stop.changed() => return,
+/// Serves until the simulator stops; while an outage is on nobody listens, so that connections are refused.
+pub(crate) async fn serve(sim: Arc<Sim>, port: Port, listener: TcpListener, tls: TlsAcceptor) {
+    let mut listener = listener;
+    while accept(&sim, &listener, &tls).await {
+        drop(listener);
+        sim.outage.closed();
+        if !outage::over(&sim).await {
+            return;
+        }
+        listener = loop {
+            match port.listen() {
+                Ok(l) => break l,
+                Err(e) => tracing::warn!(error = %e, "listening again"),
+            }
+            sleep(REBIND).await;
         };
-        tokio::spawn(connection(Arc::clone(&sim), stream, tls.clone()));
+        sim.outage.opened();
+    }
+}
+
+/// Takes connections until an outage begins (true) or the simulator stops (false).
+async fn accept(sim: &Arc<Sim>, listener: &TcpListener, tls: &TlsAcceptor) -> bool {
+    let (mut stop, mut outage) = (sim.stopped(), sim.outage.watch());
+    loop {
+        if *stop.borrow() {
+            return false;
+        }
+        tokio::select! {
+            () = outage::begins(&mut outage) => return true,
+            s = listener.accept() => if let Ok((stream, _)) = s {
+                tokio::spawn(connection(Arc::clone(sim), stream, tls.clone()));
+            },
+            _ = stop.changed() => {}
+        }
     }
 }
 
 async fn connection(sim: Arc<Sim>, stream: TcpStream, tls: TlsAcceptor) {
     stream.set_nodelay(true).ok();
     let Ok(stream) = tls.accept(stream).await else { return };
-    let mut stop = sim.stopped();
+    let (mut stop, mut outage) = (sim.stopped(), sim.outage.watch());
     let service = service_fn(move |req| handle(Arc::clone(&sim), req));
     let conn = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         done = conn => if let Err(e) = done { tracing::debug!(error = %e, "connection") },
         _ = stop.changed() => {}
+        () = outage::begins(&mut outage) => {}
     }
 }
 
@@ -190,13 +221,13 @@ async fn connection_cue(sim: &Arc<Sim>, body: &Node, ctx: &Ctx, cues: &[CueKind]
                 let _ = tokio::time::timeout(HANG, stop.changed()).await;
                 return Some(Err(io::Error::other("hung on cue")));
             }
-            CueKind::LateLand(ms) => {
-                let (sim, body, ctx, wait) = (Arc::clone(sim), body.clone(), ctx.clone(), Duration::from_millis(*ms));
+            CueKind::LateLand(ms, fenced) => {
+                let (sim, body, ctx, fenced) = (Arc::clone(sim), body.clone(), ctx.clone(), *fenced);
+                let wait = Duration::from_millis(*ms);
+                sim.lock().landing += 1;
                 tokio::spawn(async move {
-                    tokio::time::sleep(wait).await;
-                    if let Err(f) = call::call(&sim, &body, &ctx, "", &[]).await {
-                        tracing::info!(fault = f.ty(), "late landing failed");
-                    }
+                    sleep(wait).await;
+                    land(&sim, &body, &ctx, fenced).await;
                 });
                 return Some(Err(io::Error::other("reply dropped on cue, lands late")));
             }
@@ -204,6 +235,31 @@ async fn connection_cue(sim: &Arc<Sim>, body: &Node, ctx: &Ctx, cues: &[CueKind]
         }
     }
     None
+}
+
+/// A request that was on its way for long arrives. Fenced: an ended session refuses it; else it is executed whatever became
+/// of its session, as when it had been accepted before.
+async fn land(sim: &Arc<Sim>, body: &Node, ctx: &Ctx, fenced: Option<bool>) {
+    let refused = {
+        let s = sim.lock();
+        let live = ctx.session.as_ref().is_some_and(|k| s.sessions.contains_key(k));
+        fenced.unwrap_or(s.knobs.fence) && !live
+    };
+    let done = if refused { Err(Fault::not_authenticated()) } else { call::call(sim, body, ctx, "", &[]).await };
+    let task = match &done {
+        Ok(reply) => match &reply.val {
+            Some(Val::Ref(r)) => Some(r.id.clone()),
+            _ => None,
+        },
+        Err(_) => None,
+    };
+    let landing = Landing { method: body.name.clone(), fault: done.err().map(|f| f.ty().to_owned()), task };
+    tracing::info!(?landing, "late landing");
+    let mut s = sim.lock();
+    s.landing -= 1;
+    s.landings.push(landing);
+    drop(s);
+    sim.touch();
 }
 
 /// Well-formed, and longer than any honest answer.

@@ -16,6 +16,7 @@ pub(crate) fn call(s: &mut State, method: &str, body: &Node, ctx: &Ctx, user_age
             end(s, ctx.session.as_deref().unwrap_or(""));
             Ok(Reply::none())
         }
+        "TerminateSession" => terminate(s, body, ctx),
         "SessionIsActive" => {
             s.need(MoRef::new("Folder", crate::state::ROOT), "Sessions.ValidateSession")?;
             let id = body.str("sessionID").unwrap_or("").trim();
@@ -47,9 +48,32 @@ fn login(s: &mut State, body: &Node, ctx: &Ctx, user_agent: &str) -> Res<Reply> 
     Ok(Reply { cookie: Some(cookie), ..Reply::of("UserSession", info) })
 }
 
-/// A session's end takes its filters, views and collectors along.
+/// In the order of the list; stops at the first that is not there (vSphere API 8.0, SessionManager.TerminateSession).
+fn terminate(s: &mut State, body: &Node, ctx: &Ctx) -> Res<Reply> {
+    s.need(MoRef::new("Folder", crate::state::ROOT), "Sessions.TerminateSession")?;
+    for id in body.all("sessionId") {
+        let cookie = by_key(s, id.text.trim());
+        let cookie =
+            cookie.ok_or_else(|| Fault::new("NotFound", "The object or item referred to could not be found."))?;
+        if ctx.session.as_ref() == Some(&cookie) {
+            return Err(Fault::argument("sessionId"));
+        }
+        end(s, &cookie);
+    }
+    Ok(Reply::none())
+}
+
+/// The cookie of the session with this key.
+pub(crate) fn by_key(s: &State, key: &str) -> Option<String> {
+    s.sessions.iter().find(|(_, x)| x.key == key).map(|(cookie, _)| cookie.clone())
+}
+
+/// A session's end takes its filters, views and collectors along, and what it had disabled for itself only.
 pub(crate) fn end(s: &mut State, cookie: &str) {
     s.sessions.remove(cookie);
+    for vm in s.vms.values_mut() {
+        vm.disabled.retain(|d| d.session.as_deref() != Some(cookie));
+    }
     s.pcs.retain(|_, p| p.session != cookie);
     s.views.retain(|_, v| v.2.trim_start_matches('r') != cookie);
 }

@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use anyhow::{Context, Result, bail};
 
 use super::vm::{controller_key_base, disk_key_base, lowest_free_key};
-use super::{Counters, Datastore, Device, Disk, Host, Kind, Knobs, State, Vm, now};
+use super::{Counters, Datastore, Device, Disk, Host, Kind, Knobs, Origin, State, Vm, now};
 use crate::inventory::{
     ControllerKind, ControllerSpec, DatastoreKind, DatastoreSpec, DiskSpec, HostSpec, Inventory, VmSpec, stable_uuid,
 };
 use crate::ops::snapshot;
 use crate::schema::{SCHEMA, Ver};
 use crate::store::{Extents, Store, Vmdk, create_sparse, host_file, split_path};
+
+/// A new file needs at least this much on its datastore: one block of VMFS.
+const NEED: u64 = 1 << 20;
 
 /// Slots of the four PVSCSI controllers of a VM on ESXi.
 const PCI_SLOTS: [u32; 4] = [160, 192, 224, 256];
@@ -48,11 +51,17 @@ impl State {
                 show_redo: false,
                 shared_reads: false,
                 suppress_events: false,
+                fence: false,
+                removal_fails: false,
+                need_snapshot: NEED,
+                need_attach: NEED,
                 privileges: inv.privileges.as_ref().map(|p| p.iter().cloned().collect()),
                 task_ms: 0,
             },
             counters: Counters::default(),
             requests: Vec::new(),
+            landing: 0,
+            landings: Vec::new(),
             problems: BTreeSet::new(),
             locked: BTreeSet::new(),
             attach_as: HashMap::new(),
@@ -81,7 +90,19 @@ impl State {
         }
         for h in hosts {
             let id = format!("host-{}", s.next());
-            s.hosts.push(Host { id, name: h.name, datastores: h.datastores, in_maintenance: false });
+            s.hosts.push(Host {
+                id,
+                name: h.name,
+                datastores: h.datastores,
+                in_maintenance: false,
+                entering: None,
+                block: None,
+                blocked: vec!["ReconfigVM_Task".into()],
+                conflict: false,
+                in_quarantine: false,
+                standby: "none".into(),
+                connection: "connected".into(),
+            });
         }
         for v in &inv.vms {
             s.add_vm(v)?;
@@ -123,6 +144,8 @@ impl State {
             hardware_version: v.hardware_version,
             uuid: v.uuid.clone().unwrap_or_else(|| stable_uuid("42", &format!("bios {}", v.name))),
             instance_uuid: v.instance_uuid.clone().unwrap_or_else(|| stable_uuid("50", &format!("vc {}", v.name))),
+            working_dir: v.working_dir.clone(),
+            disabled: Vec::new(),
             template: v.template,
             tools: v.tools,
             change_tracking: v.change_tracking,
@@ -216,7 +239,7 @@ impl State {
         };
         let key = lowest_free_key(&vm.devices, disk_key_base(ctl.1));
         let mode = d.mode.clone().unwrap_or_else(|| "persistent".into());
-        let disk = Disk { path, mode, sharing: d.sharing.clone(), redo: None };
+        let disk = Disk { path, mode, sharing: d.sharing.clone(), redo: None, origin: Origin::Own };
         vm.devices.push(Device { key, controller: Some(ctl.0), unit: Some(unit), kind: Kind::Disk(disk) });
         Ok(())
     }
@@ -249,6 +272,7 @@ impl State {
                 backing: d.backing,
                 parent: None,
                 extents: Extents::default(),
+                grown: 0,
                 borrowed: d.source.is_some(),
                 key_id: d.key_id.clone(),
                 fcd: d.fcd.clone(),
@@ -264,7 +288,7 @@ fn spelled(api: Ver, given: &str) -> String {
     known.map(|v| (*v).to_owned()).unwrap_or_else(|| given.to_owned())
 }
 
-fn mac_of(uuid: &str) -> String {
+pub(crate) fn mac_of(uuid: &str) -> String {
     let h = &uuid[uuid.len() - 6..];
     format!("00:50:56:{}:{}:{}", &h[..2], &h[2..4], &h[4..])
 }

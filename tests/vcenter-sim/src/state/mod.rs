@@ -17,7 +17,7 @@ use crate::inventory::DatastoreKind;
 use crate::schema::Ver;
 use crate::store::Store;
 use crate::value::{MoRef, Val};
-pub(crate) use vm::{Device, Disk, Kind, Snapshot, Vm};
+pub(crate) use vm::{Device, Disabled, Disk, Kind, Origin, Snapshot, Vm};
 
 #[derive(Debug)]
 pub(crate) struct Host {
@@ -26,6 +26,27 @@ pub(crate) struct Host {
     /// None: sees all datastores.
     pub datastores: Option<Vec<String>>,
     pub in_maintenance: bool,
+    /// The task that takes it into maintenance mode.
+    pub entering: Option<String>,
+    /// Fault with which calls on its VMs are refused while it enters or is in maintenance mode, and which calls.
+    pub block: Option<String>,
+    pub blocked: Vec<String>,
+    /// Removing a snapshot while it enters leaves the delta behind.
+    pub conflict: bool,
+    pub in_quarantine: bool,
+    /// `none`, `entering`, `in`, `exiting`.
+    pub standby: String,
+    /// `connected`, `disconnected`, `notResponding`.
+    pub connection: String,
+}
+
+/// What became of a request that landed late.
+#[derive(Clone, Debug)]
+pub(crate) struct Landing {
+    pub method: String,
+    /// Type of the fault; None when it was executed.
+    pub fault: Option<String>,
+    pub task: Option<String>,
 }
 
 #[derive(Debug)]
@@ -80,6 +101,8 @@ pub(crate) struct Task {
 pub(crate) struct Counters {
     pub logins: u64,
     pub file_operations: u64,
+    /// Files deleted with a VM that had another one's disk attached.
+    pub foreign_destroyed: Vec<String>,
     pub calls: BTreeMap<String, u64>,
 }
 
@@ -94,6 +117,13 @@ pub(crate) struct Knobs {
     /// A second VM may attach a disk that is attached nonpersistent elsewhere.
     pub shared_reads: bool,
     pub suppress_events: bool,
+    /// Late requests of an ended session are refused when they land.
+    pub fence: bool,
+    /// RemoveSnapshot_Task fails with FileLocked when a file is held, instead of leaving the VM in need of consolidation.
+    pub removal_fails: bool,
+    /// Free bytes that a new delta, and a redo log of an attached disk, needs on its datastore.
+    pub need_snapshot: u64,
+    pub need_attach: u64,
     pub privileges: Option<BTreeSet<String>>,
     pub task_ms: u64,
 }
@@ -126,6 +156,9 @@ pub(crate) struct State {
     pub knobs: Knobs,
     pub counters: Counters,
     pub requests: Vec<Recorded>,
+    /// Requests on their way, and those that landed.
+    pub landing: u64,
+    pub landings: Vec<Landing>,
     pub problems: BTreeSet<String>,
     /// Manually locked vmdk paths.
     pub locked: BTreeSet<String>,
@@ -170,6 +203,25 @@ impl State {
 
     pub(crate) fn datastore(&self, name: &str) -> Option<&Datastore> {
         self.datastores.iter().find(|d| d.name == name)
+    }
+
+    pub(crate) fn host(&self, id: &str) -> Option<&Host> {
+        self.hosts.iter().find(|h| h.id == id)
+    }
+
+    /// Deletes a vmdk; what it had grown by is free again.
+    pub(crate) fn delete_file(&mut self, path: &str) -> Res<()> {
+        self.give_back(path);
+        self.store.delete(path).map_err(|e| Fault::new("SystemError", e.to_string()).with("reason", e.to_string()))
+    }
+
+    /// Takes what a delta has grown by as free again: it is about to vanish.
+    pub(crate) fn give_back(&mut self, path: &str) {
+        let grown = self.store.files.get_mut(path).map(|f| std::mem::take(&mut f.grown)).unwrap_or(0);
+        let name = crate::store::split_path(path).map(|(ds, _)| ds.to_owned());
+        if let Some(d) = self.datastores.iter_mut().find(|d| Some(&d.name) == name.as_ref()) {
+            d.free += grown;
+        }
     }
 
     pub(crate) fn host_sees(&self, host: &str, ds: &str) -> bool {

@@ -12,6 +12,38 @@ pub(crate) struct Disk {
     pub sharing: Option<String>,
     /// Redo log of an independent_nonpersistent disk, in the VM that has it attached.
     pub redo: Option<String>,
+    pub origin: Origin,
+}
+
+/// How a disk came to the VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Made with it or for it.
+    Own,
+    /// An existing file, attached by a client.
+    Attached,
+    /// An existing file, attached by the control command `attach_foreign`.
+    Actor,
+}
+
+impl Origin {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Origin::Own => "own",
+            Origin::Attached => "attached",
+            Origin::Actor => "actor",
+        }
+    }
+}
+
+/// A method that somebody switched off (AuthorizationManager.DisableMethods).
+#[derive(Clone, Debug)]
+pub(crate) struct Disabled {
+    pub method: String,
+    pub source: String,
+    pub reason: String,
+    /// Cookie of the session that it ends with.
+    pub session: Option<String>,
 }
 
 impl Disk {
@@ -77,6 +109,9 @@ pub(crate) struct Vm {
     pub hardware_version: u32,
     pub uuid: String,
     pub instance_uuid: String,
+    /// Folder of new deltas, when it is not that of their parents.
+    pub working_dir: Option<String>,
+    pub disabled: Vec<Disabled>,
     pub template: bool,
     pub tools: bool,
     pub change_tracking: bool,
