@@ -175,22 +175,20 @@ async fn attach_foreign(lab: &mut Lab, path: &str, mode: &str) -> Result<bool> {
     let before = crate::lab::names(&lab.control.attached(PROXY).await?);
     let request = json!({"cmd": "attach_foreign", "vm": PROXY, "path": path, "mode": mode});
     let fault = until_not_busy(lab, request).await?;
-    let mine: Vec<_> = crate::lab::names(&lab.control.attached(PROXY).await?)
-        .difference(&before)
-        .filter(|(now, _)| now == path)
-        .cloned()
-        .collect();
-    lab.foreign.disks.extend(mine);
+    let now = lab.control.attached(PROXY).await?;
+    let mine: Vec<_> = now.into_iter().filter(|disk| disk.path == path).collect();
+    lab.foreign.disks.extend(crate::lab::names(&mine).difference(&before).cloned());
     Ok(fault.is_null())
 }
 
 /// Takes another program's disk off again.
 pub async fn detach_foreign(lab: &mut Lab, path: &str) -> Result<()> {
+    let there = lab.control.attached(PROXY).await?.into_iter().filter(|disk| disk.path == path).collect::<Vec<_>>();
     let fault = until_not_busy(lab, json!({"cmd": "detach_foreign", "vm": PROXY, "path": path})).await?;
     if !fault.is_null() {
         bail!("another program can't detach its disk {path}: {fault}");
     }
-    lab.foreign.disks.retain(|(other, _)| other != path);
+    crate::lab::names(&there).iter().for_each(|disk| drop(lab.foreign.disks.remove(disk)));
     Ok(())
 }
 

@@ -32,6 +32,11 @@ pub async fn mend(lab: &mut Lab) -> Result<()> {
     lab.call(json!({"cmd": "set_privileges", "privileges": null})).await?;
     lab.call(json!({"cmd": "deny_properties", "paths": []})).await?;
     lab.call(json!({"cmd": "suppress_events", "on": false})).await?;
+    // A guest whose driver lost events of others is rescanned by them.
+    let slots = lab.call(json!({"cmd": "devices"})).await?["slots"].take();
+    for address in slots.as_array().into_iter().flatten().filter_map(|slot| slot["pci_address"].as_str()) {
+        lab.call(json!({"cmd": "device_rescan", "pci_address": address})).await?;
+    }
     // Simulators that know no maintenance have none to end.
     lab.control.call(json!({"cmd": "host", "name": HOST, "entering": false, "block": null})).await.ok();
     // An operator takes his own snapshot away; that it was there is for the judge to have seen.
@@ -77,7 +82,7 @@ async fn owed(lab: &mut Lab) -> Result<Option<String>> {
     }
     let disks = lab.left_attached().await?;
     if !disks.is_empty() {
-        return Ok(Some(format!("attached: {:?}", crate::lab::names(&disks))));
+        return Ok(Some(format!("attached: {:?}", disks.iter().map(|disk| &disk.path).collect::<Vec<_>>())));
     }
     let snapshots = lab.our_snapshots().await?;
     if !snapshots.is_empty() {
@@ -93,10 +98,12 @@ async fn owed(lab: &mut Lab) -> Result<Option<String>> {
 
 /// After the judge: what others brought goes again, by their own hands.
 pub async fn clear_foreign(lab: &mut Lab) -> Result<()> {
-    let disks: Vec<String> = lab.foreign.disks.iter().map(|(path, _)| path.clone()).collect();
-    for path in disks {
-        detach_foreign(lab, &path).await?;
+    for disk in lab.control.attached(PROXY).await? {
+        if crate::lab::names(std::slice::from_ref(&disk)).is_subset(&lab.foreign.disks) {
+            detach_foreign(lab, &disk.path).await?;
+        }
     }
+    lab.foreign.disks.clear();
     // What an operator may have made of the proxy, or copied.
     let reply = lab.call(json!({"cmd": "state"})).await?;
     for vm in reply["vms"].as_array().cloned().unwrap_or_default() {

@@ -42,7 +42,7 @@ impl Verdict {
 
 /// Looks at everything.
 pub async fn judge(lab: &mut Lab, outcome: Option<&Outcome>, verdict: &mut Verdict) -> Result<()> {
-    verdict.attached.extend(crate::lab::names(&lab.left_attached().await?).into_iter().map(|(path, _)| path));
+    verdict.attached.extend(lab.left_attached().await?.into_iter().map(|disk| disk.path));
     verdict.snapshots.extend(lab.our_snapshots().await?);
     verdict.methods.extend(lab.our_methods().await?);
     verdict.false_ok.extend(outcome.and_then(|outcome| outcome.false_ok.clone()));
@@ -69,8 +69,8 @@ pub async fn chains(lab: &mut Lab, verdict: &mut Verdict) -> Result<()> {
 
 async fn foreign(lab: &mut Lab, verdict: &mut Verdict) -> Result<()> {
     let there = crate::lab::names(&lab.control.attached(PROXY).await?);
-    for (path, key) in lab.anchors.union(&lab.foreign.disks).filter(|disk| !there.contains(disk)) {
-        verdict.foreign.push(format!("the disk {path} (key {key}) is gone from the proxy"));
+    for (uuid, key) in lab.anchors.union(&lab.foreign.disks).filter(|disk| !there.contains(disk)) {
+        verdict.foreign.push(format!("the disk {uuid} (key {key}) is gone from the proxy"));
     }
     let snapshots: Vec<String> = lab.snapshots().await?.into_iter().map(|(id, _)| id).collect();
     for id in lab.foreign.snapshots.iter().filter(|id| !snapshots.contains(id)) {

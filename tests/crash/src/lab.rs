@@ -50,7 +50,7 @@ pub struct Setup {
 /// What others own.
 #[derive(Debug, Default)]
 pub struct Foreign {
-    /// Disks on the proxy that are not ours: path and key, as their owner left them.
+    /// Disks on the proxy that are not ours: UUID and key, as their owner left them.
     pub disks: BTreeSet<(String, i32)>,
     /// Snapshots of the target that are not ours and stay.
     pub snapshots: BTreeSet<String>,
@@ -229,7 +229,7 @@ impl Lab {
     }
 
     fn is_foreign(&self, disk: &AttachedDisk) -> bool {
-        let it = (disk.path.clone(), disk.key);
+        let it = name(disk);
         self.anchors.contains(&it) || self.foreign.disks.contains(&it)
     }
 
@@ -347,9 +347,13 @@ impl Drop for Lab {
     }
 }
 
-/// Path and key of each.
+/// UUID and key of each: paths change when somebody moves a VM's files.
 pub fn names(disks: &[AttachedDisk]) -> BTreeSet<(String, i32)> {
-    disks.iter().map(|disk| (disk.path.clone(), disk.key)).collect()
+    disks.iter().map(name).collect()
+}
+
+fn name(disk: &AttachedDisk) -> (String, i32) {
+    (disk.uuid.clone().unwrap_or_else(|| disk.path.clone()), disk.key)
 }
 
 /// Two small disks, one dense and one sparse, a foreign snapshot that stays, and another program's VM with two disks.
