@@ -30,9 +30,12 @@ const OPERATOR: [&str; 7] =
     ["Destroy", "Unregister", "Relocate", "Clone", "CreateSnapshot", "RevertToCurrentSnapshot", "MarkAsTemplate"];
 /// Those that want a VM that is off.
 const COLD: [&str; 3] = ["Destroy", "Unregister", "MarkAsTemplate"];
-/// What a role without the right to attach, detach or remove snapshots may still do.
-const ROLE: [&str; 5] = [
+/// What the agent's role may; one of them is taken away, the first never.
+const ROLE: [&str; 8] = [
     "System.Read",
+    "Global.DisableMethods",
+    "Global.EnableMethods",
+    "Sessions.TerminateSession",
     "VirtualMachine.State.CreateSnapshot",
     "VirtualMachine.State.RemoveSnapshot",
     "VirtualMachine.Config.AddExistingDisk",
@@ -188,7 +191,9 @@ pub async fn detach_foreign(lab: &mut Lab, path: &str) -> Result<()> {
     if !fault.is_null() {
         bail!("another program can't detach its disk {path}: {fault}");
     }
-    crate::lab::names(&there).iter().for_each(|disk| drop(lab.foreign.disks.remove(disk)));
+    for disk in crate::lab::names(&there) {
+        lab.foreign.disks.remove(&disk);
+    }
     Ok(())
 }
 
@@ -219,6 +224,8 @@ async fn take_off(lab: &mut Lab, path: &str, key: i32) -> Result<()> {
     if lab.control.call(json!({"cmd": "remove_disk", "vm": PROXY, "disk": path})).await.is_err() {
         return Ok(());
     }
+    // Those whose event was lost are there as well.
+    lab.rescan().await?;
     for device in lab.control.devices().await? {
         let id = device["id"].as_str().unwrap_or_default().to_owned();
         if id.ends_with(&format!("-{key}")) {

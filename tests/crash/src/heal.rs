@@ -33,10 +33,7 @@ pub async fn mend(lab: &mut Lab) -> Result<()> {
     lab.call(json!({"cmd": "deny_properties", "paths": []})).await?;
     lab.call(json!({"cmd": "suppress_events", "on": false})).await?;
     // A guest whose driver lost events of others is rescanned by them.
-    let slots = lab.call(json!({"cmd": "devices"})).await?["slots"].take();
-    for address in slots.as_array().into_iter().flatten().filter_map(|slot| slot["pci_address"].as_str()) {
-        lab.call(json!({"cmd": "device_rescan", "pci_address": address})).await?;
-    }
+    lab.rescan().await?;
     // Simulators that know no maintenance have none to end.
     lab.control.call(json!({"cmd": "host", "name": HOST, "entering": false, "block": null})).await.ok();
     // An operator takes his own snapshot away; that it was there is for the judge to have seen.

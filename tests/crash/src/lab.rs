@@ -260,6 +260,15 @@ impl Lab {
         Ok(left)
     }
 
+    /// The guest looks at every controller.
+    pub async fn rescan(&mut self) -> Result<()> {
+        let slots = self.call(json!({"cmd": "devices"})).await?["slots"].take();
+        for address in slots.as_array().into_iter().flatten().filter_map(|slot| slot["pci_address"].as_str()) {
+            self.call(json!({"cmd": "device_rescan", "pci_address": address})).await?;
+        }
+        Ok(())
+    }
+
     /// Requests whose connection was closed and that are still to arrive.
     pub async fn on_their_way(&mut self) -> Result<u64> {
         let reply = self.control.call(json!({"cmd": "landings"})).await;

@@ -53,7 +53,7 @@ struct Args {
     #[arg(long, default_value_t = 0)]
     from: u64,
     /// Rounds at a time; most of a round is waiting.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 12)]
     jobs: u64,
     /// Of all the agent's waits.
     #[arg(long, default_value_t = 0.02)]

@@ -15,7 +15,7 @@ use crate::{
 
 const POLL: Duration = Duration::from_millis(8);
 /// A moment that has not come by then does not come in this round.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(4);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
