@@ -24,11 +24,11 @@ use crate::{
     hypervisor::{Hypervisor, ProxyFacts, vsphere::Vsphere},
     id::{DutyId, Moref},
     journal::{
-        Journal, JournalError, Opened, Record,
+        Duty, Journal, JournalError, Opened, Record,
         file::{lock, reconciled},
     },
     reason,
-    session::{Manager, Opener, job::Jobs},
+    session::{Manager, Opener, jobs::Jobs},
     systemd,
 };
 
@@ -212,7 +212,15 @@ async fn meet_once(config: &Config, platform: &Arc<dyn Platform>) -> Result<(Arc
 /// Waits until every duty of an earlier run is retired. `patience`: `None` waits as long as waiting can help; what only a
 /// person can heal is then listed, and its VM, UUID and slot stay refused while the rest is served.
 async fn settle_inherited(core: &Core, patience: Option<Duration>) -> Result<()> {
-    let inherited: Vec<DutyId> = core.vm.journal.state().duties().map(|duty| duty.id).collect();
+    let state = core.vm.journal.state();
+    let (kept, inherited): (Vec<&Duty>, Vec<&Duty>) =
+        state.duties().partition(|duty| duty.snapshot().is_some_and(|snapshot| snapshot.kept().is_some()));
+    // Settled when their time is over, or taken over by a job that resumes: not waited for.
+    for duty in kept {
+        tracing::warn!(duty = %duty.id, vm = duty.vm_name, "a snapshot is kept for a job that resumes");
+        core.settler.hand_over(duty.id);
+    }
+    let inherited: Vec<DutyId> = inherited.iter().map(|duty| duty.id).collect();
     if inherited.is_empty() {
         return Ok(());
     }
@@ -280,6 +288,7 @@ async fn run(listener: TcpListener, config: &Config, context: Context) -> Result
         ended = &mut serving => ended,
         () = vm.fatal.cancelled() => Err(fatal()),
     };
+    vm.events.close();
     stop.cancel();
     // Streams of clients that do not go away must not hold the exit.
     drop(timeout(SETTLE_STEP, serving).await);

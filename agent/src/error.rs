@@ -68,7 +68,16 @@ impl Error {
             message: self.message(),
             next_step: self.0.reason.next_step.to_owned(),
             cleanup: self.0.cleanup.into(),
+            retry_after_seconds: self
+                .retry_after()
+                .map_or(0, |after| u32::try_from(after.as_secs()).unwrap_or(u32::MAX)),
         }
+    }
+
+    /// When to do the same again; `None`: waiting does not help.
+    fn retry_after(&self) -> Option<Duration> {
+        let waiting_helps = self.0.reason.grpc == tonic::Code::Unavailable || self.0.cleanup == Cleanup::Owed;
+        waiting_helps.then_some(RETRY_AFTER)
     }
 
     /// The same failure for somebody else who waits for it; the chain of causes becomes text.
@@ -112,8 +121,7 @@ impl StdError for Error {}
 
 impl From<Error> for tonic::Status {
     fn from(error: Error) -> Self {
-        let waiting_helps = error.0.reason.grpc == tonic::Code::Unavailable || error.0.cleanup == Cleanup::Owed;
-        status::to_status(error.0.reason.grpc, &error.to_reason(), waiting_helps.then_some(RETRY_AFTER))
+        status::to_status(error.0.reason.grpc, &error.to_reason(), error.retry_after())
     }
 }
 

@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod discover;
 pub mod error;
+pub mod events;
 pub mod hypervisor;
 pub mod id;
 pub mod journal;

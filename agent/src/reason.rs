@@ -59,6 +59,8 @@ registry! {
     SNAP_UNKNOWN = "HA-SNP-004", NotFound, "the given snapshot does not exist", "give the moref of a snapshot of this VM";
     SNAP_CONSOLIDATE = "HA-SNP-005", FailedPrecondition, "the VM needs consolidation after the snapshot was removed", "consolidate the VM's disks in the vSphere Client";
     SNAP_DOUBT = "HA-SNP-006", FailedPrecondition, "a snapshot of ours can't be told from others", "look at the VM's snapshots; remove the one named `hotadd-agent …` by hand if it is left over";
+    SNAP_AGE = "HA-SNP-007", ResourceExhausted, "our snapshot became too old or its delta too large", "back the VM up when it writes less, or raise limits.snapshot_max_age_seconds or limits.delta_max_bytes";
+    SNAP_SPACE = "HA-SNP-008", ResourceExhausted, "the datastore of our snapshot's delta is nearly full", "free space on the named datastore";
 
     SNAP_HELD = "HA-SNP-007", FailedPrecondition, "another VM holds a file of the VM whose snapshot is to be removed", "end the backup or replication that holds it, or detach the disk from the VM that the message names";
 
@@ -71,6 +73,13 @@ registry! {
     PLAN_SHARED = "HA-PLAN-004", FailedPrecondition, "a shared (multi-writer or bus-shared) disk has no snapshot", "back the disk up inside one of its guests";
     PLAN_NO_UUID = "HA-PLAN-005", FailedPrecondition, "vCenter gives no UUID for this disk, so it could not be proven in the guest", "check the VMDK's descriptor (ddb.uuid)";
     PLAN_IN_USE = "HA-PLAN-006", FailedPrecondition, "another disk with the same UUID is on this proxy now", "wait until the other session is closed, or use another proxy";
+
+    HST_PROXY = "HA-HST-001", Unavailable, "the proxy's host is leaving service", "wait until the proxy was moved or its host is back, then resume or start again";
+    HST_MOVED = "HA-HST-002", Unavailable, "the proxy is being moved to another host", "wait for the end of the migration, then resume or start again; keep the proxy out of DRS";
+    HST_HOLD = "HA-HST-003", Unavailable, "the hosts did not come to rest in time", "wait for the end of the maintenance, or use a proxy on another host";
+    HST_TARGET = "HA-HST-004", Unavailable, "the target's host is leaving service", "nothing: our snapshot is removed once the VM was moved or the host is back";
+    CHN_GONE = "HA-CHN-001", FailedPrecondition, "the snapshot that was read is no longer under the VM's disks", "find out who removed or reverted it; start a new job";
+    CHN_BUSY = "HA-CHN-002", FailedPrecondition, "the VM's disks are being consolidated, reverted or moved", "wait for the task that the vSphere Client shows, then start a new job";
 
     ATT_NO_SLOT = "HA-ATT-001", ResourceExhausted, "no free unit on any usable SCSI controller of the proxy", "close a session, or add PVSCSI controllers to the proxy";
     ATT_LOCKED = "HA-ATT-002", FailedPrecondition, "the disk is locked", "find the holder of the lock: another proxy, or a VM that runs on this very file";
@@ -93,22 +102,32 @@ registry! {
     READ_STOPPED = "HA-RD-007", Aborted, "the read was stopped before its end", "run it again; the session or job was ending";
 
     SES_UNKNOWN = "HA-SES-001", NotFound, "no such session", "open the disks again; ListSessions shows what lives";
-    SES_STATE = "HA-SES-002", FailedPrecondition, "the session is not open", "wait for its end, then open the disks again";
+    SES_STATE = "HA-SES-002", FailedPrecondition, "the session is not open", "wait for its end, then open the disks again under a new request_id";
     SES_CONFLICT = "HA-SES-003", AlreadyExists, "this request_id was used for a different request", "use a new request_id";
-    SES_LEASE = "HA-SES-004", Aborted, "the session's lease ended", "renew with KeepAlive more often than the lease";
+    SES_LEASE = "HA-SES-004", Aborted, "the session's lease ended", "renew with KeepAlive more often than the lease; open the disks again under a new request_id";
     SES_BUSY = "HA-SES-005", ResourceExhausted, "this VM already has a session or job on this proxy", "wait for it or close it";
     SES_REQUEST = "HA-SES-006", InvalidArgument, "the request is malformed", "correct the named field";
     SES_DRAINING = "HA-SES-007", Unavailable, "the agent is shutting down", "try again after it restarted";
+    SES_RESTART = "HA-SES-008", Aborted, "the agent restarted; the session was ended and cleaned up", "open the disks again under a new request_id";
+    SES_CLOSED = "HA-SES-009", FailedPrecondition, "closed by the controller", "open the disks again under a new request_id";
 
     JOB_UNKNOWN = "HA-JOB-001", NotFound, "no such job", "ListJobs shows the jobs of this run of the agent";
     JOB_RUNNING = "HA-JOB-002", AlreadyExists, "a job with this request_id is running", "follow it with GetJob";
     JOB_STREAM = "HA-JOB-003", Aborted, "the controller went away before the end", "start a new job";
     JOB_PARTIAL = "HA-JOB-004", FailedPrecondition, "not every disk can be attached", "see the disks' reasons, or allow a partial backup";
+    JOB_RESTART = "HA-JOB-005", Aborted, "the agent restarted while the job ran; it was ended and cleaned up", "start a new job, or resume it if its snapshot is kept (resume_until)";
+    JOB_RESUME = "HA-JOB-006", FailedPrecondition, "there is nothing to resume", "start a new job; a snapshot is kept only for a job that asked for a window, and only until resume_until";
 
     DUTY_OWED = "HA-DUT-001", Unavailable, "clean-up is not finished", "nothing: the agent retries until it is proven; ListDuties shows why it waits";
     DUTY_JOURNAL = "HA-DUT-002", Internal, "the journal can't be written", "check space and health of the state directory; nothing new is attached until then";
 
     INTERNAL = "HA-INT-001", Internal, "the agent met a bug", "report it with the journal of the service";
+}
+
+/// The entry of a code that was recorded.
+#[must_use]
+pub fn by_code(code: &str) -> Option<&'static ReasonCode> {
+    ALL.iter().copied().find(|reason| reason.code == code)
 }
 
 /// The table as Markdown, for docs/reasons.md.

@@ -46,7 +46,7 @@ async fn a_client_that_stops_reading_stops_the_source_and_loses_the_job() -> Res
         if result.state() == JobState::Running {
             return Ok(false);
         }
-        assert_eq!((result.state(), codes(&result)), (JobState::Failed, vec!["HA-RD-007"]), "{result:#?}");
+        assert_eq!((result.state(), codes(&result)), (JobState::Failed, vec!["HA-JOB-003"]), "{result:#?}");
         Ok(true)
     })
     .await?;

@@ -9,12 +9,14 @@ use crate::support::{
     Delivered, MIB, backup, calls, control, eventually, fault, images_equal_sources, nothing_stays, request, scene,
 };
 
-/// The wait that believes an absence is shorter than what `late_land` takes: the mistake is made on purpose.
+/// The wait that believes an absence is shorter than what `late_land` takes: the mistake is made on purpose. The target
+/// is off: a running VM locks its disk again as soon as our snapshot is removed, and the late attach would be refused.
 fn hasty() -> Result<(tempfile::TempDir, Scene)> {
     scene(&[Content::new(3 * MIB, 1)], |spec| {
         for (key, value) in [("call_seconds", 2.0), ("settle_seconds", 2.1), ("sweep_seconds", 0.2)] {
             spec.set("deadlines", key, value);
         }
+        spec.target().power = "off".into();
     })
 }
 
@@ -89,8 +91,8 @@ async fn a_fenced_request_never_lands() -> Result<()> {
 
     // An agent that died can't log out: its session is ended by its key.
     fault(&scene, "ReconfigVM_Task", late).await?;
-    let job = crate::support::Running::start(&scene, request(TARGET), dir.path()).await?;
     let before = calls(&scene, "ReconfigVM_Task").await?.len();
+    let job = crate::support::Running::start(&scene, request(TARGET), dir.path()).await?;
     eventually("the attach is asked for", async || Ok(calls(&scene, "ReconfigVM_Task").await?.len() > before)).await?;
     scene.take_agent()?.kill()?;
     drop(job);

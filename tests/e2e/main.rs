@@ -3,10 +3,12 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests; their helpers too")]
 
+mod around;
 mod backpressure;
 mod cli;
 mod consistency;
 mod crash;
+mod events;
 mod faults;
 mod guards;
 mod identity;
@@ -14,8 +16,11 @@ mod ids;
 mod job;
 mod journal;
 mod late;
+mod leases;
 mod lost;
 mod names;
+mod relay;
+mod resume;
 mod security;
 mod session;
 mod stream;

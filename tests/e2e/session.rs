@@ -129,8 +129,8 @@ async fn a_closed_session_stays_closed_and_says_so() -> Result<()> {
     let closed = session(&scene, &id).await?;
     assert_eq!((closed.state.as_str(), closed.closed_reason.as_str()), ("closed", "closed by the controller"));
     assert_eq!(close(&scene, &id).await?, Cleanup::Done);
-    refused(disks(&scene).await?.keep_alive(alive).await, "HA-SES-002")?;
-    refused(disks(&scene).await?.read_disk(read_request(&id, FIRST_KEY, &[])).await, "HA-SES-002")?;
+    refused(disks(&scene).await?.keep_alive(alive).await, "HA-SES-009")?;
+    refused(disks(&scene).await?.read_disk(read_request(&id, FIRST_KEY, &[])).await, "HA-SES-009")?;
     let nobody = KeepAliveRequest { session_id: "no session".into() };
     refused(disks(&scene).await?.keep_alive(nobody).await, "HA-SES-001")?;
     Ok(())

@@ -21,6 +21,8 @@ pub struct Delivered {
     pub job_id: String,
     pub images: BTreeMap<i32, PathBuf>,
     pub snapshot: Option<SnapshotResult>,
+    /// Reasons to wait that were told.
+    pub waited: Vec<String>,
     pub read: Vec<DiskResult>,
     pub result: Option<JobResult>,
 }
@@ -38,6 +40,7 @@ pub enum Seen {
     /// Which, and whether it has finished.
     Phase(Phase, bool),
     Preflight,
+    Waiting,
     Snapshot,
     Opened,
     Frame,
@@ -69,6 +72,10 @@ impl Running {
             }
             Item::Phase(phase) => Seen::Phase(phase.phase(), phase.finished),
             Item::Preflight(_) => Seen::Preflight,
+            Item::Waiting(waiting) => {
+                self.delivered.waited.extend(waiting.reason.map(|reason| reason.code));
+                Seen::Waiting
+            }
             Item::Snapshot(snapshot) => {
                 self.delivered.snapshot = Some(snapshot);
                 Seen::Snapshot

@@ -11,9 +11,9 @@ use super::{Context, text};
 use crate::{
     error::{Error, Result},
     id::Moref,
-    journal::{Duty, DutyKind, DutyPhase},
+    journal::{Duty, DutyKind, DutyPhase, history},
     reason,
-    session::{OpenRequest, Source, manager::seconds, snapshot::Wish},
+    session::{OpenRequest, Source, live::seconds, snapshot::Wish},
 };
 
 /// Frames between a read thread and its stream.
@@ -38,8 +38,7 @@ impl DiskService for Context {
     }
 
     async fn close_disks(&self, r: Request<v1::CloseDisksRequest>) -> Result<Response<v1::CloseDisksResponse>, Status> {
-        let session = self.manager.get(&r.into_inner().session_id)?;
-        Ok(Response::new(self.manager.close(&session, "closed by the controller").await))
+        Ok(Response::new(self.manager.close_by_id(&r.into_inner().session_id).await?))
     }
 
     async fn keep_alive(&self, r: Request<v1::KeepAliveRequest>) -> Result<Response<v1::KeepAliveResponse>, Status> {
@@ -67,7 +66,7 @@ impl DiskService for Context {
 }
 
 fn open_request(request: v1::OpenDisksRequest) -> Result<OpenRequest> {
-    let fingerprint = v1::OpenDisksRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
+    let asked = v1::OpenDisksRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
     let source = match request.from {
         Some(From::SnapshotMoref(moref)) => Source::Existing(Moref::new(text("snapshot_moref", &moref, true)?)),
         Some(From::Take(take)) => Source::Take(Wish::from_api(take)),
@@ -75,7 +74,7 @@ fn open_request(request: v1::OpenDisksRequest) -> Result<OpenRequest> {
     };
     Ok(OpenRequest {
         request_id: text("request_id", &request.request_id, false)?,
-        fingerprint,
+        asked: history::asked(&asked),
         vm: text("vm", &request.vm, true)?,
         source,
         keys: request.device_keys,
@@ -83,7 +82,7 @@ fn open_request(request: v1::OpenDisksRequest) -> Result<OpenRequest> {
     })
 }
 
-fn ranges(ranges: &[v1::Range]) -> Result<Vec<Range<u64>>> {
+pub(super) fn ranges(ranges: &[v1::Range]) -> Result<Vec<Range<u64>>> {
     ranges
         .iter()
         .map(|range| {
@@ -117,5 +116,6 @@ fn to_api(duty: &Duty, why: Option<String>, owner: String) -> v1::Duty {
         since: duty.since.clone(),
         last_error: why.unwrap_or_default(),
         owner,
+        keep_until: duty.snapshot().and_then(|s| s.keep_until.clone()).unwrap_or_default(),
     }
 }

@@ -1,15 +1,30 @@
 //! JobService.
+use std::{collections::BTreeMap, ops::Range, time::Duration};
+
 use hotadd_api::v1::{self, get_job_request::By, job_service_server::JobService};
 use prost::Message as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Context, block_size, text};
+use super::{Context, block_size, disk::ranges, text};
 use crate::{
     error::{Error, Result},
+    journal::history,
     reason,
-    session::{job::JobRequest, snapshot::Wish},
+    session::{jobs::JobRequest, snapshot::Wish},
 };
+
+/// An empty list is refused: for a read it would mean the whole disk.
+fn disk_ranges(disks: &[v1::DiskRanges]) -> Result<BTreeMap<i32, Vec<Range<u64>>>> {
+    let mut wanted = BTreeMap::new();
+    for disk in disks {
+        let key = disk.device_key;
+        if disk.ranges.is_empty() || wanted.insert(key, ranges(&disk.ranges)?).is_some() {
+            return Err(Error::new(&reason::READ_RANGE, format!("disk {key}: no ranges, or listed twice")));
+        }
+    }
+    Ok(wanted)
+}
 
 #[tonic::async_trait]
 impl JobService for Context {
@@ -17,9 +32,14 @@ impl JobService for Context {
 
     async fn backup_vm(&self, r: Request<v1::BackupVmRequest>) -> Result<Response<Self::BackupVmStream>, Status> {
         let request = r.into_inner();
-        let fingerprint = v1::BackupVmRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
+        let asked = v1::BackupVmRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
+        let longest = self.manager.opener().vm.limits.resume_max;
+        let resume_job = text("resume_job", &request.resume_job, false)?;
         let request = JobRequest {
-            fingerprint,
+            asked: history::asked(&asked),
+            ranges: disk_ranges(&request.ranges)?,
+            resume_window: Duration::from_secs(request.resume_window_seconds.into()).min(longest),
+            resume_job: (!resume_job.is_empty()).then_some(resume_job),
             request_id: text("request_id", &request.request_id, false)?,
             vm: text("vm", &request.vm, true)?,
             wish: Wish::from_api(request.snapshot.unwrap_or_default()),

@@ -9,7 +9,7 @@ use hotadd_blockio::EngineKind;
 use crate::{
     error::{Error, Result},
     reason,
-    session::{Manager, job::Jobs},
+    session::{Manager, jobs::Jobs},
     transport::ReadOrder,
 };
 

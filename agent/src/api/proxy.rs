@@ -1,4 +1,7 @@
 //! ProxyService.
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt as _};
 use hotadd_api::v1::{self, proxy_service_server::ProxyService};
 use hotadd_blockio::{Arena, Device, Refusal, engine};
 use tonic::{Request, Response, Status};
@@ -12,6 +15,16 @@ use crate::{
 
 #[tonic::async_trait]
 impl ProxyService for Context {
+    type WatchEventsStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
+
+    async fn watch_events(
+        &self,
+        _: Request<v1::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let events = self.manager.opener().vm.events.watch();
+        Ok(Response::new(Box::pin(events.map(Ok))))
+    }
+
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::GetInfoResponse>, Status> {
         let vm = &self.manager.opener().vm;
         let about = vm.hypervisor.about();

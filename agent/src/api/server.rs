@@ -1,26 +1,27 @@
 //! The listener: mutual TLS only, health and reflection on.
 use std::{future::Future, net::SocketAddr, time::Duration};
 
+use futures_util::{Stream, StreamExt as _};
 use hotadd_api::v1::{
     disk_service_server::DiskServiceServer, job_service_server::JobServiceServer,
     proxy_service_server::ProxyServiceServer,
 };
+use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
 use secrecy::ExposeSecret as _;
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tokio::net::{TcpListener, TcpStream};
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming};
 
 use super::Context;
 use crate::{
-    config::Tls,
+    config::{Deadlines, Tls},
     error::{Error, Result},
     reason,
 };
 
-/// A peer that vanished without a FIN is noticed after one interval and one timeout.
-const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long a connection may take for its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Unanswered keep-alive probes after which the kernel gives a silent connection up.
+const PROBES: u32 = 4;
 /// HTTP/2 streams of one connection at the same time.
 const STREAMS: u32 = 256;
 
@@ -62,20 +63,42 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|e| Error::new(&reason::INTERNAL, "reflection").with_source(e))?;
+    let Deadlines { ping, ping_timeout, .. } = context.manager.opener().vm.deadlines;
     Server::builder()
         .tls_config(config)
         .map_err(failed("tls"))?
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .tcp_keepalive(Some(KEEPALIVE))
-        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(ping))
+        .http2_keepalive_timeout(Some(ping_timeout))
         .max_concurrent_streams(STREAMS)
         .add_service(health)
         .add_service(reflection)
         .add_service(ProxyServiceServer::new(context.clone()))
         .add_service(DiskServiceServer::new(context.clone()))
         .add_service(JobServiceServer::new(context))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
+        .serve_with_incoming_shutdown(incoming(listener, ping, ping_timeout), stop)
         .await
         .map_err(failed("serving"))
+}
+
+/// A peer that vanished without a FIN is noticed by HTTP/2's pings. They end its streams; the socket itself, when its
+/// buffer is full and nobody acknowledges, ends by TCP_USER_TIMEOUT. tonic sets no option on a listener that is not its own.
+fn incoming(
+    listener: TcpListener,
+    ping: Duration,
+    ping_timeout: Duration,
+) -> impl Stream<Item = std::io::Result<TcpStream>> {
+    // The kernel counts these in whole seconds.
+    let second = Duration::from_secs(1);
+    let patience = u32::try_from((ping + ping_timeout).as_millis()).unwrap_or(u32::MAX);
+    TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .with_keepalive(Some(ping.max(second)))
+        .with_keepalive_interval(Some((ping_timeout / PROBES).max(second)))
+        .with_keepalive_retries(Some(PROBES))
+        .inspect(move |stream| {
+            let Ok(stream) = stream else { return };
+            if let Err(error) = setsockopt(stream, TcpUserTimeout, &patience) {
+                tracing::warn!(%error, "TCP_USER_TIMEOUT can't be set");
+            }
+        })
 }

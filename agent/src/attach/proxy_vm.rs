@@ -11,6 +11,7 @@ use crate::{
     config::{Config, Deadlines, GuardPolicy, Limits},
     discover::{ControllerMap, DeviceFacts, Finder, Platform},
     error::{Error, Result},
+    events::Events,
     hypervisor::{Hypervisor, ProxyFacts},
     id::{DiskUuid, Moref, Slot},
     journal::{Journal, Record},
@@ -35,6 +36,7 @@ pub struct ProxyVm {
     pub listed_own: BTreeSet<DiskUuid>,
     /// For the buffers of all reads.
     pub memory: Memory,
+    pub events: Events,
     /// Cancelled when only a new start can go on: a loop that must never end has ended.
     pub fatal: CancellationToken,
     /// Held over: read the device list, write the intent, reconfigure, read back.
@@ -71,6 +73,7 @@ impl ProxyVm {
             deadlines: config.deadlines.clone(),
             listed_own: config.own_disks.clone(),
             memory: Memory::new(config.limits.memory_bytes),
+            events: Events::default(),
             fatal: CancellationToken::new(),
             gate: Mutex::new(()),
         }
@@ -82,8 +85,11 @@ impl ProxyVm {
     /// [`reason::DUTY_JOURNAL`].
     pub async fn record(&self, records: Vec<Record>) -> Result<()> {
         let journal = self.journal.clone();
-        let written = tokio::task::spawn_blocking(move || journal.append(&records)).await?;
-        written.map_err(|e| Error::new(&reason::DUTY_JOURNAL, "").with_source(e))
+        let before = journal.state();
+        let (written, records) = tokio::task::spawn_blocking(move || (journal.append(&records), records)).await?;
+        written.map_err(|e| Error::new(&reason::DUTY_JOURNAL, "").with_source(e))?;
+        self.events.tell(&records, &before);
+        Ok(())
     }
 
     /// Ends the agent; the next start settles from the journal.

@@ -88,6 +88,15 @@ deadlines! {
     doubt, doubt_seconds = 600.0, at least 0.0;
     /// How long SIGTERM waits for everything to be detached.
     drain, drain_seconds = 240.0, at least 0.01;
+    /// Silence of a client after which it is pinged; with `ping_timeout` the time after which a connection that was cut
+    /// without a FIN is given up.
+    ping, ping_seconds = 20.0, at least 0.01;
+    /// How long the answer to a ping may take.
+    ping_timeout, ping_timeout_seconds = 20.0, at least 0.01;
+    /// Between two looks at the hosts and at the target's snapshots while disks are held.
+    watch, watch_seconds = 5.0, at least 0.01;
+    /// How long a request waits, before it touches anything, for hosts that are leaving service.
+    hold, hold_seconds = 900.0, at least 0.0;
     /// Pause between two tries to reach vCenter while starting; up to twelve times that while something is owed.
     reconnect, reconnect_seconds = 5.0, at least 0.01;
     /// Pause after a refused login: vCenter locks an account after five failures within three minutes.

@@ -95,8 +95,14 @@ pub struct Limits {
     pub lease_min: Duration,
     pub lease_max: Duration,
     pub lease_default: Duration,
-    /// Oldest age that a snapshot of ours may reach.
-    pub snapshot_max_age: Duration,
+    /// Longest window for which a snapshot is kept for a job that resumes.
+    pub resume_max: Duration,
+    /// A snapshot of ours that is older ends its job or session; `None`: any age.
+    pub snapshot_max_age: Option<Duration>,
+    /// A delta of more bytes ends the job or session that caused it; `None`: any size.
+    pub delta_max_bytes: Option<u64>,
+    /// A delta's datastore with less free ends the job or session; `None`: not looked at.
+    pub datastore_min_free_bytes: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -151,7 +157,10 @@ struct RawLimits {
     lease_min_seconds: f64,
     lease_max_seconds: f64,
     lease_default_seconds: f64,
+    resume_max_seconds: f64,
     snapshot_max_age_seconds: f64,
+    delta_max_bytes: u64,
+    datastore_min_free_bytes: u64,
 }
 
 impl Default for RawLimits {
@@ -164,7 +173,10 @@ impl Default for RawLimits {
             lease_min_seconds: 10.0,
             lease_max_seconds: 3600.0,
             lease_default_seconds: 120.0,
-            snapshot_max_age_seconds: 86_400.0,
+            resume_max_seconds: 3600.0,
+            snapshot_max_age_seconds: 0.0,
+            delta_max_bytes: 100 << 30,
+            datastore_min_free_bytes: 4 << 30,
         }
     }
 }
@@ -301,7 +313,9 @@ impl Collector {
         let (low, high) = (raw.lease_min_seconds, raw.lease_max_seconds);
         let lease_default = seconds("lease_default_seconds", raw.lease_default_seconds, low, high);
         let lease_max = seconds("lease_max_seconds", raw.lease_max_seconds, raw.lease_default_seconds, 86_400.0);
-        let snapshot_max_age = seconds("snapshot_max_age_seconds", raw.snapshot_max_age_seconds, 1.0, 8_640_000.0);
+        let resume_max = seconds("resume_max_seconds", raw.resume_max_seconds, 0.0, 7.0 * 86_400.0);
+        let max_age = seconds("snapshot_max_age_seconds", raw.snapshot_max_age_seconds, 0.0, 365.0 * 86_400.0);
+        let above_zero = |value: u64| (value > 0).then_some(value);
         Limits {
             attach_batch: raw.attach_batch,
             parallel_reads: raw.parallel_reads,
@@ -310,7 +324,10 @@ impl Collector {
             lease_min,
             lease_max,
             lease_default,
-            snapshot_max_age,
+            resume_max,
+            snapshot_max_age: (!max_age.is_zero()).then_some(max_age),
+            delta_max_bytes: above_zero(raw.delta_max_bytes),
+            datastore_min_free_bytes: above_zero(raw.datastore_min_free_bytes),
         }
     }
 

@@ -8,6 +8,7 @@ pub mod convert;
 mod facts;
 mod guards;
 mod snapshots;
+mod surroundings;
 mod tree;
 pub mod vsphere;
 
@@ -198,6 +199,72 @@ pub enum Guarding {
     Unknown(Error),
 }
 
+/// Why a host is no good place to begin something on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unrest {
+    /// The description id of the task that empties it.
+    Entering(String),
+    Maintenance,
+    Quarantine,
+    /// HostSystem.runtime.standbyMode.
+    Standby(String),
+    /// HostSystem.runtime.connectionState.
+    Connection(String),
+}
+
+impl fmt::Display for Unrest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Entering(task) => write!(f, "is entering maintenance mode ({task})"),
+            Self::Maintenance => f.write_str("is in maintenance mode"),
+            Self::Quarantine => f.write_str("is in quarantine"),
+            Self::Standby(mode) => write!(f, "goes to standby ({mode})"),
+            Self::Connection(state) => write!(f, "is {state}"),
+        }
+    }
+}
+
+/// Where a VM runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Site {
+    pub host: Option<Moref>,
+    pub host_name: String,
+    pub unrest: Option<Unrest>,
+    /// Description id of a running task that moves the VM.
+    pub moving: Option<String>,
+}
+
+/// A datastore that holds a delta of the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    pub name: String,
+    /// `None`: not told.
+    pub free_bytes: Option<u64>,
+    /// Size of the current deltas there.
+    pub delta_bytes: u64,
+}
+
+/// The target while it is read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TargetSite {
+    pub site: Site,
+    /// Every snapshot of its tree.
+    pub snapshots: Vec<Moref>,
+    /// The snapshot that its current state stands on, and those below it.
+    pub stands_on: Vec<Moref>,
+    /// Description id of a running task that changes its disks' chains.
+    pub reshaping: Option<String>,
+    pub stores: Vec<Store>,
+}
+
+/// What matters around disks that are held.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    pub proxy: Site,
+    /// `None`: the VM is gone.
+    pub target: Option<TargetSite>,
+}
+
 /// Who answers, for GetInfo.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct About {
@@ -247,6 +314,12 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     /// Removes all in one task, keeping their files. `Ok` means that the task succeeded, not yet that they are gone:
     /// the caller reads the proxy again.
     async fn detach(&self, proxy: &Moref, batch: &[OurDisk]) -> Result<()>;
+    /// Hosts, running tasks, the target's snapshots and its deltas' datastores.
+    async fn surroundings(&self, proxy: &Moref, target: &Moref) -> Result<Surroundings>;
+    /// Why a snapshot of the target must not be removed now: its host is being emptied. `None` also when that can't be told.
+    async fn host_blocks_removal(&self, target: &TargetId) -> Option<String>;
+    /// If the target needs consolidation: every snapshot and delta, and in which order an operator removes them.
+    async fn conflict_report(&self, target: &TargetId) -> Option<String>;
     /// Keeps the session alive.
     async fn keep_alive(&self) -> Result<()>;
     async fn logout(&self);

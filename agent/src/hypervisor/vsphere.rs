@@ -8,7 +8,7 @@ use vim::{ErrorKind, FaultKind};
 
 use super::{
     About, AttachOutcome, AttachRequest, Guarding, Hypervisor, OurDisk, ProxyFacts, Quiesce, SnapshotOutcome,
-    SnapshotTree, TargetDisk, TargetFacts, batch,
+    SnapshotTree, Surroundings, TargetDisk, TargetFacts, batch,
     convert::{self, datastore_ref, error, fault_error, moref, snapshot_ref, vm_ref},
     facts::{believable, macs_agree, uuid_candidates},
 };
@@ -275,6 +275,18 @@ impl Hypervisor for Vsphere {
             Some(fault) => Err(fault_error(&fault, &reason::VC_FAULT)),
             None => Ok(()),
         }
+    }
+
+    async fn surroundings(&self, proxy: &Moref, target: &Moref) -> Result<Surroundings> {
+        self.see(proxy, target).await
+    }
+
+    async fn host_blocks_removal(&self, target: &TargetId) -> Option<String> {
+        self.blocks_removal(target).await
+    }
+
+    async fn conflict_report(&self, target: &TargetId) -> Option<String> {
+        self.report_conflict(target).await
     }
 
     async fn keep_alive(&self) -> Result<()> {

@@ -142,7 +142,7 @@ impl JournalFile {
         }
     }
 
-    /// Starts the file anew, with the open duties only, when it is large. History is bounded, what is owed is kept.
+    /// Starts the file anew, with the open duties and the remembered history only, when it is large.
     pub(super) fn compact_if_large(&mut self, state: &State) -> Result<(), JournalError> {
         if self.length <= COMPACT_ABOVE.max(self.compacted * 2) {
             return Ok(());

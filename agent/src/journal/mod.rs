@@ -8,10 +8,12 @@
 //!                             └── retire unconfirmed, late_until ─▲
 //! ```
 //! The same edges hold for an attached disk, a snapshot of ours and methods that we disabled. What was retired without
-//! ever having been confirmed is *late* for a while: it is not owed, but looked for, because vSphere may yet do it. State is a pure fold over the records
+//! ever having been confirmed is *late* for a while: it is not owed, but looked for, because vSphere may yet do it. A held
+//! snapshot may be kept for a job that resumes, and taken over by it (held → held). State is a pure fold over the records
 //! ([`State::apply`]); an edge that is not drawn is an error. Files, frames and fsync live in [`mod@file`], the records in
-//! [`record`].
+//! [`record`], what is remembered of jobs and sessions in [`history`].
 pub mod file;
+pub mod history;
 pub mod record;
 
 use std::{
@@ -20,18 +22,22 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use jiff::{SignedDuration, Timestamp};
+
 use self::file::JournalFile;
 pub use self::{
     file::{JournalError, Opened},
+    history::{End, History, JobBegan, LeaseBegan},
     record::{AttachDuty, Duty, DutyKind, DutyPhase, GuardDuty, Record, SnapshotDuty},
 };
 use crate::id::{DutyId, SessionId};
 
-/// Everything that is open, by duty.
+/// Everything that is open, by duty, and what is remembered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     duties: BTreeMap<DutyId, Duty>,
     late: BTreeMap<DutyId, Late>,
+    history: History,
 }
 
 /// Retired, never confirmed, and still looked for.
@@ -87,9 +93,58 @@ impl State {
             Record::Lapsed { duty } => {
                 self.late.remove(duty).ok_or(IllegalEdge { duty: *duty, what: "lapsed, but was not late" })?;
             }
-            Record::Alarm { .. } | Record::Started { .. } | Record::LeaseBegan { .. } | Record::LeaseEnded { .. } => {}
+            Record::Alarm { .. } => {}
+            Record::Kept { duty, until } => {
+                let held = DutyPhase::Held;
+                let entry = self.duties.get_mut(duty).filter(|d| d.phase == held).and_then(snapshot_mut);
+                entry
+                    .ok_or(IllegalEdge { duty: *duty, what: "kept and not a held snapshot" })?
+                    .keep_until
+                    .clone_from(until);
+            }
+            Record::Adopted { duty, into, session } => {
+                let kept = |d: &&Duty| d.snapshot().is_some_and(|s| s.keep_until.is_some());
+                let known = self.duties.get(duty).filter(kept);
+                let mut adopted = known.ok_or(IllegalEdge { duty: *duty, what: "adopted and not kept" })?.clone();
+                if self.duties.contains_key(into) {
+                    return Err(IllegalEdge { duty: *into, what: "begun twice" });
+                }
+                self.duties.remove(duty);
+                (adopted.id, adopted.session) = (*into, *session);
+                if let Some(snapshot) = snapshot_mut(&mut adopted) {
+                    snapshot.keep_until = None;
+                }
+                self.duties.insert(*into, adopted);
+            }
+            Record::Started { at, .. } => self.restart(at),
+            Record::LeaseBegan(_) | Record::LeaseEnded { .. } | Record::JobBegan(_) | Record::JobEnded { .. } => {
+                self.history.apply(record);
+            }
         }
         Ok(())
+    }
+
+    /// An agent that died broke its jobs: their snapshots are kept as long as they asked for.
+    fn restart(&mut self, at: &str) {
+        for (session, seconds) in self.history.restart(at) {
+            let window = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(0));
+            let Some(end) = at.parse::<Timestamp>().ok().and_then(|at| at.checked_add(window).ok()) else { continue };
+            let held = self.duties.values_mut().filter(|d| d.session == session && d.phase == DutyPhase::Held);
+            held.filter_map(snapshot_mut).for_each(|snapshot| snapshot.keep_until = Some(format!("{end:.0}")));
+        }
+    }
+
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// As records, to start a new file from. A confirmed duty is begun as what it became: its key or moref and its phase
+    /// are part of it.
+    fn records(&self) -> Vec<Record> {
+        let duties = self.duties.values().cloned().map(Record::Began);
+        let late = self.late.values().flat_map(|late| [Record::Began(late.duty.clone()), late.retired.clone()]);
+        self.history.records().into_iter().chain(duties).chain(late).collect()
     }
 
     pub fn duties(&self) -> impl Iterator<Item = &Duty> {
@@ -106,17 +161,17 @@ impl State {
         self.late.values()
     }
 
-    /// Records that give this state again.
-    fn records(&self) -> Vec<Record> {
-        let late = self.late.values().flat_map(|late| [Record::Began(late.duty.clone()), late.retired.clone()]);
-        // A confirmed duty is begun as what it became: its key or moref and its phase are part of it.
-        self.duties.values().cloned().map(Record::Began).chain(late).collect()
-    }
-
     /// Nothing is owed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.duties.is_empty()
+    }
+}
+
+fn snapshot_mut(duty: &mut Duty) -> Option<&mut SnapshotDuty> {
+    match &mut duty.kind {
+        DutyKind::Snapshot(snapshot) => Some(snapshot),
+        DutyKind::Attach(_) | DutyKind::Guard(_) => None,
     }
 }
 

@@ -1,7 +1,9 @@
 //! The records and what they are about. Pure data: JSON inside the frames, so that a person can read them.
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{BackingPath, DiskUuid, DutyId, Moref, SessionId, Slot, TargetId};
+use super::history::{End, JobBegan, LeaseBegan};
+use crate::id::{BackingPath, DiskUuid, DutyId, JobId, Moref, SessionId, Slot, TargetId};
 
 /// One line of history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,10 +36,31 @@ pub enum Record {
     Lapsed { duty: DutyId },
     /// Somebody should look: a duty stays open. History only.
     Alarm { duty: DutyId, at: String, why: String },
+    /// A snapshot of ours is to be kept until then (RFC 3339) for a job that resumes; `None`: no longer.
+    Kept {
+        duty: DutyId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<String>,
+    },
+    /// A job that resumes took a kept snapshot over. Under a new id, so that nothing that was meant for the old duty
+    /// meets the new one.
+    Adopted { duty: DutyId, into: DutyId, session: SessionId },
     /// A controller's lease began; history only, duties are what is settled.
-    LeaseBegan { session: SessionId, at: String, seconds: u64 },
+    LeaseBegan(LeaseBegan),
     /// A lease ended, and why.
-    LeaseEnded { session: SessionId, at: String, reason: String },
+    LeaseEnded {
+        session: SessionId,
+        #[serde(flatten)]
+        end: End,
+    },
+    /// A job was accepted; history only.
+    JobBegan(JobBegan),
+    /// A job ended, and how.
+    JobEnded {
+        job: JobId,
+        #[serde(flatten)]
+        end: End,
+    },
 }
 
 /// Something owed.
@@ -114,6 +137,18 @@ pub struct SnapshotDuty {
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moref: Option<Moref>,
+    /// Kept until then (RFC 3339) for a job that resumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_until: Option<String>,
+}
+
+impl SnapshotDuty {
+    /// Until when it is kept, if that is not over. A time that can't be read keeps nothing.
+    #[must_use]
+    pub fn kept(&self) -> Option<&str> {
+        let until = self.keep_until.as_deref()?;
+        until.parse().is_ok_and(|end: Timestamp| end > Timestamp::now()).then_some(until)
+    }
 }
 
 impl Duty {

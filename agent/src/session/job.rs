@@ -1,7 +1,7 @@
 //! One BackupVm: the edges are drawn in [`super`]. A job runs in its own task; its stream is only where it reports to.
-//! When the stream breaks, the job stops reading and detaches; its result stays readable.
+//! When the stream breaks, the job stops reading and detaches; its result stays readable. If it asked for a window to
+//! resume in, its snapshot is kept as a journalled duty with that deadline.
 use std::{
-    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -9,155 +9,37 @@ use std::{
     time::Duration,
 };
 
-use hotadd_api::v1::{self, Cleanup, JobState, Phase, job_event::Item as Event};
-use hotadd_blockio::EngineKind;
+use hotadd_api::v1::{self, Cleanup, EventKind, JobState, Phase, job_event::Item as Event};
+use jiff::{SignedDuration, Timestamp};
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, mpsc},
     time::{Instant, timeout},
 };
 use tonic::Status;
 
 use super::{
-    manager::{Manager, VmClaim, lock},
+    jobs::{JobRequest, Jobs},
     opener::{Opened, Opener, Source},
-    snapshot::{HeldSnapshot, Wish},
+    registry::{VmClaim, lock},
+    snapshot::HeldSnapshot,
+    watch::{self, Trouble, Watch},
 };
 use crate::{
     attach::{Attached, Settled, now},
     error::{Error, Result},
-    id::{JobId, SessionId},
+    id::{DutyId, JobId, SessionId},
+    journal::{End, JobBegan, Record},
     plan::{self, facts_to_api},
     reason,
     transport::{Item, Outlet, ReadOrder, Reading, micros},
 };
 
-/// Results kept for GetJob.
-const KEEP_JOBS: usize = 256;
-/// Events between a job and its stream. Frames wait here, so it bounds memory together with the arenas.
-const EVENTS: usize = 8;
 /// How long a client may take to accept an event that is not a frame.
 const EVENT_PATIENCE: Duration = Duration::from_secs(10);
 /// Look again whether the client took everything.
 const TAKEN_POLL: Duration = Duration::from_millis(20);
 
-/// What BackupVm asks.
-#[derive(Debug, Clone)]
-pub struct JobRequest {
-    pub request_id: String,
-    /// Everything else of the request, to tell a repetition from a conflict.
-    pub fingerprint: Vec<u8>,
-    pub vm: String,
-    pub wish: Wish,
-    pub keys: Vec<i32>,
-    pub block_bytes: u32,
-    pub partial: bool,
-    pub engines: Vec<EngineKind>,
-}
-
-pub type EventStream = mpsc::Receiver<Result<v1::JobEvent, Status>>;
-
-/// The registry of jobs.
-#[derive(Debug, Clone)]
-pub struct Jobs {
-    manager: Manager,
-    results: Arc<Mutex<VecDeque<v1::JobResult>>>,
-    /// What each job was asked, by its id; locked after `results`.
-    asked: Arc<Mutex<HashMap<String, Vec<u8>>>>,
-    /// Rung when a job has ended.
-    ended: watch::Sender<()>,
-}
-
-impl Jobs {
-    #[must_use]
-    pub fn new(manager: Manager) -> Self {
-        Self { manager, results: Arc::default(), asked: Arc::default(), ended: watch::Sender::new(()) }
-    }
-
-    /// Starts a job, or shows the result of the one that this request started before.
-    ///
-    /// # Errors
-    /// [`reason::JOB_RUNNING`], [`reason::SES_CONFLICT`], [`reason::SES_DRAINING`].
-    pub fn start(&self, request: JobRequest) -> Result<EventStream> {
-        let (tx, rx) = mpsc::channel(EVENTS);
-        let mut results = lock(&self.results);
-        let same = |job: &&v1::JobResult| !request.request_id.is_empty() && job.request_id == request.request_id;
-        if let Some(job) = results.iter().find(same) {
-            if lock(&self.asked).get(&job.job_id) != Some(&request.fingerprint) {
-                return Err(Error::new(&reason::SES_CONFLICT, request.request_id));
-            }
-            if job.state() == JobState::Running {
-                return Err(Error::new(&reason::JOB_RUNNING, &job.job_id).owing());
-            }
-            let replay = [Event::JobId(job.job_id.clone()), Event::Result(job.clone())];
-            for event in replay {
-                tx.try_send(Ok(v1::JobEvent { item: Some(event) })).ok();
-            }
-            return Ok(rx);
-        }
-        if self.manager.draining().is_cancelled() {
-            return Err(Error::new(&reason::SES_DRAINING, ""));
-        }
-        let id = JobId::new();
-        if results.len() >= KEEP_JOBS
-            && let Some(oldest) = results.iter().position(|job| job.state() != JobState::Running)
-            && let Some(forgotten) = results.remove(oldest)
-        {
-            lock(&self.asked).remove(&forgotten.job_id);
-        }
-        lock(&self.asked).insert(id.to_string(), request.fingerprint.clone());
-        results.push_back(v1::JobResult {
-            job_id: id.to_string(),
-            request_id: request.request_id.clone(),
-            state: JobState::Running.into(),
-            started: now(),
-            cleanup: Cleanup::Owed.into(),
-            ..v1::JobResult::default()
-        });
-        drop(results);
-        let session = SessionId::new();
-        let job = Arc::new(Job {
-            id,
-            session,
-            request,
-            jobs: self.clone(),
-            tx,
-            cancel: Arc::default(),
-            deaf: Arc::default(),
-        });
-        let run = tokio::spawn(Arc::clone(&job).run());
-        tokio::spawn(async move {
-            if let Err(panic) = run.await {
-                // What it held went to the settler when it was dropped; the journal knows the rest.
-                job.conclude(vec![panic.into()]).await;
-            }
-        });
-        Ok(rx)
-    }
-
-    /// # Errors
-    /// [`reason::JOB_UNKNOWN`].
-    pub fn get(&self, is_it: impl Fn(&v1::JobResult) -> bool, name: &str) -> Result<v1::JobResult> {
-        let found = lock(&self.results).iter().find(|job| is_it(job)).cloned();
-        found.ok_or_else(|| Error::new(&reason::JOB_UNKNOWN, format!("{name:?}")))
-    }
-
-    #[must_use]
-    pub fn list(&self) -> Vec<v1::JobResult> {
-        lock(&self.results).iter().cloned().collect()
-    }
-
-    /// Returns when no job runs any more.
-    pub async fn wait_idle(&self) {
-        let mut ended = self.ended.subscribe();
-        while lock(&self.results).iter().any(|job| job.state() == JobState::Running) {
-            if ended.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
-struct Job {
+pub(super) struct Job {
     id: JobId,
     session: SessionId,
     request: JobRequest,
@@ -166,34 +48,66 @@ struct Job {
     cancel: Arc<AtomicBool>,
     /// The client did not take something in time: it is not waited for again before everything is given back.
     deaf: Arc<AtomicBool>,
+    /// Of the disks that are held now.
+    trouble: Mutex<Option<Trouble>>,
 }
 
 /// What a job holds; given back in order whatever happened.
 #[derive(Default)]
 struct Holding {
+    watch: Option<Watch>,
     claim: Option<VmClaim>,
     snapshot: Option<HeldSnapshot>,
     disks: Vec<Arc<Attached>>,
 }
 
 impl Job {
-    async fn run(self: Arc<Self>) {
+    pub(super) fn new(
+        id: JobId,
+        session: SessionId,
+        request: JobRequest,
+        jobs: Jobs,
+        tx: mpsc::Sender<Result<v1::JobEvent, Status>>,
+    ) -> Self {
+        let (cancel, deaf, trouble) = (Arc::default(), Arc::default(), Mutex::default());
+        Self { id, session, request, jobs, tx, cancel, deaf, trouble }
+    }
+
+    pub(super) async fn run(self: Arc<Self>) {
         let span = tracing::info_span!("job", job = %self.id, vm = self.request.vm);
         tracing::Instrument::instrument(self.run_inner(), span).await;
     }
 
     async fn run_inner(&self) {
+        // Known before it is told: who asks after a crash gets an answer.
+        let began = self.record_begin().await;
         self.emit(Event::JobId(self.id.to_string())).await;
         let mut holding = Holding::default();
         let mut errors = Vec::new();
-        errors.extend(self.work(&mut holding).await.err());
-        if let Settled::Owed(error) = self.end(holding).await {
+        errors.extend(match began {
+            Ok(()) => self.work(&mut holding).await.err(),
+            Err(error) => Some(error),
+        });
+        if let Settled::Owed(error) = self.end(holding, errors.first()).await {
             errors.push(error);
         }
         if errors.is_empty() {
             errors.extend(self.everything_taken().await.err());
         }
         self.conclude(errors).await;
+    }
+
+    async fn record_begin(&self) -> Result<()> {
+        let began = JobBegan {
+            job: self.id,
+            session: self.session,
+            request_id: self.request.request_id.clone(),
+            asked: self.request.asked.clone(),
+            vm: self.request.vm.clone(),
+            at: now(),
+            resume_seconds: self.request.resume_window.as_secs(),
+        };
+        self.jobs.manager.opener().vm.record(vec![Record::JobBegan(began)]).await
     }
 
     /// A result may be OK only if the client took every event before it. What the transport below still holds is the
@@ -213,22 +127,35 @@ impl Job {
         }
     }
 
-    /// Ends when the client is gone or the agent drains.
+    /// Ends when the client is gone, the agent drains, or what is read from is in trouble.
     async fn abort(&self) {
+        let trouble = lock(&self.trouble).clone();
+        let troubled = async {
+            match trouble {
+                // A watch that ends without any says nothing.
+                Some(trouble) if trouble.clone().wait().await.is_some() => {}
+                _ => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = self.tx.closed() => {}
             () = self.jobs.manager.draining().cancelled() => {}
+            () = troubled => {}
         }
     }
 
     /// Between two steps. A step that changes something in vSphere is never torn apart.
     fn go_on(&self) -> Result<()> {
-        let gone = self.tx.is_closed() || self.jobs.manager.draining().is_cancelled();
-        if gone { Err(self.abort_reason()) } else { Ok(()) }
+        self.abort_reason().map_or(Ok(()), Err)
     }
 
-    fn abort_reason(&self) -> Error {
-        if self.tx.is_closed() { Error::new(&reason::JOB_STREAM, "") } else { Error::new(&reason::SES_DRAINING, "") }
+    fn abort_reason(&self) -> Option<Error> {
+        let trouble = lock(&self.trouble).as_ref().and_then(Trouble::now);
+        if self.jobs.manager.draining().is_cancelled() {
+            return Some(Error::new(&reason::SES_DRAINING, ""));
+        }
+        let gone = || self.tx.is_closed().then(|| Error::new(&reason::JOB_STREAM, ""));
+        trouble.or_else(gone)
     }
 
     async fn work(&self, holding: &mut Holding) -> Result<()> {
@@ -248,15 +175,25 @@ impl Job {
             disks: preflight.decisions.iter().map(plan::to_api).collect(),
         }))
         .await;
-        holding.claim = Some(self.jobs.manager.claim(&target.moref, &target.name)?);
+        let broken = self.request.resume_job.as_deref().map(|job| self.jobs.broken(job)).transpose()?;
+        let resume = broken.map(|broken| broken.session);
+        holding.claim = Some(self.jobs.manager.claim(&target.moref, &target.name, resume)?);
         opener.admit(&preflight, self.request.partial).await?;
+        watch::hold(&opener.vm, &target.moref, |why| self.tell_waiting(why), || self.go_on()).await?;
         self.finish(Phase::Preflight, clock).await;
         self.go_on()?;
 
         let clock = self.begin(Phase::Snapshot).await;
-        let snapshot = opener.snapshot(session, target, &Source::Take(self.request.wish)).await?;
+        let source = match broken {
+            Some(broken) => Source::Kept(broken.session, broken.reached),
+            None => Source::Take(self.request.wish),
+        };
+        let snapshot = opener.snapshot(session, target, &source).await?;
         let api = snapshot.to_api();
         let moref = snapshot.moref.clone();
+        let watch = Watch::start(&opener.vm, target, &snapshot);
+        *lock(&self.trouble) = Some(watch.trouble());
+        holding.watch = Some(watch);
         holding.snapshot = Some(snapshot);
         self.note(|job| job.snapshot = Some(api.clone()));
         self.emit(Event::Snapshot(api)).await;
@@ -276,7 +213,20 @@ impl Job {
         let clock = self.begin(Phase::Read).await;
         let read = self.read_all(opener, &holding.disks).await;
         self.finish(Phase::Read, clock).await;
-        read
+        read?;
+        // What was read after the snapshot went away may be anything.
+        match &holding.watch {
+            Some(watch) => watch.last_look().await.map_or(Ok(()), Err),
+            None => Ok(()),
+        }
+    }
+
+    async fn tell_waiting(&self, why: Error) {
+        tracing::warn!(%why, "waiting before the snapshot");
+        let events = &self.jobs.manager.opener().vm.events;
+        events.send(EventKind::Hold, self.id, &self.request.vm, Some(&why));
+        let waiting = v1::Waiting { reason: Some(why.to_reason()), eta_seconds: 0 };
+        self.emit(Event::Waiting(waiting)).await;
     }
 
     /// Sorts the attached from the refused and notes both.
@@ -311,24 +261,29 @@ impl Job {
             () = self.abort() => {
                 // The threads end between two blocks; their descriptors are closed when they have.
                 self.cancel.store(true, Ordering::Relaxed);
+                // Nor does the client's pace hold the detaching up.
+                self.deaf.store(true, Ordering::Relaxed);
                 // One that hangs in the kernel must not keep the disks attached.
                 if timeout(opener.vm.deadlines.cleanup, reads).await.is_err() {
                     tracing::error!("a read does not end; detaching under it");
                 }
-                return Err(self.abort_reason());
+                return self.go_on();
             }
         };
         let Some(error) = results.into_iter().find_map(Result::err) else { return Ok(()) };
-        if *error.reason() == reason::READ_STOPPED {
-            // A read stops because the stream broke or the agent drains: that is the cause to tell.
-            self.go_on()?;
+        // A read stops, or fails, because the stream broke, the agent drains, or the disk is in trouble: that is the cause
+        // to tell.
+        self.go_on()?;
+        if *error.reason() == reason::READ_STOPPED && self.deaf.load(Ordering::Relaxed) {
+            let patience = opener.vm.limits.lease_default.as_secs();
+            return Err(Error::new(&reason::JOB_STREAM, format!("it took nothing for {patience} s")));
         }
         Err(error)
     }
 
     async fn read_one(&self, opener: &Opener, disk: &Arc<Attached>) -> Result<()> {
         let order = ReadOrder {
-            ranges: Vec::new(),
+            ranges: self.request.ranges.get(&disk.disk().device_key).cloned().unwrap_or_default(),
             block_bytes: self.request.block_bytes,
             depth: opener.vm.limits.depth,
             engines: self.request.engines.clone(),
@@ -366,8 +321,13 @@ impl Job {
     }
 
     /// Detach, then remove the snapshot; both by the settler, which goes on after our patience.
-    async fn end(&self, holding: Holding) -> Settled {
-        let Holding { claim, snapshot, disks } = holding;
+    async fn end(&self, holding: Holding, error: Option<&Error>) -> Settled {
+        let Holding { watch, claim, snapshot, disks } = holding;
+        drop(watch);
+        let kept = match snapshot.as_ref().and_then(HeldSnapshot::duty) {
+            Some(duty) => self.keep(duty, error).await,
+            None => false,
+        };
         let manager = &self.jobs.manager;
         let keys: Vec<i32> = disks.iter().map(|disk| disk.disk().device_key).collect();
         let clock = if keys.is_empty() { None } else { Some(self.begin(Phase::Detach).await) };
@@ -386,7 +346,10 @@ impl Job {
         if let Some(clock) = clock {
             self.finish(Phase::Detach, clock).await;
         }
-        if let (Some(snapshot), Settled::Done) = (snapshot, &settled) {
+        if kept {
+            // To the settler, which waits for its time.
+            drop(snapshot);
+        } else if let (Some(snapshot), Settled::Done) = (snapshot, &settled) {
             let clock = self.begin(Phase::RemoveSnapshot).await;
             settled = manager.give_back_snapshot(self.session, snapshot).await;
             self.finish(Phase::RemoveSnapshot, clock).await;
@@ -395,14 +358,44 @@ impl Job {
         settled
     }
 
-    async fn conclude(&self, errors: Vec<Error>) {
+    /// Keeps the snapshot for a job that resumes, if that was asked and makes sense for this end.
+    async fn keep(&self, duty: DutyId, error: Option<&Error>) -> bool {
+        let resumable =
+            [&reason::JOB_STREAM, &reason::HST_PROXY, &reason::HST_MOVED, &reason::READ_GONE, &reason::READ_IO];
+        let window = self.request.resume_window;
+        let wanted = error.is_some_and(|error| resumable.contains(&error.reason())) && !window.is_zero();
+        if !wanted || self.jobs.manager.draining().is_cancelled() {
+            return false;
+        }
+        let window = SignedDuration::try_from(window).unwrap_or_default();
+        let Ok(until) = Timestamp::now().checked_add(window) else { return false };
+        let until = Some(format!("{until:.0}"));
+        let record = Record::Kept { duty, until: until.clone() };
+        match self.jobs.manager.opener().vm.record(vec![record]).await {
+            Ok(()) => {
+                tracing::warn!(%duty, until, "the snapshot is kept for a job that resumes");
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%duty, %error, "the snapshot can't be kept");
+                false
+            }
+        }
+    }
+
+    pub(super) async fn conclude(&self, errors: Vec<Error>) {
         // The journal decides what is owed, not the errors.
         let owed = self.jobs.manager.hand_over_all(self.session);
         let errors: Vec<Error> = errors.into_iter().map(|e| if owed { e.owing() } else { e }).collect();
+        let partial = self.request.partial;
+        let (mut delivered, mut all) = (false, false);
         self.note(|job| {
-            let delivered = job.disks.iter().any(|disk| disk.ok);
-            let all = job.disks.iter().all(|disk| disk.ok || self.request.partial);
-            let complete = errors.is_empty() && delivered && all && !owed;
+            delivered = job.disks.iter().any(|disk| disk.ok);
+            all = job.disks.iter().all(|disk| disk.ok || partial);
+        });
+        let complete = errors.is_empty() && delivered && all && !owed;
+        self.record_end(complete, errors.first()).await;
+        self.note(|job| {
             job.state = if complete { JobState::Ok } else { JobState::Failed }.into();
             job.reasons = errors.iter().map(Error::to_reason).collect();
             job.cleanup = if owed { Cleanup::Owed } else { Cleanup::Done }.into();
@@ -417,18 +410,31 @@ impl Job {
         let id = self.id.to_string();
         if let Ok(result) = self.jobs.get(|job| job.job_id == id, &id) {
             tracing::info!(state = ?result.state(), cleanup = ?result.cleanup(), "job ended");
-            self.jobs.ended.send_replace(());
+            self.jobs.ring();
             // Nothing is held any more, so a slow client may have its time.
             self.deaf.store(false, Ordering::Relaxed);
             self.emit(Event::Result(result)).await;
         }
     }
 
-    fn note(&self, change: impl FnOnce(&mut v1::JobResult)) {
-        let id = self.id.to_string();
-        if let Some(job) = lock(&self.jobs.results).iter_mut().find(|job| job.job_id == id) {
-            change(job);
+    /// Before the end is told: who asks after a crash gets the same answer.
+    async fn record_end(&self, complete: bool, error: Option<&Error>) {
+        let none = Error::new(&reason::JOB_PARTIAL, "no disk was delivered");
+        let end = match error {
+            None if complete => End::new(now(), "", ""),
+            error => {
+                let error = error.unwrap_or(&none);
+                End::new(now(), error.reason().code, &error.message())
+            }
+        };
+        let record = Record::JobEnded { job: self.id, end };
+        if let Err(error) = self.jobs.manager.opener().vm.record(vec![record]).await {
+            tracing::warn!(%error, "the end of a job could not be journalled");
         }
+    }
+
+    fn note(&self, change: impl FnOnce(&mut v1::JobResult)) {
+        self.jobs.note(self.id, change);
     }
 
     async fn begin(&self, phase: Phase) -> Instant {

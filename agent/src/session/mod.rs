@@ -5,15 +5,24 @@
 //!              └── failed: everything is given back ──▶ closed         └────▶ owed ──settler──▶ closed
 //! job:      preflight ▶ snapshot ▶ attach ▶ read ▶ detach ▶ remove snapshot ▶ done (OK │ failed)
 //!              └────────────┴─────────┴───────┴── any failure, or the stream broke ─▶ detach
+//!                                                   └─ with a resume window ─▶ snapshot kept ─▶ adopted │ time over ▶ removed
 //! ```
-//! [`opener`] holds the steps that both share, [`snapshot`] the ladder of consistency, [`manager`] the registry with
-//! leases, [`job`] one BackupVm. A snapshot is never removed before its disks are proven detached.
-pub mod job;
-pub mod manager;
+//! [`opener`] holds the steps that both share, [`snapshot`] the ladder of consistency, [`registry`] what lives and what
+//! ended, [`opening`] and [`closing`] the two ends of a session, [`live`] one session in between, [`jobs`] the registry of jobs,
+//! [`job`] one BackupVm, [`watch`] what happens around disks that are held. A
+//! snapshot is never removed before its disks are proven detached.
+mod closing;
+mod job;
+pub mod jobs;
+pub mod live;
 pub mod opener;
+mod opening;
+pub mod registry;
 pub mod snapshot;
+pub mod watch;
 
 pub use self::{
-    manager::{Manager, OpenRequest},
     opener::{Opener, Source},
+    opening::OpenRequest,
+    registry::Manager,
 };

@@ -1,6 +1,8 @@
 //! The steps that sessions and jobs share: preflight, snapshot, attach.
 use std::sync::Arc;
 
+use hotadd_api::v1::Consistency;
+
 use super::snapshot::{self, HeldSnapshot, Wish};
 use crate::{
     attach::{Attached, Attacher, ProxyVm, Settler, Wanted, free_units, guards},
@@ -25,6 +27,8 @@ pub struct Opener {
 pub enum Source {
     Existing(Moref),
     Take(Wish),
+    /// The one that is kept for a job that resumes: the session of the job that broke, and what its snapshot was.
+    Kept(SessionId, Consistency),
 }
 
 /// The target and what can be done with its disks, before anything is touched.
@@ -101,7 +105,7 @@ impl Opener {
     /// Takes the snapshot, or takes note of the caller's.
     ///
     /// # Errors
-    /// See [`snapshot::take`]; [`reason::SNAP_UNKNOWN`].
+    /// See [`snapshot::take`] and [`snapshot::adopt`]; [`reason::SNAP_UNKNOWN`].
     pub async fn snapshot(&self, session: SessionId, target: &TargetFacts, source: &Source) -> Result<HeldSnapshot> {
         match source {
             Source::Existing(moref) => {
@@ -113,6 +117,7 @@ impl Opener {
                 let guard = guards::target(&self.vm, &self.settler, session, target).await?;
                 Ok(HeldSnapshot::foreign(moref.clone(), guard))
             }
+            Source::Kept(of, reached) => snapshot::adopt(&self.vm, &self.settler, session, target, *of, *reached).await,
             Source::Take(wish) => snapshot::take(&self.vm, &self.settler, session, target, *wish).await,
         }
     }

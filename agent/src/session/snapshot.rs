@@ -30,6 +30,8 @@ pub struct HeldSnapshot {
     pub moref: Moref,
     reached: Consistency,
     fault: Option<v1::Reason>,
+    /// By this host's clock.
+    since: Timestamp,
     ours: Option<(DutyId, Settler)>,
     /// After the snapshot: its VM may be moved again when nothing of it is held.
     guard: Option<HeldGuard>,
@@ -39,7 +41,13 @@ impl HeldSnapshot {
     /// A snapshot that the caller made and will remove.
     #[must_use]
     pub fn foreign(moref: Moref, guard: Option<HeldGuard>) -> Self {
-        Self { moref, reached: Consistency::Unspecified, fault: None, ours: None, guard }
+        Self { moref, reached: Consistency::Unspecified, fault: None, since: Timestamp::now(), ours: None, guard }
+    }
+
+    /// Since it was taken, or since it was given to us.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        Duration::try_from(Timestamp::now().duration_since(self.since)).unwrap_or_default()
     }
 
     /// The duty to remove it, if it is ours.
@@ -146,6 +154,33 @@ async fn climb(
     Ok(held)
 }
 
+/// Takes over the snapshot that is kept for a job that resumes. `of`: the session of the job that broke; `reached`: what
+/// that job's snapshot was.
+///
+/// # Errors
+/// [`reason::JOB_RESUME`]: none is kept, or it is no longer there; of the journal and the hypervisor.
+pub async fn adopt(
+    vm: &Arc<ProxyVm>,
+    settler: &Settler,
+    session: SessionId,
+    target: &TargetFacts,
+    of: SessionId,
+    reached: Consistency,
+) -> Result<HeldSnapshot> {
+    let nothing = |why: &str| Error::new(&reason::JOB_RESUME, format!("{}: {why}", target.name));
+    let kept = vm.journal.duties_of(of).into_iter().find(|d| d.vm == target.moref && d.snapshot().is_some());
+    let duty = kept.ok_or_else(|| nothing("no snapshot is kept"))?;
+    let adopted = settler.adopt(duty.id, session).await?;
+    let (id, moref) = adopted.ok_or_else(|| nothing("the time to resume is over"))?;
+    let since = duty.since.parse().unwrap_or_else(|_| Timestamp::now());
+    // From here it is removed when this is dropped.
+    let held = HeldSnapshot { moref, reached, fault: None, since, ours: Some((id, settler.clone())), guard: None };
+    if !vm.hypervisor.has_snapshot(&target.moref, &held.moref).await? {
+        return Err(nothing("the kept snapshot is no longer there"));
+    }
+    Ok(held)
+}
+
 async fn quiesced(
     vm: &Arc<ProxyVm>,
     settler: &Settler,
@@ -190,7 +225,7 @@ async fn create(
     tokio::spawn(async move {
         let id = DutyId::new();
         let name = format!("{SNAPSHOT_NAME}{id}");
-        let kind = DutyKind::Snapshot(SnapshotDuty { name: name.clone(), moref: None });
+        let kind = DutyKind::Snapshot(SnapshotDuty { name: name.clone(), moref: None, keep_until: None });
         let duty = begin(&vm, id, session, &target, kind);
         let marker = marker(&vm, id);
         vm.record(vec![Record::Began(duty)]).await?;
@@ -212,15 +247,15 @@ async fn create(
             return Err(error.owing());
         }
         let Snapshot { moref, quiesced } = made;
-        let held =
-            HeldSnapshot { moref, reached: Consistency::Crash, fault: None, ours: Some((id, settler)), guard: None };
-        Ok((held, quiesced))
+        let (reached, since) = (Consistency::Crash, Timestamp::now());
+        Ok((HeldSnapshot { moref, reached, fault: None, since, ours: Some((id, settler)), guard: None }, quiesced))
     })
     .await?
 }
 
 /// Whose snapshot it is and when nobody needs it any more, readable from vCenter alone.
 fn marker(vm: &ProxyVm, duty: DutyId) -> String {
-    let expires = Timestamp::now().checked_add(vm.limits.snapshot_max_age).map(|at| format!("{at:.0}"));
-    format!("[{} duty={duty} expires={}]", vm.source, expires.unwrap_or_else(|_| "never".to_owned()))
+    let age = vm.limits.snapshot_max_age;
+    let expires = age.and_then(|age| Timestamp::now().checked_add(age).ok()).map(|at| format!("{at:.0}"));
+    format!("[{} duty={duty} expires={}]", vm.source, expires.as_deref().unwrap_or("never"))
 }

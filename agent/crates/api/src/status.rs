@@ -33,11 +33,13 @@ pub fn from_status(status: &Status) -> Option<Reason> {
         return None;
     }
     let field = |name: &str| info.metadata.get(name).cloned().unwrap_or_default();
+    let retry = details.retry_info().and_then(|info| info.retry_delay);
     Some(Reason {
         code: info.reason.clone(),
         message: status.message().to_owned(),
         next_step: field("next_step"),
         cleanup: cleanup_from_name(&field("cleanup")).into(),
+        retry_after_seconds: retry.map_or(0, |after| u32::try_from(after.as_secs()).unwrap_or(u32::MAX)),
     })
 }
 
@@ -70,6 +72,7 @@ mod tests {
             message: "no free unit".into(),
             next_step: "close a session".into(),
             cleanup: Cleanup::Owed.into(),
+            retry_after_seconds: 3,
         };
         let status = to_status(Code::ResourceExhausted, &reason, Some(Duration::from_secs(3)));
         assert_eq!(from_status(&status), Some(reason));

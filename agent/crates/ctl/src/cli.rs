@@ -58,6 +58,10 @@ pub enum Command {
     Verify(VerifyArgs),
     /// List sessions, jobs and duties of the agent
     Ls,
+    /// List what the agent owes vSphere now; exit code 9 if that is anything
+    Duties,
+    /// Print what happens (duties, sessions, jobs) until interrupted
+    Watch,
     /// Show the agent and the free slots of its proxy
     Info,
     /// Show one job

@@ -121,6 +121,7 @@ mod tests {
             message: "no VM\n\x1b[31mnamed \"x\".".into(),
             next_step: "list the VMs".into(),
             cleanup: cleanup.into(),
+            ..Reason::default()
         }
     }
 

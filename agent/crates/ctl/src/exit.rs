@@ -14,6 +14,7 @@ pub enum Exit {
     CleanupOwed = 6,
     WriteFailed = 7,
     VerifyFailed = 8,
+    DutiesOpen = 9,
     Partial = 10,
     Interrupted = 130,
 }
@@ -32,6 +33,7 @@ pub const TABLE: &[(Exit, &str)] = &[
     (Exit::CleanupOwed, "failed, and the agent still owes clean-up or nobody could say whether it does"),
     (Exit::WriteFailed, "writing on this machine failed (full file system, quota, limits, I/O error)"),
     (Exit::VerifyFailed, "verify: an image does not match its manifest"),
+    (Exit::DutiesOpen, "duties: the agent owes vSphere something now (a running job does, too)"),
     (Exit::Partial, "partial backup: --allow-partial was given and at least one disk is missing"),
     (Exit::Interrupted, "interrupted by SIGINT or SIGTERM"),
 ];

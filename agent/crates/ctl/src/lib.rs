@@ -4,7 +4,8 @@
 //! ```text
 //! cli ─▶ connect ─▶ backup (collector → one writer thread a disk → staging → manifest)
 //!                 ├ verify (no agent)
-//!                 └ show   (info, ls, job)
+//!                 ├ show   (info, ls, job)
+//!                 └ operator (duties, watch)
 //! every end is an exit::Exit; every failure is an error::Failure with code, next step and clean-up state
 //! ```
 #![forbid(unsafe_code)]
@@ -15,6 +16,7 @@ pub mod connect;
 pub mod error;
 pub mod exit;
 mod interrupt;
+mod operator;
 pub mod output;
 pub mod reasons;
 mod show;
@@ -74,6 +76,8 @@ async fn dispatch(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
                 .map_err(|error| Failure::internal(format!("verify ended badly: {error}")))?
         }
         Command::Ls => show::ls(&cli.global.agent, out).await,
+        Command::Duties => operator::duties(&cli.global.agent, out).await,
+        Command::Watch => operator::watch(&cli.global.agent, out).await,
         Command::Info => show::info(&cli.global.agent, out).await,
         Command::Job(args) => show::job(args, &cli.global.agent, out).await,
     }

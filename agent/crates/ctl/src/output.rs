@@ -64,6 +64,15 @@ impl Output {
         }
     }
 
+    /// A named table, or that there is nothing to show in it.
+    pub fn section(&self, name: &str, head: &[&str], rows: &[Vec<String>]) {
+        if rows.is_empty() {
+            self.answer(&format!("{name}: none"));
+        } else {
+            self.answer(&format!("{name}:\n{}", table(head, rows)));
+        }
+    }
+
     /// Text on stdout whatever the mode.
     pub fn always(&self, text: &str) {
         let print = || {

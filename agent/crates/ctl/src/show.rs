@@ -14,6 +14,7 @@ use crate::{
     connect::Agent,
     error::Failure,
     exit::Exit,
+    operator::show_duties,
     output::{Output, table},
 };
 
@@ -71,23 +72,9 @@ pub(crate) async fn ls(args: &AgentArgs, out: &Output) -> Result<Exit, Failure> 
     let jobs = agent.call(agent.jobs().list_jobs(ListJobsRequest {})).await?.jobs;
     jobs.iter().for_each(|job| out.event(|| report::job_json("job", job)));
     let rows: Vec<_> = jobs.iter().map(job_row).collect();
-    section(out, "jobs", &["job", "VM", "state", "phase", "disks", "clean-up", "started", "ended"], &rows);
+    out.section("jobs", &["job", "VM", "state", "phase", "disks", "clean-up", "started", "ended"], &rows);
     let duties = agent.call(agent.disks().list_duties(ListDutiesRequest {})).await?.duties;
-    for duty in &duties {
-        out.event(|| {
-            json!({"event": "duty", "duty_id": duty.duty_id, "kind": duty.kind, "vm": duty.vm, "backing": duty.backing,
-                "moref": duty.moref, "state": duty.state, "since": duty.since, "last_error": duty.last_error,
-                "owner": duty.owner})
-        });
-    }
-    let rows: Vec<_> = duties
-        .into_iter()
-        .map(|duty| {
-            let object = if duty.backing.is_empty() { duty.moref } else { duty.backing };
-            vec![duty.kind, duty.vm, object, duty.state, duty.since, duty.last_error]
-        })
-        .collect();
-    section(out, "duties", &["kind", "VM", "object", "state", "since", "last error"], &rows);
+    show_duties(&duties, out);
     Ok(Exit::Ok)
 }
 
@@ -114,16 +101,8 @@ async fn sessions(agent: &Agent, out: &Output) -> Result<(), Failure> {
             ]
         })
         .collect();
-    section(out, "sessions", &["session", "VM", "state", "disks", "lease", "closed because"], &rows);
+    out.section("sessions", &["session", "VM", "state", "disks", "lease", "closed because"], &rows);
     Ok(())
-}
-
-fn section(out: &Output, name: &str, head: &[&str], rows: &[Vec<String>]) {
-    if rows.is_empty() {
-        out.answer(&format!("{name}: none"));
-    } else {
-        out.answer(&format!("{name}:\n{}", table(head, rows)));
-    }
 }
 
 fn job_row(job: &JobResult) -> Vec<String> {

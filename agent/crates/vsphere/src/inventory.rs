@@ -31,6 +31,14 @@ impl Client {
     ///
     /// Names need not be unique, and only VMs that the user may see are found.
     pub async fn find_vms_by_name(&self, name: &str) -> Result<Vec<MoRef>, Error> {
+        match self.look_by_name(name).await {
+            // A view ends with the login that made it, and that may end between two calls.
+            Err(e) if e.is_not_found() => self.look_by_name(name).await,
+            other => other,
+        }
+    }
+
+    async fn look_by_name(&self, name: &str) -> Result<Vec<MoRef>, Error> {
         self.session.sweep().await;
         let view = self.container_view("VirtualMachine").await?;
         let scoped = Scoped::new(&self.session, view.clone());

@@ -8,7 +8,7 @@ impl Shared {
         // Over the decision and the call: an attach that begins now needs the guard of the proxy.
         let _gate = if self.guards_proxy(duty) { Some(self.vm.gate.lock().await) } else { None };
         if self.is_needed(duty) {
-            return Finding::Later;
+            return Finding::Later(format!("methods of {} stay disabled while something of it is held", duty.vm_name));
         }
         let enabled = self.vm.hypervisor.enable_methods(&duty.target(), &guard.methods, &guard.source).await;
         if let Err(error) = enabled {

@@ -27,10 +27,11 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
+use self::snapshots::Removing;
 use super::proxy_vm::{ProxyVm, now};
 use crate::{
-    error::Error,
-    id::DutyId,
+    error::{Error, Result},
+    id::{DutyId, Moref, SessionId},
     journal::{AttachDuty, Duty, Record},
     reason,
 };
@@ -120,6 +121,32 @@ impl Settler {
     pub fn hand_over_refused(&self, duty: DutyId) {
         lock(&self.shared.open).entry(duty).or_default().refused = true;
         self.hand_over(duty);
+    }
+
+    /// Takes a snapshot that is kept for a job that resumes away from the loop, for good: its duty goes on under a new id
+    /// and the given session. `None`: it is no longer kept.
+    ///
+    /// # Errors
+    /// Of the journal, or when a look at it does not end.
+    pub async fn adopt(&self, duty: DutyId, session: SessionId) -> Result<Option<(DutyId, Moref)>> {
+        let mut passes = self.shared.passes.subscribe();
+        let busy = || Error::new(&reason::SES_BUSY, format!("duty {duty} is being looked at")).owing();
+        // A look at it that runs now may be its removal.
+        let free = async {
+            while !lock(&self.shared.removing).insert(duty) {
+                if passes.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+            }
+        };
+        timeout(self.shared.vm.deadlines.call, free).await.map_err(|_| busy())?;
+        let _turn = Removing { shared: Arc::clone(&self.shared), duty };
+        let state = self.shared.vm.journal.state();
+        let kept = state.get(duty).and_then(Duty::snapshot).filter(|snapshot| snapshot.kept().is_some());
+        let Some(moref) = kept.and_then(|snapshot| snapshot.moref.clone()) else { return Ok(None) };
+        let into = DutyId::new();
+        self.shared.vm.record(vec![Record::Adopted { duty, into, session }]).await?;
+        Ok(Some((into, moref)))
     }
 
     /// Hands over and waits until all are retired, at most `patience`.
@@ -213,8 +240,8 @@ async fn run(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<DutyId>) {
 /// What a pass found for one duty.
 enum Finding {
     Gone(String),
-    /// Nothing to do yet, and nothing wrong: other duties come first.
-    Later,
+    /// Nothing to do yet, and nothing wrong: it has its time, or other duties come first.
+    Later(String),
     Waits(String),
     /// Waiting alone does not heal it: a person has to look.
     Doubtful(String),
@@ -316,7 +343,9 @@ impl Shared {
                     let (late_until, proof) = (self.late_until(duty), proof.clone());
                     records.push(Record::Retired { duty: duty.id, at: now(), proof, late_until });
                 }
-                Finding::Later => {}
+                Finding::Later(why) => {
+                    why.clone_into(&mut lock(&self.open).entry(duty.id).or_default().last_error);
+                }
                 Finding::Waits(why) => self.waits(duty, why, false),
                 Finding::Doubtful(why) => self.waits(duty, why, true),
             }
@@ -332,17 +361,19 @@ impl Shared {
         let mut open = lock(&self.open);
         let entry = open.entry(duty.id).or_default();
         entry.tries += 1;
+        let turned_doubtful = doubtful && !entry.doubtful;
         entry.doubtful = doubtful;
         why.clone_into(&mut entry.last_error);
         let (id, tries) = (duty.id, entry.tries);
-        if tries.is_multiple_of(ALARM_AFTER) {
+        drop(open);
+        if tries.is_multiple_of(ALARM_AFTER) || turned_doubtful {
             self.alarm(duty, why, tries);
         } else {
             tracing::info!(duty = %id, vm = duty.vm_name, tries, why, "not settled yet");
         }
     }
 
-    /// Into the log and into the history, so that it is found after a restart too.
+    /// Into the log and the journal: from there into the event stream, so that it is found after a restart too.
     fn alarm(&self, duty: &Duty, why: &str, tries: u32) {
         tracing::error!(duty = %duty.id, vm = duty.vm_name, tries, why, "a duty stays open; the agent goes on");
         let (vm, record) = (Arc::clone(&self.vm), Record::Alarm { duty: duty.id, at: now(), why: why.to_owned() });

@@ -4,6 +4,7 @@
 //! ```text
 //! disks owed? ─ yes ▶ later          younger foreign snapshot ─▶ wait, bounded ─┐
 //!     └ no ▶ in the tree? ─ yes ─▶ ──┼─ foreign holder of a file ─▶ wait, alarm │
+//!                 │                  ├─ its host leaves service ─▶ wait, alarm    │
 //!                 │                  └─ nobody ◀────────────────────────────────┘─▶ remove
 //!                 └ no ▶ consolidation needed? ─ no ▶ gone
 //!                                  └ yes ▶ wait ▶ holders? ▶ consolidate once ▶ alarm, gone
@@ -23,9 +24,9 @@ use crate::{
 };
 
 /// One snapshot's turn; over when dropped, also by a panic.
-struct Removing {
-    shared: Arc<Shared>,
-    duty: DutyId,
+pub(super) struct Removing {
+    pub(super) shared: Arc<Shared>,
+    pub(super) duty: DutyId,
 }
 
 impl Drop for Removing {
@@ -38,13 +39,15 @@ impl Drop for Removing {
 
 impl Shared {
     pub(super) fn spawn_snapshot(self: &Arc<Self>, duty: &Duty) {
-        let Some(snapshot) = duty.snapshot().cloned() else { return };
         if !lock(&self.removing).insert(duty.id) {
             return;
         }
-        let (duty, turn) = (duty.clone(), Removing { shared: Arc::clone(self), duty: duty.id });
+        let turn = Removing { shared: Arc::clone(self), duty: duty.id };
         tokio::spawn(async move {
             let shared = &turn.shared;
+            // Read anew: before this turn a job may have taken it over.
+            let Some(duty) = shared.vm.journal.state().get(turn.duty).cloned() else { return };
+            let Some(snapshot) = duty.snapshot().cloned() else { return };
             let finding = match shared.settle_snapshot(&duty, &snapshot).await {
                 Ok(finding) => finding,
                 Err(error) if *error.reason() == reason::SNAP_DOUBT => Finding::Doubtful(error.message()),
@@ -61,6 +64,12 @@ impl Shared {
             let open = lock(&self.open);
             let doubtful = disks.iter().all(|id| open.get(id).is_some_and(|o| o.doubtful));
             return Ok(if doubtful { Finding::Doubtful(why) } else { Finding::Waits(why) });
+        }
+        if let Some(until) = snapshot.kept() {
+            return Ok(Finding::Later(format!(
+                "snapshot {}: kept until {until} for a job that resumes",
+                snapshot.name
+            )));
         }
         let target = duty.target();
         let tree = self.vm.hypervisor.snapshots(&target).await;
@@ -85,6 +94,9 @@ impl Shared {
         }
         if let Some(why) = self.in_the_way(duty, &target, &tree, &present).await? {
             return Ok(Finding::Waits(format!("snapshot {}: {why}", snapshot.name)));
+        }
+        if let Some(why) = self.vm.hypervisor.host_blocks_removal(&target).await {
+            return Ok(Finding::Waits(format!("snapshot {}: not removed while {why}", snapshot.name)));
         }
         for moref in &present {
             self.vm.hypervisor.remove_snapshot(&target, moref, &snapshot.name).await?;
@@ -155,6 +167,9 @@ impl Shared {
     /// Wait, look for holders, consolidate once, give up with an alarm: the snapshot itself is gone by now.
     async fn consolidate(&self, duty: &Duty, snapshot: &SnapshotDuty, target: &TargetId) -> Result<Finding> {
         let since = self.entry(duty.id, |open| *open.needs_since.get_or_insert_with(Instant::now));
+        if let Some(report) = self.vm.hypervisor.conflict_report(target).await {
+            tracing::error!(reason = reason::SNAP_CONSOLIDATE.code, vm = duty.vm_name, "{report}");
+        }
         let wait = |why: String| Ok(Finding::Waits(format!("snapshot {} is gone, {why}", snapshot.name)));
         if since.elapsed() < self.vm.deadlines.consolidate {
             return wait(format!("but {} needs consolidation", duty.vm_name));

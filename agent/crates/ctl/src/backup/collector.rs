@@ -87,6 +87,7 @@ impl Collector {
                 self.seen.began |= phase.phase() == Phase::Read;
                 report::phase(&self.out, &phase);
             }
+            Item::Waiting(waiting) => report::waiting(&self.out, &waiting),
             Item::Snapshot(snapshot) => report::snapshot(&self.out, &snapshot),
             Item::Opened(opened) => self.open(opened)?,
             Item::Frame(frame) => self.frame(frame).await?,

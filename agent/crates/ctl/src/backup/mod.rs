@@ -105,6 +105,7 @@ fn request(args: &BackupArgs) -> BackupVmRequest {
         device_keys: args.disks.clone(),
         block_bytes: args.block_size,
         allow_partial: args.allow_partial,
+        ..BackupVmRequest::default()
     }
 }
 

@@ -7,7 +7,7 @@ use hotadd_api::{
     status::cleanup_name,
     v1::{
         Consistency, DiskFacts, DiskPlan, DiskResult, JobResult, Phase, PhaseEvent, Preflight, Reason, SnapshotResult,
-        Transport,
+        Transport, Waiting,
     },
 };
 use serde_json::{Value, json};
@@ -202,6 +202,15 @@ fn facts_json(facts: &DiskFacts) -> Value {
 
 fn reasons_json(reasons: &[Reason]) -> Vec<Value> {
     reasons.iter().map(reason_json).collect()
+}
+
+/// Told once: how long it takes nobody knows.
+pub(super) fn waiting(out: &Output, waiting: &Waiting) {
+    out.event(|| {
+        json!({"event": "waiting", "reason": waiting.reason.as_ref().map(reason_json), "eta_seconds": waiting.eta_seconds})
+    });
+    let why = waiting.reason.as_ref().map(reason_line).unwrap_or_default();
+    out.line(&format!("waiting: {why}"));
 }
 
 pub(crate) fn reason_json(reason: &Reason) -> Value {

@@ -75,6 +75,7 @@ pub fn reason(code: &str, cleanup: Cleanup) -> Reason {
         message: format!("{code} happened"),
         next_step: "mend it".into(),
         cleanup: cleanup.into(),
+        ..Reason::default()
     }
 }
 
@@ -301,6 +302,12 @@ impl ProxyService for Fake {
             engine: "preadv".into(),
             ..Default::default()
         }))
+    }
+
+    type WatchEventsStream = Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>>;
+
+    async fn watch_events(&self, _: Request<WatchEventsRequest>) -> Result<Response<Self::WatchEventsStream>, Status> {
+        Err(Status::unimplemented("not asked of this fake"))
     }
 
     async fn get_capacity(&self, _: Request<GetCapacityRequest>) -> Result<Response<GetCapacityResponse>, Status> {

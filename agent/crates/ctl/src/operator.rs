@@ -1,0 +1,95 @@
+//! `duties` and `watch`: what an operator asks first, and what one leaves running. Asks, never changes anything.
+use hotadd_api::v1::{Duty, Event, EventKind, ListDutiesRequest, WatchEventsRequest};
+use serde_json::{Value, json};
+
+use crate::{
+    backup::report, cli::AgentArgs, connect::Agent, error::Failure, exit::Exit, interrupt::Interrupt, output::Output,
+    reasons,
+};
+
+/// Everything that the agent owes vSphere now; the exit code says whether that is anything.
+pub(crate) async fn duties(args: &AgentArgs, out: &Output) -> Result<Exit, Failure> {
+    let (agent, _) = Agent::connect(args).await?;
+    let duties = agent.call(agent.disks().list_duties(ListDutiesRequest {})).await?.duties;
+    show_duties(&duties, out);
+    Ok(if duties.is_empty() { Exit::Ok } else { Exit::DutiesOpen })
+}
+
+/// The table of duties, or a JSON line each.
+pub(crate) fn show_duties(duties: &[Duty], out: &Output) {
+    duties.iter().for_each(|duty| out.event(|| duty_json(duty)));
+    let rows: Vec<_> = duties.iter().map(row).collect();
+    out.section("duties", &["kind", "VM", "object", "state", "since", "note"], &rows);
+}
+
+fn duty_json(duty: &Duty) -> Value {
+    json!({"event": "duty", "duty_id": duty.duty_id, "kind": duty.kind, "vm": duty.vm, "backing": duty.backing,
+        "moref": duty.moref, "state": duty.state, "since": duty.since, "last_error": duty.last_error,
+        "owner": duty.owner, "keep_until": duty.keep_until})
+}
+
+fn row(duty: &Duty) -> Vec<String> {
+    let object = if duty.backing.is_empty() { &duty.moref } else { &duty.backing };
+    let note = if duty.keep_until.is_empty() {
+        duty.last_error.clone()
+    } else {
+        format!("kept until {} for a job that resumes", duty.keep_until)
+    };
+    vec![duty.kind.clone(), duty.vm.clone(), object.clone(), duty.state.clone(), duty.since.clone(), note]
+}
+
+/// Prints what happens until it is interrupted.
+pub(crate) async fn watch(args: &AgentArgs, out: &Output) -> Result<Exit, Failure> {
+    let mut interrupt = Interrupt::install()?;
+    let (agent, _) = interrupt.guard(Agent::connect(args)).await?;
+    interrupt.guard(follow(&agent, out)).await
+}
+
+async fn follow(agent: &Agent, out: &Output) -> Result<Exit, Failure> {
+    let mut client = agent.proxy();
+    let events = client.watch_events(WatchEventsRequest {}).await;
+    let mut events = match events {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => return Err(agent.explain(&status).await),
+    };
+    loop {
+        match events.message().await {
+            Ok(Some(event)) => tell(&event, out),
+            Ok(None) => {
+                let what = "the agent ended the events: it is stopping";
+                return Err(Failure::new(Exit::Unreachable, reasons::UNREACHABLE, what));
+            }
+            Err(status) => return Err(agent.explain(&status).await),
+        }
+    }
+}
+
+fn tell(event: &Event, out: &Output) {
+    out.event(|| {
+        json!({"event": kind_name(event.kind()), "time": event.time, "id": event.id, "vm": event.vm,
+            "reason": event.reason.as_ref().map(report::reason_json), "missed": event.missed})
+    });
+    let why = match (&event.reason, event.missed) {
+        (Some(reason), _) => format!("  {} {}", reason.code, reason.message),
+        (None, 0) => String::new(),
+        (None, missed) => format!("  {missed} events were missed"),
+    };
+    let what = format!("{}  {:13} {} {}", event.time, kind_name(event.kind()), event.vm, event.id);
+    out.answer(&crate::output::clean(&format!("{}{why}", what.trim_end())));
+}
+
+fn kind_name(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::Watching => "watching",
+        EventKind::Missed => "missed",
+        EventKind::DutyOpened => "duty_opened",
+        EventKind::DutyRetired => "duty_retired",
+        EventKind::DutyAlarm => "duty_alarm",
+        EventKind::DutyKept => "duty_kept",
+        EventKind::SessionEnded => "session_ended",
+        EventKind::JobBegan => "job_began",
+        EventKind::JobEnded => "job_ended",
+        EventKind::Hold => "hold",
+        EventKind::Unspecified => "unknown",
+    }
+}

@@ -1,0 +1,176 @@
+//! The ends of a session: CloseDisks, the lease, the drain. Everything that was held goes through the settler.
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use hotadd_api::v1::{self, Cleanup};
+use tokio::time::{Instant, timeout};
+
+use super::{
+    live::{Held, Inner, READS_PER_SESSION, Session, State},
+    registry::{Found, Manager, lock},
+    snapshot::HeldSnapshot,
+};
+use crate::{
+    attach::{Settled, now},
+    error::{Error, Result},
+    id::SessionId,
+    journal::{End, Record},
+    reason,
+};
+
+/// How often leases are looked at.
+const LEASE_TICK: Duration = Duration::from_millis(500);
+
+impl Manager {
+    /// Hands every open duty of a session to the settler; tells whether there is one.
+    pub fn hand_over_all(&self, session: SessionId) -> bool {
+        let opener = &self.shared.opener;
+        let open = opener.vm.journal.duties_of(session);
+        open.iter().for_each(|duty| opener.settler.hand_over(duty.id));
+        !open.is_empty()
+    }
+
+    /// Settles every disk that the journal knows of this session, those of an attach that went wrong included. The
+    /// wait is bounded, the settling is not.
+    pub async fn give_back_disks(&self, session: SessionId) -> Settled {
+        let opener = &self.shared.opener;
+        let open = opener.vm.journal.duties_of(session);
+        let disks: Vec<_> = open.iter().filter(|duty| duty.attach().is_some()).map(|duty| duty.id).collect();
+        opener.settler.settle(&disks, opener.vm.deadlines.cleanup).await
+    }
+
+    /// Whatever is left of the session: its snapshots, after its disks.
+    pub async fn give_back_snapshot(&self, session: SessionId, snapshot: HeldSnapshot) -> Settled {
+        let opener = &self.shared.opener;
+        drop(snapshot);
+        let open: Vec<_> = opener.vm.journal.duties_of(session).iter().map(|duty| duty.id).collect();
+        opener.settler.settle(&open, opener.vm.deadlines.cleanup).await
+    }
+
+    /// Detaches everything of a session; a session that is closing or closed answers with how that ended.
+    pub async fn close(&self, session: &Arc<Session>, why: Error) -> v1::CloseDisksResponse {
+        self.close_if(session, why, |_| true).await
+    }
+
+    /// CloseDisks: also for a session of an earlier run.
+    ///
+    /// # Errors
+    /// [`reason::SES_UNKNOWN`].
+    pub async fn close_by_id(&self, id: &str) -> Result<v1::CloseDisksResponse> {
+        match self.find(id)? {
+            Found::Here(session) => Ok(self.close(&session, Error::new(&reason::SES_CLOSED, "")).await),
+            Found::Past(past) => {
+                let error = self.past_error(&past);
+                Ok(v1::CloseDisksResponse { cleanup: error.cleanup().into(), reasons: vec![error.to_reason()] })
+            }
+        }
+    }
+
+    async fn close_if(
+        &self,
+        session: &Arc<Session>,
+        why: Error,
+        still: impl Fn(&Inner) -> bool + Send,
+    ) -> v1::CloseDisksResponse {
+        let held = {
+            let mut inner = lock(&session.inner);
+            let held = if still(&inner) { inner.held.take() } else { None };
+            if held.is_some() {
+                inner.state = State::Closing;
+                inner.ended = Some(why.copy());
+            }
+            held
+        };
+        if let Some(held) = held {
+            // In a task of its own: a caller that goes away does not stop it.
+            let (this, session) = (self.clone(), Arc::clone(session));
+            drop(tokio::spawn(async move { this.close_held(&session, held, &why).await }).await);
+        }
+        self.after_close(session)
+    }
+
+    async fn close_held(&self, session: &Session, held: Held, why: &Error) {
+        session.cancel_reads.store(true, Ordering::Relaxed);
+        // First: an agent that dies while it detaches still knows what ended the session.
+        let end = End::new(now(), why.reason().code, &why.message());
+        if let Err(error) = self.shared.opener.vm.record(vec![Record::LeaseEnded { session: session.id, end }]).await {
+            tracing::warn!(%error, "the end of a lease could not be journalled");
+        }
+        // Every reader's descriptor is closed before its device is deleted. A read that hangs in the kernel must not keep
+        // the disk attached: vCenter detaches it all the same.
+        let patience = self.shared.opener.vm.deadlines.cleanup;
+        if timeout(patience, session.reads.acquire_many(READS_PER_SESSION))
+            .await
+            .map(|all| all.map(|p| p.forget()))
+            .is_err()
+        {
+            tracing::error!(session = %session.id, "a read does not end; detaching under it");
+        }
+        session.reads.close();
+        let Held { _watch: watch, disks, snapshot, _claim } = held;
+        drop(watch);
+        drop(disks);
+        self.give_back_disks(session.id).await;
+        let settled = self.give_back_snapshot(session.id, snapshot).await;
+        lock(&session.inner).state = if matches!(settled, Settled::Done) { State::Closed } else { State::Owed };
+        tracing::info!(session = %session.id, vm = session.vm_name, %why, ?settled, "session ended");
+    }
+
+    fn after_close(&self, session: &Session) -> v1::CloseDisksResponse {
+        let open = self.shared.opener.vm.journal.duties_of(session.id);
+        if open.is_empty() {
+            lock(&session.inner).state = State::Closed;
+        }
+        // The controller that closed it knows why; every other end is told first.
+        let own = |ended: &Error| *ended.reason() == reason::SES_CLOSED;
+        let ended = session.ended().filter(|ended| !own(ended)).map(|ended| ended.to_reason());
+        let owed = open.iter().map(|duty| {
+            let why = self.shared.opener.settler.why(duty.id).unwrap_or_else(|| "being settled".to_owned());
+            Error::new(&reason::DUTY_OWED, why).owing().to_reason()
+        });
+        let cleanup = if open.is_empty() { Cleanup::Done } else { Cleanup::Owed };
+        v1::CloseDisksResponse { cleanup: cleanup.into(), reasons: ended.into_iter().chain(owed).collect() }
+    }
+
+    pub(super) async fn watch_leases(self) {
+        let mut clock = tokio::time::interval(LEASE_TICK);
+        loop {
+            clock.tick().await;
+            let over: Vec<_> = lock(&self.shared.sessions).iter().filter(|s| s.is_over()).cloned().collect();
+            for session in over {
+                tracing::warn!(session = %session.id, vm = session.vm_name, reason = reason::SES_LEASE.code, "lease over; detaching");
+                let this = self.clone();
+                // A renewal may have come in between: the same lock decides again.
+                let over = |inner: &Inner| inner.lease_end <= Instant::now();
+                tokio::spawn(async move { this.close_if(&session, Error::new(&reason::SES_LEASE, ""), over).await });
+            }
+        }
+    }
+
+    /// Refuses everything new, ends everything that lives. Returns when every session has ended or been handed over.
+    pub async fn drain(&self) {
+        {
+            let _admitting = lock(&self.shared.requests);
+            self.shared.drain.cancel();
+        }
+        self.shared.openings.close();
+        self.shared.openings.wait().await;
+        let live: Vec<_> = lock(&self.shared.sessions).clone();
+        let why = || Error::new(&reason::SES_DRAINING, "");
+        futures_util::future::join_all(live.iter().map(|session| self.close(session, why()))).await;
+        self.release_kept().await;
+    }
+
+    /// An agent that stops may not come back: what is kept for a job that resumes goes now.
+    async fn release_kept(&self) {
+        let opener = &self.shared.opener;
+        let state = opener.vm.journal.state();
+        let kept = state.duties().filter(|duty| duty.snapshot().is_some_and(|s| s.keep_until.is_some()));
+        let released: Vec<_> = kept.map(|duty| Record::Kept { duty: duty.id, until: None }).collect();
+        if let Err(error) = opener.vm.record(released).await {
+            tracing::warn!(%error, "kept snapshots stay until their time is over");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! OpenDisks: from a request to a session, once per request id, and the way back when a step fails.
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use hotadd_api::v1::{self, EventKind};
+use tokio::{
+    sync::{Semaphore, watch as channel},
+    time::Instant,
+};
+
+use super::{
+    live::{Held, Inner, READS_PER_SESSION, Session, State},
+    opener::{Opened, Source},
+    registry::{Answer, Manager, lock},
+    snapshot::HeldSnapshot,
+    watch::{self, Trouble, Watch},
+};
+use crate::{
+    attach::{Attached, now},
+    error::{Error, Result},
+    id::SessionId,
+    journal::{LeaseBegan, Record, history::SessionPast},
+    plan::facts_to_api,
+    reason,
+};
+
+/// What OpenDisks asks.
+#[derive(Debug, Clone)]
+pub struct OpenRequest {
+    pub request_id: String,
+    /// Fingerprint of everything else of the request, to tell a repetition from a conflict.
+    pub asked: String,
+    pub vm: String,
+    pub source: Source,
+    pub keys: Vec<i32>,
+    pub lease: Option<Duration>,
+}
+
+impl Manager {
+    /// Opens a session, or gives the one that this request opened before, while it lives. Runs to its end without its
+    /// caller.
+    ///
+    /// # Errors
+    /// Whatever the opening met; everything is given back or owed then. What ended the session that this request opened.
+    pub async fn open(&self, request: OpenRequest) -> Result<v1::OpenDisksResponse> {
+        let mut answer = self.admit(request)?;
+        let session = loop {
+            if let Some(result) = answer.borrow_and_update().clone() {
+                break result.map_err(|error| error.copy())?;
+            }
+            if answer.changed().await.is_err() {
+                return Err(Error::new(&reason::INTERNAL, "the opening ended without an answer").owing());
+            }
+        };
+        match session.ended() {
+            None => Ok(session.to_response()),
+            Some(ended) => Err(ended.about(format!("session {}", session.id))),
+        }
+    }
+
+    fn admit(&self, request: OpenRequest) -> Result<channel::Receiver<Answer>> {
+        // Under this lock: what passes here is among the openings that a drain waits for.
+        let mut requests = lock(&self.shared.requests);
+        self.go_on()?;
+        if !request.request_id.is_empty()
+            && let Some((asked, answer)) = requests.get(&request.request_id)
+        {
+            if *asked != request.asked {
+                return Err(Error::new(&reason::SES_CONFLICT, request.request_id));
+            }
+            return Ok(answer.clone());
+        }
+        self.not_ended_before(&request)?;
+        let (tell, answer) = channel::channel(None);
+        if !request.request_id.is_empty() {
+            requests.insert(request.request_id.clone(), (request.asked.clone(), answer.clone()));
+        }
+        let this = self.clone();
+        self.shared.openings.spawn(async move {
+            let id = request.request_id.clone();
+            let result = this.open_whole(request).await.map_err(Arc::new);
+            if result.is_err() {
+                // A failed request may be tried again under the same id.
+                lock(&this.shared.requests).remove(&id);
+            }
+            tell.send_replace(Some(result));
+        });
+        drop(requests);
+        Ok(answer)
+    }
+
+    /// A request of an earlier run, or of a session that only the journal remembers.
+    fn not_ended_before(&self, request: &OpenRequest) -> Result<()> {
+        let state = self.shared.opener.vm.journal.state();
+        let same = |past: &&SessionPast| !request.request_id.is_empty() && past.began.request_id == request.request_id;
+        match state.history().sessions().filter(same).last() {
+            Some(past) if past.began.asked != request.asked => {
+                Err(Error::new(&reason::SES_CONFLICT, &request.request_id))
+            }
+            Some(past) if past.end.is_some() => {
+                Err(self.past_error(past).about(format!("session {}", past.began.session)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn go_on(&self) -> Result<()> {
+        if self.shared.drain.is_cancelled() { Err(Error::new(&reason::SES_DRAINING, "")) } else { Ok(()) }
+    }
+
+    /// Whatever way an opening fails, a panic included: what the journal still has of it is handed over and told. The
+    /// error alone never decides what is owed.
+    async fn open_whole(&self, request: OpenRequest) -> Result<Arc<Session>> {
+        let id = SessionId::new();
+        let this = self.clone();
+        let opening = tokio::spawn(async move { this.open_new(id, request).await });
+        let result = opening.await.unwrap_or_else(|panic| Err(panic.into()));
+        result.map_err(|error| if self.hand_over_all(id) { error.owing() } else { error })
+    }
+
+    async fn open_new(&self, id: SessionId, request: OpenRequest) -> Result<Arc<Session>> {
+        let opener = &self.shared.opener;
+        let preflight = opener.preflight(&request.vm, &request.keys).await?;
+        let target = &preflight.target;
+        let claim = self.claim(&target.moref, &target.name, None)?;
+        opener.admit(&preflight, true).await?;
+        let told = |why: Error| async move {
+            tracing::warn!(session = %id, %why, "waiting before the snapshot");
+            opener.vm.events.send(EventKind::Hold, id, &target.name, Some(&why));
+        };
+        watch::hold(&opener.vm, &target.moref, told, || self.go_on()).await?;
+        let snapshot = opener.snapshot(id, target, &request.source).await?;
+        let watch = Watch::start(&opener.vm, target, &snapshot);
+        let trouble = watch.trouble();
+        let attached = match self.go_on() {
+            Ok(()) => opener.attach(id, target, &snapshot.moref, &request.keys).await,
+            Err(error) => Err(error),
+        };
+        let attached = attached.and_then(|disks| trouble.now().map_or(Ok(disks), Err));
+        let disks = match attached {
+            Ok(disks) => disks,
+            Err(error) => return Err(self.abandon(error, id, snapshot).await),
+        };
+        let opened: Vec<_> = disks.iter().map(opened_to_api).collect();
+        let (held, errors) = split(disks);
+        if held.is_empty() {
+            let error = errors.into_iter().next().unwrap_or_else(|| Error::new(&reason::VM_NO_DISKS, &target.name));
+            return Err(self.abandon(error, id, snapshot).await);
+        }
+        let limits = &opener.vm.limits;
+        let lease = request.lease.unwrap_or(limits.lease_default).clamp(limits.lease_min, limits.lease_max);
+        let began = LeaseBegan {
+            session: id,
+            at: now(),
+            seconds: lease.as_secs(),
+            vm: target.name.clone(),
+            request_id: request.request_id.clone(),
+            asked: request.asked.clone(),
+        };
+        if let Err(error) = opener.vm.record(vec![Record::LeaseBegan(began)]).await {
+            drop(held);
+            return Err(self.abandon(error, id, snapshot).await);
+        }
+        let session = Arc::new(Session {
+            id,
+            vm_name: target.name.clone(),
+            opened,
+            snapshot: snapshot.to_api(),
+            lease,
+            inner: Mutex::new(Inner {
+                state: State::Open,
+                lease_end: Instant::now() + lease,
+                ended: None,
+                held: Some(Held { _watch: watch, disks: held, snapshot, _claim: claim }),
+            }),
+            reads: Arc::new(Semaphore::new(READS_PER_SESSION as usize)),
+            cancel_reads: Arc::default(),
+        });
+        tracing::info!(session = %id, vm = target.name, "session open");
+        self.remember(&session);
+        self.close_on(trouble, &session);
+        if self.shared.drain.is_cancelled() {
+            self.close(&session, Error::new(&reason::SES_DRAINING, "")).await;
+            return Err(Error::new(&reason::SES_DRAINING, ""));
+        }
+        Ok(session)
+    }
+
+    /// Ends the session when what it reads from is in trouble.
+    fn close_on(&self, trouble: Trouble, session: &Arc<Session>) {
+        let (this, session) = (self.clone(), Arc::downgrade(session));
+        tokio::spawn(async move {
+            // Ends without trouble when the session does: its watch is dropped then.
+            let Some(error) = trouble.wait().await else { return };
+            let Some(session) = session.upgrade() else { return };
+            tracing::error!(session = %session.id, vm = session.vm_name, reason = error.reason().code, %error, "detaching");
+            this.close(&session, error).await;
+        });
+    }
+
+    /// Gives everything back after a failure; [`Self::open_whole`] tells what is still owed.
+    async fn abandon(&self, error: Error, session: SessionId, snapshot: HeldSnapshot) -> Error {
+        self.give_back_disks(session).await;
+        self.give_back_snapshot(session, snapshot).await;
+        error
+    }
+}
+
+fn split(disks: Vec<Opened>) -> (BTreeMap<i32, Arc<Attached>>, Vec<Error>) {
+    let mut held = BTreeMap::new();
+    let mut errors = Vec::new();
+    for disk in disks {
+        match disk.attached {
+            Ok(attached) => drop(held.insert(disk.decision.disk.device_key, attached)),
+            Err(why) => errors.extend(why),
+        }
+    }
+    (held, errors)
+}
+
+fn opened_to_api(opened: &Opened) -> v1::OpenedDisk {
+    let ok = opened.attached.is_ok();
+    v1::OpenedDisk {
+        disk: Some(facts_to_api(&opened.decision.disk)),
+        opened: ok,
+        reasons: opened.attached.as_ref().err().into_iter().flatten().map(Error::to_reason).collect(),
+        transport: if ok { v1::Transport::Hotadd } else { v1::Transport::Unspecified }.into(),
+    }
+}

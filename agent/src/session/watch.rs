@@ -1,0 +1,356 @@
+//! What happens around disks that are held: hosts that leave service, a proxy that is moved, a snapshot that somebody takes
+//! away, a delta that fills its datastore. The port tells what is; here is what it means, as a pure function, and the two
+//! loops that ask.
+//!
+//! ```text
+//! hold:   before anything is touched ──hosts at rest──▶ go on          └─ hold_seconds over ─▶ refused
+//! watch:  while disks are held ──trouble──▶ stop reading ▶ detach ▶ the reason is told; never OK
+//! ```
+//! A look that fails says nothing: vCenter may be away, and the data that is read does not depend on it.
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch::{Receiver, Sender, channel},
+    task::AbortHandle,
+    time::{Instant, sleep},
+};
+
+use super::snapshot::HeldSnapshot;
+use crate::{
+    attach::ProxyVm,
+    config::Limits,
+    error::{Error, Result},
+    hypervisor::{Site, Surroundings, TargetFacts, TargetSite},
+    id::Moref,
+    reason,
+};
+
+/// What a session or job stands on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ground {
+    /// The snapshot that is read.
+    pub snapshot: Moref,
+    /// We made it: its age and delta are ours to answer for.
+    pub ours: bool,
+    /// Where the proxy ran when the disks were attached.
+    pub proxy_host: Option<Moref>,
+    /// Age of the snapshot.
+    pub age: Duration,
+}
+
+/// Why reading must stop now; `None`: nothing speaks against going on.
+#[must_use]
+pub fn trouble(seen: &Surroundings, ground: &Ground, limits: &Limits) -> Option<Error> {
+    let chain = |target: &TargetSite| chain_trouble(target, ground);
+    let guard = |target: &TargetSite| if ground.ours { growth(target, ground, limits) } else { None };
+    let Some(target) = &seen.target else {
+        return Some(Error::new(&reason::CHN_GONE, "the VM is no longer registered"));
+    };
+    chain(target).or_else(|| proxy_trouble(&seen.proxy, ground)).or_else(|| guard(target))
+}
+
+fn proxy_trouble(proxy: &Site, ground: &Ground) -> Option<Error> {
+    if let Some(unrest) = &proxy.unrest {
+        return Some(Error::new(&reason::HST_PROXY, format!("{} {unrest}", proxy.host_name)));
+    }
+    if let Some(task) = &proxy.moving {
+        return Some(Error::new(&reason::HST_MOVED, format!("{task} runs on the proxy")));
+    }
+    let moved = proxy.host.as_ref().zip(ground.proxy_host.as_ref()).filter(|(now, then)| now != then);
+    moved.map(|(now, then)| Error::new(&reason::HST_MOVED, format!("from {then} to {now} ({})", proxy.host_name)))
+}
+
+fn chain_trouble(target: &TargetSite, ground: &Ground) -> Option<Error> {
+    if !target.snapshots.contains(&ground.snapshot) {
+        return Some(Error::new(&reason::CHN_GONE, format!("{} is not in the VM's tree", ground.snapshot)));
+    }
+    if !target.stands_on.contains(&ground.snapshot) {
+        let now = target.stands_on.first().map_or_else(|| "none".to_owned(), ToString::to_string);
+        let detail = format!("the VM was reverted: it stands on {now}, not on {}", ground.snapshot);
+        return Some(Error::new(&reason::CHN_GONE, detail));
+    }
+    target.reshaping.as_ref().map(|task| Error::new(&reason::CHN_BUSY, format!("{task} runs on the VM")))
+}
+
+fn growth(target: &TargetSite, ground: &Ground, limits: &Limits) -> Option<Error> {
+    if let Some(most) = limits.snapshot_max_age.filter(|most| ground.age > *most) {
+        let detail = format!("{} is {} s old, {} s are allowed", ground.snapshot, ground.age.as_secs(), most.as_secs());
+        return Some(Error::new(&reason::SNAP_AGE, detail));
+    }
+    for store in &target.stores {
+        if let Some(most) = limits.delta_max_bytes.filter(|most| store.delta_bytes > *most) {
+            let detail = format!(
+                "datastore {}: the delta has {} bytes, {most} are allowed ({} free)",
+                store.name,
+                store.delta_bytes,
+                free(store.free_bytes)
+            );
+            return Some(Error::new(&reason::SNAP_AGE, detail));
+        }
+        let low = limits.datastore_min_free_bytes.zip(store.free_bytes).filter(|(least, free)| free < least);
+        if let Some((least, free)) = low {
+            let delta = store.delta_bytes;
+            let detail = format!("datastore {}: {free} bytes free, {least} needed; the delta has {delta}", store.name);
+            return Some(Error::new(&reason::SNAP_SPACE, detail));
+        }
+    }
+    None
+}
+
+fn free(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "unknown bytes".to_owned(), |bytes| format!("{bytes} bytes"))
+}
+
+/// Why nothing should begin now: a snapshot would be removed, and a disk detached, on a host that is leaving service.
+#[must_use]
+pub fn unrest(seen: &Surroundings) -> Option<Error> {
+    if let Some(unrest) = &seen.proxy.unrest {
+        return Some(Error::new(&reason::HST_PROXY, format!("{} {unrest}", seen.proxy.host_name)));
+    }
+    if let Some(task) = &seen.proxy.moving {
+        return Some(Error::new(&reason::HST_MOVED, format!("{task} runs on the proxy")));
+    }
+    let target = &seen.target.as_ref()?.site;
+    let unrest = target.unrest.as_ref()?;
+    Some(Error::new(&reason::HST_TARGET, format!("{} {unrest}", target.host_name)))
+}
+
+/// Waits until the hosts of both are at rest, at most [`crate::config::Deadlines::hold`]; `waiting` is told once why.
+///
+/// # Errors
+/// [`reason::HST_HOLD`]; whatever `go_on` refuses with.
+pub async fn hold<F: Future<Output = ()>>(
+    vm: &ProxyVm,
+    target: &Moref,
+    waiting: impl FnOnce(Error) -> F,
+    go_on: impl Fn() -> Result<()>,
+) -> Result<()> {
+    let end = Instant::now() + vm.deadlines.hold;
+    let mut waiting = Some(waiting);
+    loop {
+        go_on()?;
+        let Some(why) = look(vm, target).await.as_ref().and_then(unrest) else { return Ok(()) };
+        let now = Instant::now();
+        if now >= end {
+            let detail = format!("waited {} s: {}", vm.deadlines.hold.as_secs(), why.message());
+            return Err(Error::new(&reason::HST_HOLD, detail));
+        }
+        if let Some(waiting) = waiting.take() {
+            waiting(why).await;
+        }
+        sleep(vm.deadlines.watch.min(end - now)).await;
+    }
+}
+
+async fn look(vm: &ProxyVm, target: &Moref) -> Option<Surroundings> {
+    match vm.hypervisor.surroundings(&vm.moref, target).await {
+        Ok(seen) => Some(seen),
+        Err(error) => {
+            tracing::info!(%error, "the surroundings can't be seen now");
+            None
+        }
+    }
+}
+
+/// What a watch found; waits for it, or for the end of the watch.
+#[derive(Debug, Clone)]
+pub struct Trouble(Receiver<Option<Arc<Error>>>);
+
+impl Trouble {
+    /// What was found so far.
+    #[must_use]
+    pub fn now(&self) -> Option<Error> {
+        self.0.borrow().as_ref().map(|error| error.copy())
+    }
+
+    /// `None`: the watch ended without any.
+    pub async fn wait(mut self) -> Option<Error> {
+        loop {
+            if let Some(error) = self.now() {
+                return Some(error);
+            }
+            if self.0.changed().await.is_err() {
+                return self.now();
+            }
+        }
+    }
+}
+
+/// Looks again and again until it is dropped or has found trouble.
+pub struct Watch {
+    trouble: Trouble,
+    task: AbortHandle,
+    vm: Arc<ProxyVm>,
+    target: Moref,
+    ground: Ground,
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Watch({:?})", self.ground)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Watch {
+    #[must_use]
+    pub fn start(vm: &Arc<ProxyVm>, target: &TargetFacts, snapshot: &HeldSnapshot) -> Self {
+        let (tell, trouble) = channel(None);
+        let ground = Ground {
+            snapshot: snapshot.moref.clone(),
+            ours: snapshot.duty().is_some(),
+            proxy_host: None,
+            age: snapshot.age(),
+        };
+        let (vm, target) = (Arc::clone(vm), target.moref.clone());
+        let task = tokio::spawn(run(Arc::clone(&vm), target.clone(), ground.clone(), tell)).abort_handle();
+        Self { trouble: Trouble(trouble), task, vm, target, ground }
+    }
+
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        self.trouble.clone()
+    }
+
+    /// One more look now, before something is called good.
+    pub async fn last_look(&self) -> Option<Error> {
+        if let Some(error) = self.trouble.now() {
+            return Some(error);
+        }
+        let seen = look(&self.vm, &self.target).await?;
+        let target = seen.target.as_ref();
+        // Only what spoils the data: everything was read, so a host that leaves service now is no matter.
+        let gone = || Some(Error::new(&reason::CHN_GONE, "the VM is no longer registered"));
+        target.map_or_else(gone, |target| chain_trouble(target, &self.ground))
+    }
+}
+
+async fn run(vm: Arc<ProxyVm>, target: Moref, mut ground: Ground, tell: Sender<Option<Arc<Error>>>) {
+    let (start, age) = (Instant::now(), ground.age);
+    loop {
+        sleep(vm.deadlines.watch).await;
+        let Some(seen) = look(&vm, &target).await else { continue };
+        ground.age = age + start.elapsed();
+        if ground.proxy_host.is_none() {
+            ground.proxy_host.clone_from(&seen.proxy.host);
+        }
+        if let Some(error) = trouble(&seen, &ground, &vm.limits) {
+            tracing::warn!(%target, reason = error.reason().code, %error, "trouble around held disks");
+            tell.send_replace(Some(Arc::new(error)));
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypervisor::{Store, Unrest};
+
+    fn moref(text: &str) -> Moref {
+        Moref::new(text)
+    }
+
+    fn ground() -> Ground {
+        Ground { snapshot: moref("snapshot-2"), ours: true, proxy_host: Some(moref("host-1")), age: Duration::ZERO }
+    }
+
+    fn site() -> Site {
+        Site { host: Some(moref("host-1")), host_name: "esx1".into(), unrest: None, moving: None }
+    }
+
+    fn calm() -> Surroundings {
+        let target = TargetSite {
+            site: site(),
+            snapshots: vec![moref("snapshot-1"), moref("snapshot-2"), moref("snapshot-3")],
+            stands_on: vec![moref("snapshot-3"), moref("snapshot-2"), moref("snapshot-1")],
+            reshaping: None,
+            stores: vec![Store { name: "ds1".into(), free_bytes: Some(100 << 30), delta_bytes: 1 << 30 }],
+        };
+        Surroundings { proxy: site(), target: Some(target) }
+    }
+
+    fn limits() -> Limits {
+        Limits {
+            attach_batch: 1,
+            parallel_reads: 1,
+            depth: 1,
+            memory_bytes: 1 << 20,
+            lease_min: Duration::ZERO,
+            lease_max: Duration::ZERO,
+            lease_default: Duration::ZERO,
+            resume_max: Duration::ZERO,
+            snapshot_max_age: Some(Duration::from_secs(60)),
+            delta_max_bytes: Some(2 << 30),
+            datastore_min_free_bytes: Some(4 << 30),
+        }
+    }
+
+    fn code(change: impl FnOnce(&mut Surroundings, &mut Ground)) -> Option<&'static str> {
+        let (mut seen, mut ground) = (calm(), ground());
+        change(&mut seen, &mut ground);
+        trouble(&seen, &ground, &limits()).map(|error| error.reason().code)
+    }
+
+    fn target(seen: &mut Surroundings) -> &mut TargetSite {
+        seen.target.as_mut().unwrap()
+    }
+
+    #[test]
+    fn calm_is_no_trouble_and_a_younger_snapshot_is_none() {
+        assert_eq!(code(|_, _| {}), None);
+    }
+
+    #[test]
+    fn every_state_of_the_proxys_host_stops_a_read_and_the_targets_does_not() {
+        let all = [
+            Unrest::Entering("HostSystem.enterMaintenanceMode".into()),
+            Unrest::Maintenance,
+            Unrest::Quarantine,
+            Unrest::Standby("entering".into()),
+            Unrest::Connection("disconnected".into()),
+        ];
+        for unrest in all {
+            assert_eq!(code(|seen, _| seen.proxy.unrest = Some(unrest.clone())), Some("HA-HST-001"), "{unrest}");
+            assert_eq!(code(|seen, _| target(seen).site.unrest = Some(unrest.clone())), None, "{unrest}");
+            let mut seen = calm();
+            target(&mut seen).site.unrest = Some(unrest);
+            assert_eq!(super::unrest(&seen).unwrap().reason().code, "HA-HST-004");
+        }
+        assert!(super::unrest(&calm()).is_none());
+    }
+
+    #[test]
+    fn a_proxy_that_moves_or_was_moved_is_noticed() {
+        assert_eq!(code(|seen, _| seen.proxy.moving = Some("VirtualMachine.migrate".into())), Some("HA-HST-002"));
+        assert_eq!(code(|seen, _| seen.proxy.host = Some(moref("host-2"))), Some("HA-HST-002"));
+        assert_eq!(code(|seen, _| seen.proxy.host = None), None, "not told is not moved");
+    }
+
+    #[test]
+    fn a_chain_that_no_longer_holds_our_snapshot_is_noticed() {
+        assert_eq!(code(|seen, _| seen.target = None), Some("HA-CHN-001"));
+        assert_eq!(code(|seen, _| drop(target(seen).snapshots.remove(1))), Some("HA-CHN-001"));
+        assert_eq!(code(|seen, _| target(seen).stands_on = vec![moref("snapshot-1")]), Some("HA-CHN-001"), "reverted");
+        let consolidating = Some("VirtualMachine.consolidateDisks".to_owned());
+        assert_eq!(code(|seen, _| target(seen).reshaping = consolidating), Some("HA-CHN-002"));
+    }
+
+    #[test]
+    fn age_and_growth_end_what_is_ours_only() {
+        assert_eq!(code(|_, ground| ground.age = Duration::from_secs(61)), Some("HA-SNP-007"));
+        assert_eq!(code(|seen, _| target(seen).stores[0].delta_bytes = 3 << 30), Some("HA-SNP-007"));
+        assert_eq!(code(|seen, _| target(seen).stores[0].free_bytes = Some(1)), Some("HA-SNP-008"));
+        assert_eq!(code(|seen, _| target(seen).stores[0].free_bytes = None), None, "not told is not full");
+        let foreign = code(|seen, ground| {
+            ground.ours = false;
+            target(seen).stores[0].free_bytes = Some(1);
+        });
+        assert_eq!(foreign, None);
+    }
+}

@@ -1,0 +1,214 @@
+//! What happens around disks that are held: hosts that leave service, snapshots that somebody takes away, deltas that fill a
+//! datastore. The read stops, everything is detached, the reason is told; never OK.
+use anyhow::{Context as _, Result};
+use hotadd_api::v1::{
+    BackupVmRequest, Cleanup, GetJobRequest, JobResult, JobState, KeepAliveRequest, ListDutiesRequest,
+    ListSessionsRequest, OpenDisksRequest, Phase, get_job_request::By,
+};
+use hotadd_harness::{Scene, Spec, scene::TARGET};
+use hotadd_vsphere as vim;
+use serde_json::json;
+use vcenter_sim::inventory::HostSpec;
+
+use crate::support::{
+    MIB, Running, Seen, backup, calls, codes, control, dense, disks, eventually, jobs, nothing_is_left, nothing_stays,
+    refused, request, scene, vsphere,
+};
+
+/// Large enough that a client which takes nothing holds the read.
+const SIZE: u64 = 128 * MIB;
+
+/// The proxy and the target on hosts of their own, and a look every second.
+fn two_hosts(spec: &mut Spec) {
+    spec.set("deadlines", "watch_seconds", 1);
+    let host = |name: &str| -> HostSpec { serde_json::from_value(json!({"name": name})).unwrap() };
+    spec.inventory.hosts = vec![host("esx-proxy"), host("esx-target")];
+    spec.proxy().host = Some("esx-proxy".into());
+    spec.target().host = Some("esx-target".into());
+}
+
+async fn maintenance(scene: &Scene, host: &str, on: bool) -> Result<()> {
+    control(scene, json!({"cmd": "host", "name": host, "in_maintenance": on})).await.map(drop)
+}
+
+async fn job(scene: &Scene, id: &str) -> Result<JobResult> {
+    let by = Some(By::JobId(id.to_owned()));
+    Ok(jobs(scene).await?.get_job(GetJobRequest { by }).await?.into_inner())
+}
+
+async fn ended(scene: &Scene, id: &str) -> Result<JobResult> {
+    eventually("the job ends", async || Ok(job(scene, id).await?.state() != JobState::Running)).await?;
+    job(scene, id).await
+}
+
+/// A job that is read slowly: its client has a frame and takes no more.
+async fn reading(scene: &Scene, dir: &tempfile::TempDir, wanted: BackupVmRequest) -> Result<Running> {
+    let mut run = Running::start(scene, wanted, dir.path()).await?;
+    run.until(Seen::Frame).await?;
+    Ok(run)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_held_while_the_proxys_host_leaves_service() -> Result<()> {
+    let (dir, scene) = scene(&[dense(4 * MIB, 1)], two_hosts)?;
+    maintenance(&scene, "esx-proxy", true).await?;
+    let mut run = Running::start(&scene, request(TARGET), dir.path()).await?;
+    run.until(Seen::Waiting).await?;
+    assert_eq!(run.delivered.waited, ["HA-HST-001"]);
+    assert!(calls(&scene, "CreateSnapshot").await?.is_empty(), "something was begun");
+    maintenance(&scene, "esx-proxy", false).await?;
+    let delivered = run.finish().await?;
+    assert_eq!(delivered.result()?.state(), JobState::Ok, "{:#?}", delivered.result);
+    nothing_is_left(&scene).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_is_bounded_and_begins_nothing() -> Result<()> {
+    let (dir, scene) = scene(&[dense(4 * MIB, 1)], |spec| {
+        two_hosts(spec);
+        spec.set("deadlines", "hold_seconds", 1);
+    })?;
+    maintenance(&scene, "esx-target", true).await?;
+    let delivered = backup(&scene, request(TARGET), dir.path()).await?;
+    let result = delivered.result()?;
+    assert_eq!((codes(result), result.cleanup()), (vec!["HA-HST-003"], Cleanup::Done), "{result:#?}");
+    assert!(
+        result.reasons[0].retry_after_seconds > 0 && result.reasons[0].message.contains("esx-target"),
+        "{result:#?}"
+    );
+    let open = OpenDisksRequest { vm: TARGET.into(), ..OpenDisksRequest::default() };
+    refused(disks(&scene).await?.open_disks(open).await, "HA-HST-003")?;
+    assert!(calls(&scene, "CreateSnapshot").await?.is_empty(), "something was begun");
+    nothing_is_left(&scene).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_stops_and_detaches_when_the_proxys_host_leaves_and_is_resumed_later() -> Result<()> {
+    let (dir, scene) = scene(&[dense(SIZE, 1)], two_hosts)?;
+    let wanted = BackupVmRequest { resume_window_seconds: 600, ..request(TARGET) };
+    let run = reading(&scene, &dir, wanted).await?;
+    maintenance(&scene, "esx-proxy", true).await?;
+    let id = run.delivered.job_id.clone();
+    let client = tokio::spawn(run.finish());
+    // A host in maintenance may refuse to detach until it is back.
+    eventually("the job detaches", async || Ok(job(&scene, &id).await?.phase() == Phase::Detach)).await?;
+    maintenance(&scene, "esx-proxy", false).await?;
+    let result = ended(&scene, &id).await?;
+    assert_eq!((result.state(), codes(&result)), (JobState::Failed, vec!["HA-HST-001"]), "{result:#?}");
+    assert!(!result.resume_until.is_empty() && result.reasons[0].retry_after_seconds > 0, "{result:#?}");
+    assert!(scene.left_attached().await?.is_empty());
+    assert_eq!(scene.snapshots().await?.len(), 1);
+    client.await??;
+    let again = BackupVmRequest { resume_job: id, ..request(TARGET) };
+    let delivered = backup(&scene, again, dir.path()).await?;
+    assert_eq!(delivered.result()?.state(), JobState::Ok, "{:#?}", delivered.result);
+    nothing_is_left(&scene).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_ended_when_the_proxys_host_leaves() -> Result<()> {
+    let (_dir, scene) = scene(&[dense(4 * MIB, 1)], two_hosts)?;
+    let open = OpenDisksRequest { vm: TARGET.into(), ..OpenDisksRequest::default() };
+    let id = disks(&scene).await?.open_disks(open).await?.into_inner().session_id;
+    maintenance(&scene, "esx-proxy", true).await?;
+    let in_state = async |state: &str| {
+        eventually(state, async || {
+            let all = disks(&scene).await?.list_sessions(ListSessionsRequest {}).await?.into_inner().sessions;
+            Ok(all.iter().any(|s| s.session_id == id && s.state == state))
+        })
+        .await
+    };
+    in_state("closing").await?;
+    let told =
+        refused(disks(&scene).await?.keep_alive(KeepAliveRequest { session_id: id.clone() }).await, "HA-HST-001")?;
+    assert!(told.cleanup() == Cleanup::Owed && told.retry_after_seconds > 0, "{told:?}");
+    maintenance(&scene, "esx-proxy", false).await?;
+    in_state("closed").await?;
+    refused(disks(&scene).await?.keep_alive(KeepAliveRequest { session_id: id }).await, "HA-HST-001")?;
+    nothing_is_left(&scene).await
+}
+
+/// Reading goes on; only the removal of our snapshot waits, and whoever asks is told why.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_not_removed_while_the_targets_host_leaves() -> Result<()> {
+    let (dir, scene) = scene(&[dense(SIZE, 1)], |spec| {
+        two_hosts(spec);
+        spec.set("deadlines", "cleanup_seconds", 2);
+    })?;
+    let run = reading(&scene, &dir, request(TARGET)).await?;
+    maintenance(&scene, "esx-target", true).await?;
+    let delivered = run.finish().await?;
+    let result = delivered.result()?;
+    assert_eq!((codes(result), result.cleanup()), (vec!["HA-DUT-001"], Cleanup::Owed), "{result:#?}");
+    assert!(result.disks.iter().all(|disk| disk.ok), "reading was not to stop: {result:#?}");
+    assert_eq!((scene.left_attached().await?.len(), scene.snapshots().await?.len()), (0, 1));
+    assert!(calls(&scene, "RemoveSnapshot_Task").await?.is_empty(), "the removal was asked for");
+    let duties = disks(&scene).await?.list_duties(ListDutiesRequest {}).await?.into_inner().duties;
+    assert!(duties.len() == 1 && duties[0].last_error.contains("esx-target"), "{duties:#?}");
+    maintenance(&scene, "esx-target", false).await?;
+    nothing_stays(&scene).await?;
+    assert_eq!(job(&scene, &delivered.job_id).await?.cleanup(), Cleanup::Done);
+    Ok(())
+}
+
+async fn remove(scene: &Scene, snapshot: &str) -> Result<()> {
+    let client = vsphere(scene).await?;
+    let task = client.remove_snapshot(&vim::MoRef::new("VirtualMachineSnapshot", snapshot), true).await?;
+    client.wait_task(&task, std::time::Duration::from_secs(30), None).await?;
+    Ok(client.logout().await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_snapshot_is_taken_away_is_never_ok() -> Result<()> {
+    let (dir, scene) = scene(&[dense(SIZE, 1)], two_hosts)?;
+    let run = reading(&scene, &dir, request(TARGET)).await?;
+    let ours = scene.snapshots().await?.pop().context("no snapshot")?;
+    remove(&scene, &ours).await?;
+    let id = run.delivered.job_id.clone();
+    let client = tokio::spawn(run.finish());
+    let result = ended(&scene, &id).await?;
+    assert_eq!((result.state(), codes(&result)), (JobState::Failed, vec!["HA-CHN-001"]), "{result:#?}");
+    client.await??;
+    nothing_stays(&scene).await
+}
+
+/// Nobody looks while it is read: the last look, before the end, has to see it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_went_away_unseen_is_noticed_at_the_end() -> Result<()> {
+    let (dir, scene) = scene(&[dense(SIZE, 1)], |spec| {
+        two_hosts(spec);
+        spec.set("deadlines", "watch_seconds", 3600);
+    })?;
+    let run = reading(&scene, &dir, request(TARGET)).await?;
+    let ours = scene.snapshots().await?.pop().context("no snapshot")?;
+    remove(&scene, &ours).await?;
+    let delivered = run.finish().await?;
+    assert_eq!(codes(delivered.result()?), ["HA-CHN-001"], "{:#?}", delivered.result);
+    nothing_stays(&scene).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_datastore_that_fills_and_a_snapshot_that_ages_end_the_job() -> Result<()> {
+    let (dir, scene) = scene(&[dense(SIZE, 1)], |spec| {
+        two_hosts(spec);
+        spec.set("limits", "datastore_min_free_bytes", 1_u64 << 30);
+        spec.set("limits", "snapshot_max_age_seconds", 8);
+    })?;
+    let run = reading(&scene, &dir, request(TARGET)).await?;
+    control(&scene, json!({"cmd": "datastore", "name": "ds1", "free": 12_345})).await?;
+    let id = run.delivered.job_id.clone();
+    let client = tokio::spawn(run.finish());
+    let result = ended(&scene, &id).await?;
+    assert_eq!(codes(&result), ["HA-SNP-008"], "{result:#?}");
+    for fact in ["ds1", "12345", "1073741824"] {
+        assert!(result.reasons[0].message.contains(fact), "{fact}: {}", result.reasons[0].message);
+    }
+    client.await??;
+    nothing_stays(&scene).await?;
+    control(&scene, json!({"cmd": "datastore", "name": "ds1", "free": 1_u64 << 40})).await?;
+    let run = reading(&scene, &dir, request(TARGET)).await?;
+    let result = ended(&scene, &run.delivered.job_id).await?;
+    assert_eq!(codes(&result), ["HA-SNP-007"], "{result:#?}");
+    drop(run);
+    nothing_stays(&scene).await
+}

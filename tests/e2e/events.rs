@@ -1,0 +1,86 @@
+//! WatchEvents, and what hotaddctl shows an operator of it.
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use hotadd_api::v1::{BackupVmRequest, Event, EventKind, WatchEventsRequest, proxy_service_client::ProxyServiceClient};
+use hotadd_harness::{Process, Run, Scene, scene::TARGET};
+use nix::sys::signal::Signal;
+use tonic::Streaming;
+
+use crate::support::{MIB, Running, Seen, backup, dense, eventually, nothing_is_left, nothing_stays, request, scene};
+
+async fn watch(scene: &Scene) -> Result<Streaming<Event>> {
+    let mut client = ProxyServiceClient::new(scene.channel().await?);
+    let mut events = client.watch_events(WatchEventsRequest {}).await?.into_inner();
+    let first = next(&mut events).await?;
+    ensure!(first.kind() == EventKind::Watching, "{first:?}");
+    Ok(events)
+}
+
+async fn next(events: &mut Streaming<Event>) -> Result<Event> {
+    let event = tokio::time::timeout(Duration::from_secs(60), events.message()).await??;
+    event.context("the stream ended")
+}
+
+async fn until(events: &mut Streaming<Event>, kind: EventKind) -> Result<Vec<Event>> {
+    let mut seen = vec![next(events).await?];
+    while seen.last().is_some_and(|event| event.kind() != kind) {
+        seen.push(next(events).await?);
+    }
+    Ok(seen)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_sees_duties_and_jobs_come_and_go() -> Result<()> {
+    let (dir, mut scene) = scene(&[dense(32 * MIB, 1)], |_| {})?;
+    let mut events = watch(&scene).await?;
+    let job = backup(&scene, request(TARGET), dir.path()).await?.job_id;
+    let seen = until(&mut events, EventKind::JobEnded).await?;
+    let kinds: Vec<_> = seen.iter().map(Event::kind).collect();
+    use EventKind::{DutyOpened, DutyRetired, JobBegan, JobEnded};
+    assert_eq!(kinds, [JobBegan, DutyOpened, DutyOpened, DutyRetired, DutyRetired, JobEnded], "{seen:#?}");
+    let last = seen.last().context("none")?;
+    assert!(last.id == job && last.reason.is_none() && last.vm == TARGET, "{last:?}");
+    assert!(seen[1].vm == TARGET && !seen[1].id.is_empty() && seen[4].id == seen[1].id, "{seen:#?}");
+    // One that breaks tells why.
+    let mut run = Running::start(&scene, request(TARGET), dir.path()).await?;
+    run.until(Seen::Frame).await?;
+    drop(run);
+    let seen = until(&mut events, EventKind::JobEnded).await?;
+    let reason = seen.last().and_then(|event| event.reason.clone()).context("no reason")?;
+    assert_eq!(reason.code, "HA-JOB-003");
+    nothing_stays(&scene).await?;
+    // A watcher does not hold the agent when it is told to stop.
+    let status = scene.take_agent()?.stop()?;
+    assert!(status.success(), "{status}");
+    while let Ok(Some(_)) = events.message().await {}
+    nothing_is_left(&scene).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn duties_have_an_exit_code_and_watch_prints_lines() -> Result<()> {
+    let (dir, scene) = scene(&[dense(32 * MIB, 1)], |_| {})?;
+    let none = scene.ctl(&["duties"])?;
+    assert!(none.code == 0 && none.stdout.contains("duties: none"), "{none:#?}");
+    let mut command = Run::command(&scene.url, &scene.pki, "client")?;
+    let log = dir.path().join("watch.log");
+    let mut watching = Process::start("hotaddctl", command.args(["watch", "--json"]), &log)?;
+    eventually("it watches", async || Ok(watching.log_text().contains("watching"))).await?;
+    let wanted = BackupVmRequest { resume_window_seconds: 600, ..request(TARGET) };
+    let mut run = Running::start(&scene, wanted, dir.path()).await?;
+    run.until(Seen::Frame).await?;
+    let held = scene.ctl(&["duties", "--json"])?;
+    assert!(held.code == 9 && held.stdout.lines().count() == 2, "{held:#?}");
+    drop(run);
+    eventually("the end is told", async || Ok(watching.log_text().contains("job_ended"))).await?;
+    let kept = scene.ctl(&["duties"])?;
+    assert!(kept.code == 9 && kept.stdout.contains("kept until"), "{kept:#?}");
+    watching.signal(Signal::SIGINT)?;
+    let status = watching.wait(Duration::from_secs(30))?;
+    assert_eq!(status.code(), Some(130), "{}", watching.log_text());
+    for line in watching.log_text().lines().filter(|line| line.starts_with('{')) {
+        let event: serde_json::Value = serde_json::from_str(line)?;
+        assert!(event["event"].is_string(), "{line}");
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! A resume window: the snapshot of a broken job is kept, for that long and for that job only.
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use hotadd_api::v1::{
+    BackupVmRequest, Cleanup, DiskRanges, GetJobRequest, JobResult, JobState, ListDutiesRequest, Range,
+    get_job_request::By,
+};
+use hotadd_harness::{
+    Scene,
+    content::same,
+    scene::{FIRST_KEY, TARGET},
+};
+
+use crate::support::{
+    MIB, Running, Seen, backup, calls, codes, dense, disks, eventually, jobs, nothing_is_left, nothing_stays, request,
+    scene,
+};
+
+const SIZE: u64 = 48 * MIB;
+
+async fn get(scene: &Scene, job: &str) -> Result<JobResult> {
+    let by = Some(By::JobId(job.to_owned()));
+    Ok(jobs(scene).await?.get_job(GetJobRequest { by }).await?.into_inner())
+}
+
+/// A job that asked for this window and lost its client after a few frames: its id, and how much of the image came.
+async fn broken(scene: &Scene, dir: &std::path::Path, window: u32) -> Result<(String, u64)> {
+    let wanted = BackupVmRequest { resume_window_seconds: window, ..request(TARGET) };
+    let mut run = Running::start(scene, wanted, dir).await?;
+    for _ in 0..4 {
+        run.until(Seen::Frame).await?;
+    }
+    Ok((run.delivered.job_id.clone(), 4 * MIB))
+}
+
+async fn failed(scene: &Scene, job: &str) -> Result<JobResult> {
+    eventually("the job ends", async || Ok(get(scene, job).await?.state() == JobState::Failed)).await?;
+    get(scene, job).await
+}
+
+fn resume(job: &str, from: u64) -> BackupVmRequest {
+    let ranges = vec![Range { offset: from, length: SIZE - from }];
+    let ranges = vec![DiskRanges { device_key: FIRST_KEY, ranges }];
+    BackupVmRequest { resume_job: job.to_owned(), ranges, ..request(TARGET) }
+}
+
+/// Takes the missing range and puts it into the image that the broken job left.
+async fn finish(scene: &Scene, dir: &std::path::Path, request: BackupVmRequest, from: u64) -> Result<()> {
+    let mut stream = jobs(scene).await?.backup_vm(request).await?.into_inner();
+    let mut image = std::fs::read(dir.join(format!("{FIRST_KEY}.raw")))?;
+    let (mut pieces, mut result) = (BTreeMap::new(), None);
+    while let Some(event) = stream.message().await? {
+        use hotadd_api::v1::job_event::Item;
+        match event.item.context("empty")? {
+            Item::Frame(frame) => {
+                let data = if frame.zero { vec![0; frame.length as usize] } else { frame.data.to_vec() };
+                pieces.insert(frame.offset, data);
+            }
+            Item::Opened(opened) => ensure!(opened.bytes_required == SIZE - from, "{opened:?}"),
+            Item::Result(last) => result = Some(last),
+            _ => {}
+        }
+    }
+    let result = result.context("no result")?;
+    ensure!(result.state() == JobState::Ok && result.cleanup() == Cleanup::Done, "{result:#?}");
+    ensure!(pieces.keys().next() == Some(&from), "more than the missing range was read");
+    for (offset, data) in pieces {
+        image[usize::try_from(offset)?..][..data.len()].copy_from_slice(&data);
+    }
+    let whole = dir.join("resumed.raw");
+    std::fs::write(&whole, image)?;
+    same(&whole, &scene.source(0))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_job_is_resumed_from_its_kept_snapshot() -> Result<()> {
+    let (dir, scene) = scene(&[dense(SIZE, 1)], |_| {})?;
+    let (job, from) = broken(&scene, dir.path(), 600).await?;
+    let result = failed(&scene, &job).await?;
+    assert_eq!(codes(&result), ["HA-JOB-003"]);
+    assert!(!result.resume_until.is_empty() && result.cleanup() == Cleanup::Owed, "{result:#?}");
+    // Detached at once; the snapshot alone stays, as a duty that says until when.
+    eventually("the disks are detached", async || Ok(scene.left_attached().await?.is_empty())).await?;
+    assert_eq!(scene.snapshots().await?.len(), 1);
+    let duties = disks(&scene).await?.list_duties(ListDutiesRequest {}).await?.into_inner().duties;
+    assert_eq!((duties.len(), duties[0].keep_until.as_str()), (1, result.resume_until.as_str()), "{duties:#?}");
+    // Nobody else gets the VM meanwhile, and no other job's id opens it.
+    assert_eq!(codes(backup(&scene, request(TARGET), dir.path()).await?.result()?), ["HA-SES-005"]);
+    let stranger = resume("00000000-0000-0000-0000-000000000000", from);
+    assert_eq!(codes(backup(&scene, stranger, dir.path()).await?.result()?), ["HA-JOB-006"]);
+    assert_eq!(scene.snapshots().await?.len(), 1);
+
+    // backup() of a refused job creates no image; the broken job's is still there.
+    finish(&scene, dir.path(), resume(&job, from), from).await?;
+    assert_eq!(calls(&scene, "CreateSnapshot").await?.len(), 1);
+    assert_eq!(get(&scene, &job).await?.cleanup(), Cleanup::Done, "taken over by the job that resumed");
+    nothing_is_left(&scene).await?;
+    // Once only.
+    assert_eq!(codes(backup(&scene, resume(&job, from), dir.path()).await?.result()?), ["HA-JOB-006"]);
+    nothing_is_left(&scene).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_is_over_and_a_job_without_one_leave_nothing() -> Result<()> {
+    let (dir, scene) = scene(&[dense(SIZE, 1)], |spec| spec.set("limits", "resume_max_seconds", 2))?;
+    // More than the agent allows: it is cut to its bound.
+    let (job, from) = broken(&scene, dir.path(), 86_400).await?;
+    failed(&scene, &job).await?;
+    nothing_stays(&scene).await?;
+    assert_eq!(codes(backup(&scene, resume(&job, from), dir.path()).await?.result()?), ["HA-JOB-006"]);
+    let (job, _) = broken(&scene, dir.path(), 0).await?;
+    let result = failed(&scene, &job).await?;
+    assert_eq!(result.resume_until, "");
+    nothing_stays(&scene).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_outlives_a_kill_of_the_agent() -> Result<()> {
+    let (dir, mut scene) = scene(&[dense(SIZE, 1)], |_| {})?;
+    let (job, from) = broken(&scene, dir.path(), 600).await?;
+    let until = failed(&scene, &job).await?.resume_until;
+    scene.take_agent()?.kill()?;
+    // What systemd runs after a kill leaves it too.
+    let reaped = scene.reap()?;
+    assert_eq!(reaped.code, 0, "{reaped:?}");
+    scene.start_agent()?;
+    assert_eq!((scene.left_attached().await?.len(), scene.snapshots().await?.len()), (0, 1));
+    assert_eq!(get(&scene, &job).await?.resume_until, until);
+    finish(&scene, dir.path(), resume(&job, from), from).await?;
+    nothing_is_left(&scene).await
+}
+
+/// The agent itself is what breaks the job: the window begins with the next start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_died_with_the_agent_is_resumed_too() -> Result<()> {
+    let (dir, mut scene) = scene(&[dense(SIZE, 1)], |_| {})?;
+    let wanted = BackupVmRequest { resume_window_seconds: 600, ..request(TARGET) };
+    let mut run = Running::start(&scene, wanted, dir.path()).await?;
+    for _ in 0..4 {
+        run.until(Seen::Frame).await?;
+    }
+    scene.take_agent()?.kill()?;
+    scene.start_agent()?;
+    let (job, from) = (run.delivered.job_id.clone(), 4 * MIB);
+    let result = get(&scene, &job).await?;
+    assert!(codes(&result) == ["HA-JOB-005"] && !result.resume_until.is_empty(), "{result:#?}");
+    assert_eq!((scene.left_attached().await?.len(), scene.snapshots().await?.len()), (0, 1));
+    finish(&scene, dir.path(), resume(&job, from), from).await?;
+    nothing_is_left(&scene).await
+}
+
+/// An agent that is told to stop may never come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_the_window() -> Result<()> {
+    let (dir, mut scene) = scene(&[dense(SIZE, 1)], |_| {})?;
+    let (job, _) = broken(&scene, dir.path(), 600).await?;
+    failed(&scene, &job).await?;
+    let status = scene.take_agent()?.stop()?;
+    assert!(status.success(), "{status}");
+    nothing_is_left(&scene).await
+}
