@@ -13,6 +13,8 @@ use crate::{
     lab::{HOST, Lab},
 };
 
+/// Longer than an agent takes from a request to its first record.
+const STILL: Duration = Duration::from_millis(400);
 const POLL: Duration = Duration::from_millis(10);
 
 /// How long settling took, and what kind it was.
@@ -51,16 +53,26 @@ pub async fn mend(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// Waits until vCenter and the journal show nothing of ours; the agent is brought up meanwhile if it is dead.
-pub async fn settle(lab: &mut Lab) -> Result<Settling> {
+/// Waits until vCenter and the journal show nothing of ours; the agent is brought up meanwhile if it is dead. `still`: it has
+/// to stay so for a while.
+pub async fn settle(lab: &mut Lab, still: bool) -> Result<Settling> {
     let start = Instant::now();
     let unconfirmed =
         block_in_place(|| journal::open_in(&lab.journal()))?.values().any(|duty| duty["phase"] == "intended");
     lab.agent_ready().await?;
     let end = start + lab.patience;
+    let mut clean_since = None;
     loop {
         let left = owed(lab).await?;
-        let Some(why) = left else { return Ok(Settling { took: start.elapsed(), unconfirmed }) };
+        let Some(why) = left else {
+            let since = *clean_since.get_or_insert_with(Instant::now);
+            if !still || since.elapsed() >= STILL {
+                return Ok(Settling { took: since - start, unconfirmed });
+            }
+            tokio::time::sleep(POLL).await;
+            continue;
+        };
+        clean_since = None;
         if Instant::now() >= end {
             bail!("not settled within {} s: {why}", lab.patience.as_secs());
         }

@@ -13,9 +13,9 @@ use crate::{
     plan::{Step, Timing, Work},
 };
 
-const POLL: Duration = Duration::from_millis(8);
+const POLL: Duration = Duration::from_millis(12);
 /// A moment that has not come by then does not come in this round.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {

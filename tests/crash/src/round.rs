@@ -21,7 +21,7 @@ const TASK_MS: u64 = 120;
 /// How long the faults that last are left to work after the last act.
 const LINGER: Duration = Duration::from_millis(600);
 /// A recovering agent gets this long to reach the act's moment.
-const RECOVERY: Duration = Duration::from_secs(3);
+const RECOVERY: Duration = Duration::from_millis(1500);
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -49,7 +49,9 @@ pub async fn run(lab: &mut Lab, round: &Round) -> Report {
         report.ok = outcome.ok;
         report.notes.push(format!("controller: {outcome:?}"));
     }
-    match heal::settle(lab).await {
+    // Who went away in the middle of a call left work behind that nothing outside shows before it begins.
+    let still = outcome.as_ref().is_none_or(|outcome| outcome.broken.is_some());
+    match heal::settle(lab, still).await {
         Ok(settling) => report.settling = Some(settling),
         Err(error) => report.verdict.other.push(format!("{error:#}")),
     }
@@ -152,7 +154,7 @@ async fn in_recovery(lab: &mut Lab, moment: Moment) -> Result<bool> {
         if moment::called(lab, method, text).await? {
             return Ok(true);
         }
-        tokio::time::sleep(Duration::from_millis(8)).await;
+        tokio::time::sleep(Duration::from_millis(12)).await;
     }
     Ok(false)
 }

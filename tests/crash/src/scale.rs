@@ -24,7 +24,7 @@ const DEADLINES: &[(&str, f64, f64)] = &[
     ("drain_seconds", 240.0, 4.0),
     ("ping_seconds", 20.0, 0.2),
     ("ping_timeout_seconds", 20.0, 0.2),
-    ("watch_seconds", 5.0, 0.1),
+    ("watch_seconds", 5.0, 0.25),
     ("hold_seconds", 900.0, 1.0),
     ("reconnect_seconds", 5.0, 0.05),
     ("login_seconds", 90.0, 0.5),
