@@ -89,6 +89,12 @@ async fn owed(lab: &mut Lab) -> Result<Option<String>> {
     if coming > 0 {
         return Ok(Some(format!("{coming} requests are still to land")));
     }
+    // What has landed may still be at work.
+    let state = lab.call(json!({"cmd": "state"})).await?;
+    let vms = state["vms"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if let Some(busy) = vms.iter().find(|vm| !vm["busy"].is_null()) {
+        return Ok(Some(format!("{} runs on {}", busy["busy"], busy["name"])));
+    }
     let disks = lab.left_attached().await?;
     if !disks.is_empty() {
         return Ok(Some(format!("attached: {:?}", disks.iter().map(|disk| &disk.path).collect::<Vec<_>>())));

@@ -111,7 +111,7 @@ fn run(mut args: Args) -> Result<bool> {
         (args.from..args.from + args.rounds).for_each(|n| println!("{}", plan::round(args.seed, n)));
         return Ok(true);
     }
-    let root = std::path::absolute(&args.dir)?.join(format!("run-{}", std::process::id()));
+    let root = std::path::absolute(&args.dir)?.join(format!("run-{}", uuid::Uuid::new_v4().simple()));
     fs::create_dir_all(&root)?;
     let verbose = args.replay.is_some();
     let log = if verbose { "info,hotadd_agent=debug,hotadd_vsphere=debug" } else { "info" };
