@@ -83,10 +83,10 @@ pub async fn perform(lab: &mut Lab, act: &Act, client: Option<&Controller>, rela
             cue_next(lab, act, json!({"kind": "late_land", "ms": ms, "fenced": v.is_multiple_of(2)})).await
         }
         Fault::SlowTask => cue_next(lab, act, json!({"kind": "delay_ms", "ms": 300 + v % 900})).await,
-        Fault::TaskFault => {
+        Fault::TaskFails => {
             cue_next(lab, act, json!({"kind": "task_fault", "fault": of(&TASK_FAULTS, v), "count": 1 + v % 2})).await
         }
-        Fault::CallFault => call_fault(lab, v).await,
+        Fault::CallFails => call_fault(lab, v).await,
         Fault::NoPermission => {
             let kept: Vec<&str> = ROLE.iter().copied().filter(|p| *p != of(&ROLE[1..], v)).collect();
             lab.call(json!({"cmd": "set_privileges", "privileges": kept})).await.map(|_| Done::default())

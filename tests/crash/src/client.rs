@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use hotadd_api::{
     MAX_MESSAGE_BYTES, status,
     v1::{
-        BackupVmRequest, CloseDisksRequest, Cleanup, DiskFacts, DiskResult, Frame, JobState, OpenDisksRequest, Phase,
+        BackupVmRequest, Cleanup, CloseDisksRequest, DiskFacts, DiskResult, Frame, JobState, OpenDisksRequest, Phase,
         ReadDiskRequest, SnapshotRequest, disk_service_client::DiskServiceClient, job_event::Item,
         job_service_client::JobServiceClient, open_disks_request::From, read_disk_response,
     },
@@ -303,7 +303,9 @@ impl Hand {
     fn wrong(&self, key: i32) -> Option<String> {
         let at = usize::try_from(key - hotadd_harness::scene::FIRST_KEY).ok()?;
         let source = self.sources.get(at)?;
-        let Some(image) = self.images.get(&key) else { return Some(format!("disk {key} was called OK without a byte")) };
+        let Some(image) = self.images.get(&key) else {
+            return Some(format!("disk {key} was called OK without a byte"));
+        };
         if image.next != source.len() as u64 {
             return Some(format!("disk {key} was called OK with {} of {} bytes", image.next, source.len()));
         }

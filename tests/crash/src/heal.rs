@@ -15,7 +15,7 @@ use crate::{
 
 /// Longer than an agent takes from a request to its first record.
 const STILL: Duration = Duration::from_millis(400);
-const POLL: Duration = Duration::from_millis(10);
+const POLL: Duration = Duration::from_millis(20);
 
 /// How long settling took, and what kind it was.
 #[derive(Debug, Clone, Copy)]

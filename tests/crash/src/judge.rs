@@ -1,7 +1,10 @@
 //! The verdict on a round, from outside: vCenter's truth, the guest's truth, the journal, and what others own. The agent is
 //! not asked.
 use anyhow::Result;
-use hotadd_harness::{binary, scene::{PROXY, TARGET}};
+use hotadd_harness::{
+    binary,
+    scene::{PROXY, TARGET},
+};
 use serde_json::Value;
 use tokio::task::block_in_place;
 
@@ -113,8 +116,7 @@ async fn guest(lab: &mut Lab, verdict: &mut Verdict) -> Result<()> {
 
 fn journals(lab: &Lab, verdict: &mut Verdict) -> Result<()> {
     let file = block_in_place(|| journal::open_in(&lab.journal()))?;
-    let shown =
-        block_in_place(|| journal::shown(&binary("agent-sim")?, &lab.scene().vcenter.control, &lab.state))?;
+    let shown = block_in_place(|| journal::shown(&binary("agent-sim")?, &lab.scene().vcenter.control, &lab.state))?;
     if !file.is_empty() {
         verdict.other.push(format!("open in the journal: {}", journal::told(&file)));
     }

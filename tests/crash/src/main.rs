@@ -58,6 +58,9 @@ struct Args {
     /// Of all the agent's waits.
     #[arg(long, default_value_t = 0.02)]
     scale: f64,
+    /// a: agent-sim with vcenter-sim. There is no other yet.
+    #[arg(long, default_value = "a", value_parser = ["a"])]
+    tier: String,
     /// Plays one round again, with everything logged: SEED:ROUND.
     #[arg(long)]
     replay: Option<String>,
@@ -131,8 +134,7 @@ fn run(mut args: Args) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         tokio::spawn(end_early(Arc::clone(&campaign)));
-        let workers: Vec<_> =
-            (0..args.jobs.max(1)).map(|n| tokio::spawn(worker(Arc::clone(&campaign), n))).collect();
+        let workers: Vec<_> = (0..args.jobs.max(1)).map(|n| tokio::spawn(worker(Arc::clone(&campaign), n))).collect();
         for worker in workers {
             if let Err(panic) = worker.await {
                 eprintln!("a worker panicked: {panic}");
@@ -162,8 +164,7 @@ async fn end_early(campaign: Arc<Campaign>) {
 
 async fn worker(campaign: Arc<Campaign>, worker: u64) {
     let mut lab: Option<Lab> = None;
-    loop {
-        let Some(round) = campaign.next_round() else { break };
+    while let Some(round) = campaign.next_round() {
         let mut here = match lab.take() {
             Some(lab) => lab,
             None => match Lab::start(&campaign.setup, &format!("w{worker}-{}", round.number)).await {

@@ -77,8 +77,8 @@ pub enum Fault {
     /// The same, later than the settle wait; half of the time a call of an ended vCenter session fails.
     LateLandBeyond,
     SlowTask,
-    TaskFault,
-    CallFault,
+    TaskFails,
+    CallFails,
     /// A privilege is taken away in the middle.
     NoPermission,
     /// Properties can't be read for a while.
@@ -122,8 +122,8 @@ pub const FAULTS: [Fault; 27] = [
     Fault::LateLand,
     Fault::LateLandBeyond,
     Fault::SlowTask,
-    Fault::TaskFault,
-    Fault::CallFault,
+    Fault::TaskFails,
+    Fault::CallFails,
     Fault::NoPermission,
     Fault::Unreadable,
     Fault::EndSessions,

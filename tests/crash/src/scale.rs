@@ -52,7 +52,8 @@ impl Scale {
     /// `[limits]` and `[deadlines]` of agent.toml.
     #[must_use]
     pub fn agent_toml(self) -> String {
-        let line = |(name, seconds, least): &(&str, f64, f64)| format!("{name} = {:.3}\n", (seconds * self.0).max(*least));
+        let line =
+            |(name, seconds, least): &(&str, f64, f64)| format!("{name} = {:.3}\n", (seconds * self.0).max(*least));
         let limits: String = LIMITS.iter().map(line).collect();
         let deadlines: String = DEADLINES.iter().map(line).collect();
         format!("[limits]\n{limits}[deadlines]\n{deadlines}")
