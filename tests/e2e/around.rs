@@ -5,7 +5,10 @@ use hotadd_api::v1::{
     BackupVmRequest, Cleanup, GetJobRequest, JobResult, JobState, KeepAliveRequest, ListDutiesRequest,
     ListSessionsRequest, OpenDisksRequest, Phase, get_job_request::By,
 };
-use hotadd_harness::{Scene, Spec, scene::TARGET};
+use hotadd_harness::{
+    Scene, Spec,
+    scene::{PROXY, TARGET},
+};
 use hotadd_vsphere as vim;
 use serde_json::json;
 use vcenter_sim::inventory::HostSpec;
@@ -211,4 +214,60 @@ async fn a_datastore_that_fills_and_a_snapshot_that_ages_end_the_job() -> Result
     assert_eq!(codes(&result), ["HA-SNP-007"], "{result:#?}");
     drop(run);
     nothing_stays(&scene).await
+}
+
+/// The task that empties the host runs; the flag comes only at its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_running_task_that_empties_a_host_is_seen() -> Result<()> {
+    let (dir, scene) = scene(&[dense(SIZE, 1)], two_hosts)?;
+    let run = reading(&scene, &dir, request(TARGET)).await?;
+    control(&scene, json!({"cmd": "host", "name": "esx-proxy", "entering": true})).await?;
+    let id = run.delivered.job_id.clone();
+    let client = tokio::spawn(run.finish());
+    let result = ended(&scene, &id).await?;
+    assert_eq!(codes(&result).first(), Some(&"HA-HST-001"), "{result:#?}");
+    assert!(result.reasons[0].message.contains("enterMaintenanceMode"), "{result:#?}");
+    client.await??;
+    nothing_stays(&scene).await?;
+    // The next one waits before it touches anything.
+    let mut run = Running::start(&scene, request(TARGET), dir.path()).await?;
+    run.until(Seen::Waiting).await?;
+    control(&scene, json!({"cmd": "host", "name": "esx-proxy", "entering": false})).await?;
+    assert_eq!(run.finish().await?.result()?.state(), JobState::Ok);
+    nothing_is_left(&scene).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_reverted_and_a_proxy_that_is_moved_end_the_job() -> Result<()> {
+    let (dir, scene) = scene(&[dense(SIZE, 1)], |spec| {
+        two_hosts(spec);
+        spec.target().snapshots = 1;
+    })?;
+    let theirs = scene.snapshots().await?;
+    let run = reading(&scene, &dir, request(TARGET)).await?;
+    let revert = json!({"cmd": "operator", "call": "RevertToSnapshot", "vm": TARGET, "snapshot": theirs[0]});
+    let answer = control(&scene, revert).await?;
+    assert!(answer["fault"].is_null(), "{answer}");
+    let id = run.delivered.job_id.clone();
+    let client = tokio::spawn(run.finish());
+    assert_eq!(codes(&ended(&scene, &id).await?).first(), Some(&"HA-CHN-001"));
+    client.await??;
+    only_these_stay(&scene, &theirs).await?;
+
+    let run = reading(&scene, &dir, request(TARGET)).await?;
+    let id = run.delivered.job_id.clone();
+    let answer =
+        control(&scene, json!({"cmd": "operator", "call": "Migrate", "vm": PROXY, "host": "esx-target"})).await?;
+    assert!(answer["fault"].is_null(), "{answer}");
+    let client = tokio::spawn(run.finish());
+    assert_eq!(codes(&ended(&scene, &id).await?).first(), Some(&"HA-HST-002"));
+    client.await??;
+    only_these_stay(&scene, &theirs).await
+}
+
+async fn only_these_stay(scene: &Scene, snapshots: &[String]) -> Result<()> {
+    eventually("only foreign snapshots stay", async || {
+        Ok(scene.snapshots().await? == snapshots && scene.left_attached().await?.is_empty())
+    })
+    .await
 }

@@ -32,7 +32,7 @@ async fn until(events: &mut Streaming<Event>, kind: EventKind) -> Result<Vec<Eve
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_sees_duties_and_jobs_come_and_go() -> Result<()> {
-    let (dir, mut scene) = scene(&[dense(32 * MIB, 1)], |_| {})?;
+    let (dir, mut scene) = scene(&[dense(32 * MIB, 1)], |spec| spec.agent_top = "guards = 'off'".into())?;
     let mut events = watch(&scene).await?;
     let job = backup(&scene, request(TARGET), dir.path()).await?.job_id;
     let seen = until(&mut events, EventKind::JobEnded).await?;
@@ -59,7 +59,7 @@ async fn a_watcher_sees_duties_and_jobs_come_and_go() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn duties_have_an_exit_code_and_watch_prints_lines() -> Result<()> {
-    let (dir, scene) = scene(&[dense(32 * MIB, 1)], |_| {})?;
+    let (dir, scene) = scene(&[dense(32 * MIB, 1)], |spec| spec.agent_top = "guards = 'off'".into())?;
     let none = scene.ctl(&["duties"])?;
     assert!(none.code == 0 && none.stdout.contains("duties: none"), "{none:#?}");
     let mut command = Run::command(&scene.url, &scene.pki, "client")?;

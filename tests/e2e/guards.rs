@@ -31,7 +31,7 @@ async fn none_is_disabled(scene: &Scene) -> Result<()> {
 }
 
 async fn operator(scene: &Scene, call: &str, vm: &str) -> Result<Value> {
-    Ok(control(scene, json!({"cmd": "operator", "call": call, "vm": vm})).await?["fault"].clone())
+    Ok(control(scene, json!({"cmd": "operator", "call": call, "vm": vm, "name": "theirs"})).await?["fault"].clone())
 }
 
 async fn reading(scene: &Scene, dir: &tempfile::TempDir) -> Result<Running> {
@@ -99,7 +99,8 @@ async fn without_the_privilege_it_warns_or_refuses() -> Result<()> {
 async fn what_another_product_disabled_stays_disabled() -> Result<()> {
     let (dir, scene) = scene(&[dense(2 * MIB, 1)], |_| {})?;
     for vm in [TARGET, PROXY] {
-        let theirs = json!({"cmd": "disable_methods", "vm": vm, "methods": ["RelocateVM_Task"], "source": "another"});
+        let theirs =
+            json!({"cmd": "disable_method", "vm": vm, "method": "RelocateVM_Task", "source": "another", "on": true});
         control(&scene, theirs).await?;
     }
     let delivered = backup(&scene, request(TARGET), dir.path()).await?;

@@ -97,8 +97,13 @@ async fn a_fenced_request_never_lands() -> Result<()> {
     scene.take_agent()?.kill()?;
     drop(job);
     scene.start_agent()?;
+    eventually("both were looked at", async || Ok(control(&scene, json!({"cmd": "landings"})).await?["pending"] == 0))
+        .await?;
     ensure!(!calls(&scene, "TerminateSession").await?.is_empty(), "the dead agent's session was not ended");
     nothing_stays(&scene).await?;
+    let landings = control(&scene, json!({"cmd": "landings"})).await?;
+    let faults: Vec<_> = landings["landings"].as_array().into_iter().flatten().map(|l| l["fault"].clone()).collect();
+    assert_eq!(faults, ["NotAuthenticated", "NotAuthenticated"]);
     ensure!(!removed(&scene).await?, "a fenced request landed");
     whole(&scene, &dir).await
 }

@@ -23,5 +23,6 @@ mod relay;
 mod resume;
 mod security;
 mod session;
+mod snapshots;
 mod stream;
 mod support;

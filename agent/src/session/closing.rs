@@ -49,6 +49,14 @@ impl Manager {
         opener.settler.settle(&open, opener.vm.deadlines.cleanup).await
     }
 
+    /// What may not wait for a kept snapshot: the methods of its VM.
+    pub async fn give_back_guards(&self, session: SessionId) -> Settled {
+        let opener = &self.shared.opener;
+        let open = opener.vm.journal.duties_of(session);
+        let guards: Vec<_> = open.iter().filter(|duty| duty.guard().is_some()).map(|duty| duty.id).collect();
+        opener.settler.settle(&guards, opener.vm.deadlines.cleanup).await
+    }
+
     /// Detaches everything of a session; a session that is closing or closed answers with how that ended.
     pub async fn close(&self, session: &Arc<Session>, why: Error) -> v1::CloseDisksResponse {
         self.close_if(session, why, |_| true).await

@@ -179,7 +179,7 @@ impl Job {
         let resume = broken.map(|broken| broken.session);
         holding.claim = Some(self.jobs.manager.claim(&target.moref, &target.name, resume)?);
         opener.admit(&preflight, self.request.partial).await?;
-        watch::hold(&opener.vm, &target.moref, |why| self.tell_waiting(why), || self.go_on()).await?;
+        let host = watch::hold(&opener.vm, &target.moref, |why| self.tell_waiting(why), || self.go_on()).await?;
         self.finish(Phase::Preflight, clock).await;
         self.go_on()?;
 
@@ -191,7 +191,7 @@ impl Job {
         let snapshot = opener.snapshot(session, target, &source).await?;
         let api = snapshot.to_api();
         let moref = snapshot.moref.clone();
-        let watch = Watch::start(&opener.vm, target, &snapshot);
+        let watch = Watch::start(&opener.vm, target, &snapshot, host);
         *lock(&self.trouble) = Some(watch.trouble());
         holding.watch = Some(watch);
         holding.snapshot = Some(snapshot);
@@ -349,6 +349,9 @@ impl Job {
         if kept {
             // To the settler, which waits for its time.
             drop(snapshot);
+            if matches!(settled, Settled::Done) {
+                settled = manager.give_back_guards(self.session).await;
+            }
         } else if let (Some(snapshot), Settled::Done) = (snapshot, &settled) {
             let clock = self.begin(Phase::RemoveSnapshot).await;
             settled = manager.give_back_snapshot(self.session, snapshot).await;

@@ -131,9 +131,9 @@ impl Manager {
             tracing::warn!(session = %id, %why, "waiting before the snapshot");
             opener.vm.events.send(EventKind::Hold, id, &target.name, Some(&why));
         };
-        watch::hold(&opener.vm, &target.moref, told, || self.go_on()).await?;
+        let host = watch::hold(&opener.vm, &target.moref, told, || self.go_on()).await?;
         let snapshot = opener.snapshot(id, target, &request.source).await?;
-        let watch = Watch::start(&opener.vm, target, &snapshot);
+        let watch = Watch::start(&opener.vm, target, &snapshot, host);
         let trouble = watch.trouble();
         let attached = match self.go_on() {
             Ok(()) => opener.attach(id, target, &snapshot.moref, &request.keys).await,

@@ -102,9 +102,7 @@ impl Manager {
         }
         let claim = VmClaim { vm: vm.clone(), claimed: Arc::clone(&self.shared.claimed) };
         let kept = |duty: &Duty| duty.snapshot().and_then(|s| s.keep_until.clone());
-        // With the kept snapshot goes the guard of its VM.
-        let taken_over =
-            |duty: &&Duty| resume == Some(duty.session) && (kept(duty).is_some() || duty.guard().is_some());
+        let taken_over = |duty: &&Duty| resume == Some(duty.session) && kept(duty).is_some();
         let state = self.shared.opener.vm.journal.state();
         let Some(duty) = state.duties().filter(|duty| duty.vm == *vm).find(|duty| !taken_over(duty)) else {
             return Ok(claim);

@@ -174,7 +174,8 @@ pub async fn adopt(
     let (id, moref) = adopted.ok_or_else(|| nothing("the time to resume is over"))?;
     let since = duty.since.parse().unwrap_or_else(|_| Timestamp::now());
     // From here it is removed when this is dropped.
-    let held = HeldSnapshot { moref, reached, fault: None, since, ours: Some((id, settler.clone())), guard: None };
+    let mut held = HeldSnapshot { moref, reached, fault: None, since, ours: Some((id, settler.clone())), guard: None };
+    held.guard = guards::target(vm, settler, session, target).await?;
     if !vm.hypervisor.has_snapshot(&target.moref, &held.moref).await? {
         return Err(nothing("the kept snapshot is no longer there"));
     }

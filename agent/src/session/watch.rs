@@ -115,7 +115,8 @@ pub fn unrest(seen: &Surroundings) -> Option<Error> {
     Some(Error::new(&reason::HST_TARGET, format!("{} {unrest}", target.host_name)))
 }
 
-/// Waits until the hosts of both are at rest, at most [`crate::config::Deadlines::hold`]; `waiting` is told once why.
+/// Waits until the hosts of both are at rest, at most [`crate::config::Deadlines::hold`]; `waiting` is told once why. Gives
+/// the proxy's host, as far as it was told.
 ///
 /// # Errors
 /// [`reason::HST_HOLD`]; whatever `go_on` refuses with.
@@ -124,12 +125,13 @@ pub async fn hold<F: Future<Output = ()>>(
     target: &Moref,
     waiting: impl FnOnce(Error) -> F,
     go_on: impl Fn() -> Result<()>,
-) -> Result<()> {
+) -> Result<Option<Moref>> {
     let end = Instant::now() + vm.deadlines.hold;
     let mut waiting = Some(waiting);
     loop {
         go_on()?;
-        let Some(why) = look(vm, target).await.as_ref().and_then(unrest) else { return Ok(()) };
+        let seen = look(vm, target).await;
+        let Some(why) = seen.as_ref().and_then(unrest) else { return Ok(seen.and_then(|seen| seen.proxy.host)) };
         let now = Instant::now();
         if now >= end {
             let detail = format!("waited {} s: {}", vm.deadlines.hold.as_secs(), why.message());
@@ -198,13 +200,14 @@ impl Drop for Watch {
 }
 
 impl Watch {
+    /// `proxy_host`: as [`hold`] gave it.
     #[must_use]
-    pub fn start(vm: &Arc<ProxyVm>, target: &TargetFacts, snapshot: &HeldSnapshot) -> Self {
+    pub fn start(vm: &Arc<ProxyVm>, target: &TargetFacts, snapshot: &HeldSnapshot, proxy_host: Option<Moref>) -> Self {
         let (tell, trouble) = channel(None);
         let ground = Ground {
             snapshot: snapshot.moref.clone(),
             ours: snapshot.duty().is_some(),
-            proxy_host: None,
+            proxy_host,
             age: snapshot.age(),
         };
         let (vm, target) = (Arc::clone(vm), target.moref.clone());

@@ -29,7 +29,8 @@ impl Shared {
         duty.vm == self.vm.moref
     }
 
-    /// The proxy's guard covers every attached disk, a target's what is owed of that target.
+    /// The proxy's guard covers every attached disk, a target's what is owed of that target; while a snapshot is only kept
+    /// for a job that resumes, its VM may be moved.
     fn is_needed(&self, duty: &Duty) -> bool {
         let state = self.vm.journal.state();
         let proxy = self.guards_proxy(duty);

@@ -162,6 +162,7 @@ pub fn job(state: JobState, cleanup: Cleanup, disks: Vec<DiskResult>) -> JobResu
         started: "2026-01-01T00:00:00Z".into(),
         ended: "2026-01-01T00:01:00Z".into(),
         phase: if failed { Phase::Attach } else { Phase::Done }.into(),
+        ..JobResult::default()
     }
 }
 
