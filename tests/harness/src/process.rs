@@ -19,8 +19,14 @@ const END: Duration = Duration::from_secs(60);
 /// Between two looks at a condition.
 const POLL: Duration = Duration::from_millis(20);
 
-/// A binary of this workspace, beside the running one (built by `cargo build --bins` of the same profile).
+/// A binary of this workspace, beside the running one (built by `cargo build --bins` of the same profile). One that lies
+/// in the folder `HOTADD_BIN` goes first: so a campaign runs against another build of the agent.
 pub fn binary(name: &str) -> Result<PathBuf> {
+    if let Some(other) = std::env::var_os("HOTADD_BIN").map(|dir| PathBuf::from(dir).join(name))
+        && other.is_file()
+    {
+        return Ok(other);
+    }
     let me = std::env::current_exe()?;
     let dirs = me.ancestors().skip(1).take(2);
     let found = dirs.map(|dir| dir.join(name)).find(|path| path.is_file());

@@ -1,0 +1,238 @@
+//! What happens in a round: (step of a job) × (fault) × (timing). The first rounds walk every pair of step and fault in
+//! order, each with every timing; after them come random sequences of one to three faults. Pure.
+use std::fmt;
+
+use crate::dice::Dice;
+
+/// A place in the life of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    Preflight,
+    Snapshot,
+    AttachSubmit,
+    AttachTask,
+    Confirm,
+    Discover,
+    Open,
+    FirstFrame,
+    MiddleFrame,
+    LastFrame,
+    DetachSubmit,
+    DetachTask,
+    RemoveSnapshot,
+    Result,
+}
+
+pub const STEPS: [Step; 14] = [
+    Step::Preflight,
+    Step::Snapshot,
+    Step::AttachSubmit,
+    Step::AttachTask,
+    Step::Confirm,
+    Step::Discover,
+    Step::Open,
+    Step::FirstFrame,
+    Step::MiddleFrame,
+    Step::LastFrame,
+    Step::DetachSubmit,
+    Step::DetachTask,
+    Step::RemoveSnapshot,
+    Step::Result,
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timing {
+    Before,
+    During,
+    After,
+}
+
+pub const TIMINGS: [Timing; 3] = [Timing::Before, Timing::During, Timing::After];
+
+/// What is done meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// BackupVm.
+    Job,
+    /// OpenDisks, ReadDisk of each disk, CloseDisks.
+    Session,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// SIGKILL of the agent.
+    Kill,
+    /// SIGTERM.
+    Stop,
+    /// The file system of the journal is full (ENOSPC, often in the middle of a record).
+    JournalFull,
+    /// The file system of the journal fails (EIO at fdatasync).
+    JournalIo,
+    /// Power-cut shape: SIGKILL, then half a record at the journal's end.
+    JournalTorn,
+    /// Executed, the connection is closed without an answer.
+    LostReply,
+    /// The connection is closed, the call is executed later, within the settle wait.
+    LateLand,
+    /// The same, later than the settle wait; half of the time a call of an ended vCenter session fails.
+    LateLandBeyond,
+    SlowTask,
+    TaskFails,
+    CallFails,
+    /// A privilege is taken away in the middle.
+    NoPermission,
+    /// Properties can't be read for a while.
+    Unreadable,
+    EndSessions,
+    /// vCenter restarts: down for a moment; sessions, filters and tasks are forgotten.
+    Restart,
+    /// A (scaled) minute without vCenter.
+    VcDown,
+    /// Another program attaches and detaches its own disks on the proxy.
+    ForeignActor,
+    /// Our disk is taken off behind our back and another program's disk comes into the slot.
+    SlotReused,
+    /// Another product's VM holds a file of our snapshot's chain.
+    SecondHolder,
+    /// An operator removes our snapshot.
+    SnapshotRemoved,
+    /// An operator reverts the target.
+    Reverted,
+    /// An attached file vanished, HA restarts the proxy without it.
+    HaRestart,
+    /// The hosts begin to enter maintenance mode, and later do not.
+    Maintenance,
+    /// The controller's connection ends.
+    ClientGone,
+    /// The controller's connection is cut without a FIN.
+    HalfOpen,
+    /// An operator tries a call on the target.
+    OperatorTarget,
+    /// An operator tries a call on the proxy.
+    OperatorProxy,
+}
+
+pub const FAULTS: [Fault; 27] = [
+    Fault::Kill,
+    Fault::Stop,
+    Fault::JournalFull,
+    Fault::JournalIo,
+    Fault::JournalTorn,
+    Fault::LostReply,
+    Fault::LateLand,
+    Fault::LateLandBeyond,
+    Fault::SlowTask,
+    Fault::TaskFails,
+    Fault::CallFails,
+    Fault::NoPermission,
+    Fault::Unreadable,
+    Fault::EndSessions,
+    Fault::Restart,
+    Fault::VcDown,
+    Fault::ForeignActor,
+    Fault::SlotReused,
+    Fault::SecondHolder,
+    Fault::SnapshotRemoved,
+    Fault::Reverted,
+    Fault::HaRestart,
+    Fault::Maintenance,
+    Fault::ClientGone,
+    Fault::HalfOpen,
+    Fault::OperatorTarget,
+    Fault::OperatorProxy,
+];
+
+impl Fault {
+    /// Whether the agent's process ends by it.
+    #[must_use]
+    pub fn kills(self) -> bool {
+        matches!(self, Self::Kill | Self::JournalTorn | Self::HaRestart)
+    }
+}
+
+/// One fault at one moment. `variant`: random number for what the fault leaves open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Act {
+    pub step: Step,
+    pub timing: Timing,
+    pub fault: Fault,
+    pub variant: u64,
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?} {:?}", self.fault, self.timing, self.step)
+    }
+}
+
+/// One round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Round {
+    pub seed: u64,
+    pub number: u64,
+    pub work: Work,
+    /// In the order of their moments.
+    pub acts: Vec<Act>,
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let acts: Vec<String> = self.acts.iter().map(ToString::to_string).collect();
+        write!(f, "round {}:{} {:?}: {}", self.seed, self.number, self.work, acts.join(", then "))
+    }
+}
+
+/// Rounds that walk the pairs.
+#[must_use]
+pub fn pairs() -> u64 {
+    (FAULTS.len() * STEPS.len() * TIMINGS.len()) as u64
+}
+
+/// What happens in this round of this seed. Faults run fastest, so that a short campaign meets each of them.
+#[must_use]
+pub fn round(seed: u64, number: u64) -> Round {
+    let mut dice = Dice::of(seed, number);
+    let at = usize::try_from(number).unwrap_or(usize::MAX);
+    if number < pairs() {
+        let (fault, rest) = (FAULTS[at % FAULTS.len()], at / FAULTS.len());
+        // The steps are dealt out anew for each fault: neighbours in time are not all at one step.
+        let (step, timing) = (STEPS[(rest + at % FAULTS.len()) % STEPS.len()], TIMINGS[rest / STEPS.len()]);
+        let work = if (at + rest).is_multiple_of(2) { Work::Job } else { Work::Session };
+        return Round { seed, number, work, acts: vec![Act { step, timing, fault, variant: dice.next() }] };
+    }
+    let work = *dice.pick(&[Work::Job, Work::Session]);
+    let mut acts: Vec<Act> = (0..=dice.below(3))
+        .map(|_| Act {
+            step: *dice.pick(&STEPS),
+            timing: *dice.pick(&TIMINGS),
+            fault: *dice.pick(&FAULTS),
+            variant: dice.next(),
+        })
+        .collect();
+    acts.sort_by_key(|act| (act.step, act.timing));
+    Round { seed, number, work, acts }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_rounds_are_every_pair_with_every_timing_once() {
+        let mut all: Vec<String> = (0..pairs()).map(|n| round(5, n).acts[0].to_string()).collect();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), FAULTS.len() * STEPS.len() * TIMINGS.len());
+    }
+
+    #[test]
+    fn a_round_is_a_function_of_seed_and_number() {
+        for number in [0, 1, pairs(), pairs() + 77] {
+            assert_eq!(round(9, number), round(9, number));
+        }
+        assert_ne!(round(9, pairs() + 1), round(10, pairs() + 1));
+        let sizes: std::collections::BTreeSet<usize> =
+            (pairs()..pairs() + 200).map(|number| round(9, number).acts.len()).collect();
+        assert_eq!(sizes.into_iter().collect::<Vec<_>>(), [1, 2, 3]);
+    }
+}
