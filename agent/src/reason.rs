@@ -62,7 +62,7 @@ registry! {
     SNAP_AGE = "HA-SNP-007", ResourceExhausted, "our snapshot became too old or its delta too large", "back the VM up when it writes less, or raise limits.snapshot_max_age_seconds or limits.delta_max_bytes";
     SNAP_SPACE = "HA-SNP-008", ResourceExhausted, "the datastore of our snapshot's delta is nearly full", "free space on the named datastore";
 
-    SNAP_HELD = "HA-SNP-007", FailedPrecondition, "another VM holds a file of the VM whose snapshot is to be removed", "end the backup or replication that holds it, or detach the disk from the VM that the message names";
+    SNAP_HELD = "HA-SNP-009", FailedPrecondition, "another VM holds a file of the VM whose snapshot is to be removed", "end the backup or replication that holds it, or detach the disk from the VM that the message names";
 
     GUARD_REFUSED = "HA-GRD-001", FailedPrecondition, "methods of a VM could not be disabled", "grant Global.DisableMethods and Global.EnableMethods at the vCenter, or set guards = \"warn\"";
     GUARD_OTHERS = "HA-GRD-002", FailedPrecondition, "another product has disabled methods of the VM", "wait for its backup or for a Storage vMotion to end; a leftover of a dead product is enabled by that product";
