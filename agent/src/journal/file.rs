@@ -137,6 +137,8 @@ impl JournalFile {
             }
             Err(source) => {
                 self.poisoned = true;
+                // What was refused must not be read as owed by whoever looks at the file, nor by the next start.
+                drop(self.file.set_len(self.length));
                 Err(JournalError::Io { path: self.path.clone(), source })
             }
         }
