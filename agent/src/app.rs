@@ -238,7 +238,10 @@ async fn settle_inherited(core: &Core, patience: Option<Duration>) -> Result<()>
         if end.is_some_and(|end| Instant::now() >= end) {
             return Err(error);
         }
-        if !core.settler.all_doubtful(&inherited) {
+        // Disks keep the port closed as long as waiting can help; a snapshot or a guard of one sick VM does not for ever.
+        let state = core.vm.journal.state();
+        let disks = inherited.iter().any(|id| state.get(*id).is_some_and(|duty| duty.attach().is_some()));
+        if disks && !core.settler.all_doubtful(&inherited) {
             doubtful_since = None;
         } else if doubtful_since.get_or_insert_with(Instant::now).elapsed() >= core.vm.deadlines.doubt && end.is_none()
         {

@@ -8,7 +8,7 @@ use crate::{
     config::Config,
     discover::Platform,
     error::{Error, Result},
-    journal::file::read_records,
+    journal::{Record, file::read_records},
     reason, telemetry,
 };
 
@@ -99,7 +99,13 @@ fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<()> {
 
 fn show(path: &std::path::Path) -> Result<()> {
     let (records, opened) = read_records(path).map_err(|e| Error::new(&reason::DUTY_JOURNAL, "").with_source(e))?;
-    for record in records {
+    for mut record in records {
+        // A vCenter session's key is nobody's business who reads along.
+        if let Record::Began(duty) = &mut record
+            && duty.login.is_some()
+        {
+            duty.login = Some("(hidden)".to_owned());
+        }
         match serde_json::to_string(&record) {
             Ok(line) => println!("{line}"),
             Err(error) => eprintln!("unprintable record: {error}"),

@@ -227,7 +227,7 @@ impl Attacher {
         let open: Vec<&AttachDuty> = state.duties().filter_map(Duty::attach).collect();
         let mut present: BTreeSet<DiskUuid> =
             view.proxy.disks.iter().filter_map(|d| d.uuid).chain(open.iter().map(|d| d.uuid)).collect();
-        let reserved: BTreeSet<Slot> = open.iter().map(|d| d.slot).collect();
+        let reserved: BTreeSet<Slot> = state.reserved_slots();
         let usable: BTreeSet<i32> = view.map.usable().collect();
         let mut slots =
             choose(free_units(&view.proxy, &reserved), |key| usable.contains(&key), batch.len()).into_iter();

@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     hypervisor::{Guarding, TargetFacts},
     id::{DutyId, SessionId},
-    journal::{Duty, DutyKind, GuardDuty, Record},
+    journal::{Duty, DutyKind, DutyPhase, GuardDuty, Record},
     reason::{self, ReasonCode},
 };
 
@@ -84,18 +84,21 @@ pub async fn target(
     }
 }
 
-/// Guards the proxy, if no duty says that it is guarded. Called under the gate, before a disk is journalled; the settler
+/// Guards the proxy, if no confirmed duty says that it is guarded; one that was never confirmed is asked for again. Called under the gate, before a disk is journalled; the settler
 /// ends it when no disk is owed any more.
 ///
 /// # Errors
 /// As [`target`].
 pub(super) async fn proxy(vm: &ProxyVm, settler: &Settler, facts: &TargetFacts) -> Result<()> {
     let state = vm.journal.state();
-    let guarded = state.duties().any(|duty| duty.guard().is_some() && duty.vm == vm.moref);
-    if vm.guards == GuardPolicy::Off || guarded {
+    let known = state.duties().find(|duty| duty.guard().is_some() && duty.vm == vm.moref);
+    if vm.guards == GuardPolicy::Off || known.is_some_and(|duty| duty.phase == DutyPhase::Held) {
         return Ok(());
     }
-    let duty = journalled(vm, SessionId::new(), facts, PROXY).await?;
+    let duty = match known {
+        Some(unconfirmed) => unconfirmed.clone(),
+        None => journalled(vm, SessionId::new(), facts, PROXY).await?,
+    };
     let disabled = disable(vm, &duty, facts, PROXY).await;
     // From here on the settler has it: it waits for the last disk.
     settler.hand_over(duty.id);
@@ -110,8 +113,10 @@ pub(super) async fn proxy(vm: &ProxyVm, settler: &Settler, facts: &TargetFacts) 
 
 async fn journalled(vm: &ProxyVm, session: SessionId, target: &TargetFacts, methods: &[&str]) -> Result<Duty> {
     let methods = methods.iter().map(|method| (*method).to_owned()).collect();
-    let kind = DutyKind::Guard(GuardDuty { methods, source: vm.source.clone() });
-    let duty = begin(vm, DutyId::new(), session, target, kind);
+    let id = DutyId::new();
+    // One of its own for each duty, so that giving back an older one never undoes this.
+    let kind = DutyKind::Guard(GuardDuty { methods, source: format!("hotadd-agent/{id}") });
+    let duty = begin(vm, id, session, target, kind);
     vm.record(vec![Record::Began(duty.clone())]).await?;
     Ok(duty)
 }
@@ -128,8 +133,8 @@ enum Disabled {
 /// All in one call; if that is refused, one by one, since another product may hold one of them, or this vCenter may not
 /// know one.
 async fn disable(vm: &ProxyVm, duty: &Duty, target: &TargetFacts, methods: &[&str]) -> Result<Disabled> {
-    let (id, source) = (target.id(), vm.source.as_str());
-    let why = format!("hotadd-agent duty {}", duty.id);
+    let (id, source) = (target.id(), duty.guard().map_or("", |guard| guard.source.as_str()));
+    let why = format!("held by {}", vm.source);
     let mut outcomes = vec![vm.hypervisor.disable_methods(&id, methods, source, &why).await];
     if methods.len() > 1 && matches!(outcomes[..], [Guarding::Others(_) | Guarding::Refused(_)]) {
         outcomes.clear();

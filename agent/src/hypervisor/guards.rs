@@ -1,10 +1,10 @@
 //! Disabling and enabling methods of a VM over hotadd-vsphere. Source: AuthorizationManager.DisableMethods of the internal
 //! namespace (urn:internalvim25), as VDDK's PrepareForAccess uses it.
 use hotadd_vsphere as vim;
-use vim::FaultKind;
+use vim::{ErrorKind, FaultKind};
 
 use super::{
-    Guarding,
+    Guarding, batch,
     convert::{error, vm_ref},
     vsphere::Vsphere,
 };
@@ -16,8 +16,9 @@ impl Vsphere {
             Ok(()) => Guarding::Disabled,
             Err(e) => match e.fault().map(|fault| &fault.kind) {
                 Some(FaultKind::MethodAlreadyDisabledFault) => Guarding::Others(error(e)),
-                Some(_) => Guarding::Refused(error(e)),
-                None => Guarding::Unknown(error(e)),
+                None if *e.kind() == ErrorKind::Unsupported => Guarding::Refused(error(e)),
+                Some(_) if e.fault().is_some_and(batch::proves_refusal) => Guarding::Refused(error(e)),
+                _ => Guarding::Unknown(error(e)),
             },
         }
     }
@@ -33,5 +34,6 @@ impl Vsphere {
 }
 
 fn is_unknown(e: &vim::Error) -> bool {
-    matches!(e.fault().map(|fault| &fault.kind), Some(FaultKind::MethodNotFound | FaultKind::NotImplemented))
+    *e.kind() == ErrorKind::Unsupported
+        || matches!(e.fault().map(|fault| &fault.kind), Some(FaultKind::MethodNotFound | FaultKind::NotImplemented))
 }

@@ -296,8 +296,9 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     /// Removes one snapshot, keeping its children; `Ok` when it is proven gone. Already gone is `Ok`. A snapshot of
     /// another name is never touched.
     async fn remove_snapshot(&self, vm: &TargetId, snapshot: &Moref, name: &str) -> Result<()>;
-    /// Other VMs that have a file of this VM attached, for people.
-    async fn holders(&self, vm: &TargetId) -> Result<Vec<String>>;
+    /// Other VMs that have a file attached which removing this snapshot (`None`: consolidating) merges, for people. Files
+    /// below those may be shared for good: linked clones stand on them.
+    async fn holders(&self, vm: &TargetId, snapshot: Option<&Moref>) -> Result<Vec<String>>;
     /// Merges deltas that no snapshot needs any more.
     async fn consolidate(&self, vm: &TargetId) -> Result<()>;
     /// Disables methods of a VM for everybody, under our source.

@@ -110,15 +110,27 @@ impl Vsphere {
 
     /// Other VMs with a disk whose file, or a file of whose parents, belongs to this VM: `name (file)`. A VM whose devices
     /// can't be read with our privileges holds nothing that we could wait for.
-    pub(super) async fn foreign_holders(&self, vm: &TargetId) -> Result<Vec<String>> {
+    pub(super) async fn foreign_holders(&self, vm: &TargetId, snapshot: Option<&Moref>) -> Result<Vec<String>> {
         let target = vm_ref(&vm.moref);
         let info = match self.client.vm(&target).await {
             Err(e) if e.is_not_found() => return Ok(Vec::new()),
             other => other.map_err(error)?,
         };
         believable(&info, &[DEVICES])?;
-        let files: BTreeSet<&str> =
-            info.disks().flat_map(|d| d.backing.chain()).map(|l| l.file_name.as_str()).collect();
+        let frozen = match snapshot {
+            Some(snapshot) => self.client.snapshot_devices(&snapshot_ref(snapshot)).await.map_err(error)?,
+            None => Vec::new(),
+        };
+        let frozen: BTreeSet<&str> =
+            frozen.iter().filter_map(vim::Device::as_disk).map(|disk| disk.backing.file_name.as_str()).collect();
+        let mut files = BTreeSet::new();
+        for disk in info.disks() {
+            let chain: Vec<&str> = disk.backing.chain().map(|link| link.file_name.as_str()).collect();
+            // What is merged, and into what: without a snapshot to tell, the top and the file below it.
+            let into = chain.iter().position(|file| frozen.contains(file)).unwrap_or(1);
+            files.extend(chain.into_iter().take(into + 1));
+        }
+        files.extend(frozen);
         let mut others = BTreeSet::new();
         for datastore in &info.datastores {
             others.extend(self.client.datastore_vms(datastore).await.map_err(error)?);

@@ -226,8 +226,8 @@ impl Hypervisor for Vsphere {
         self.take_out(vm, snapshot, name).await
     }
 
-    async fn holders(&self, vm: &TargetId) -> Result<Vec<String>> {
-        self.foreign_holders(vm).await
+    async fn holders(&self, vm: &TargetId, snapshot: Option<&Moref>) -> Result<Vec<String>> {
+        self.foreign_holders(vm, snapshot).await
     }
 
     async fn consolidate(&self, vm: &TargetId) -> Result<()> {

@@ -17,7 +17,7 @@ pub mod history;
 pub mod record;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -30,7 +30,7 @@ pub use self::{
     history::{End, History, JobBegan, LeaseBegan},
     record::{AttachDuty, Duty, DutyKind, DutyPhase, GuardDuty, Record, SnapshotDuty},
 };
-use crate::id::{DutyId, SessionId};
+use crate::id::{DutyId, SessionId, Slot};
 
 /// Everything that is open, by duty, and what is remembered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -139,6 +139,13 @@ impl State {
         &self.history
     }
 
+    /// Slots that a disk of ours has, may have, or may still come to.
+    #[must_use]
+    pub fn reserved_slots(&self) -> BTreeSet<Slot> {
+        let all = self.duties.values().chain(self.late.values().map(|late| &late.duty));
+        all.filter_map(|duty| duty.attach().map(|attach| attach.slot)).collect()
+    }
+
     /// As records, to start a new file from. A confirmed duty is begun as what it became: its key or moref and its phase
     /// are part of it.
     fn records(&self) -> Vec<Record> {
@@ -211,7 +218,11 @@ impl Journal {
         file.append(records, &before)?;
         let next = Arc::new(next);
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
-        file.compact_if_large(&next)
+        // The records are durable; a file that stays large is no reason to say otherwise.
+        if let Err(error) = file.compact_if_large(&next) {
+            tracing::warn!(%error, "the journal could not be made smaller");
+        }
+        Ok(())
     }
 
     /// The state now.

@@ -92,9 +92,7 @@ impl Opener {
                 .collect();
             return Err(Error::new(&reason::ATT_CONTROLLER, why.join("; ")));
         }
-        let state = self.vm.journal.state();
-        let reserved = state.duties().filter_map(|d| d.attach().map(|a| a.slot)).collect();
-        let free = free_units(&proxy, &reserved);
+        let free = free_units(&proxy, &self.vm.journal.state().reserved_slots());
         let room: usize = map.usable().filter_map(|key| free.get(&key)).map(Vec::len).sum();
         if room == 0 || (!partial && room < able) {
             return Err(Error::new(&reason::ATT_NO_SLOT, format!("{able} disks, {room} free units")));

@@ -4,16 +4,26 @@ use super::{Finding, Shared};
 use crate::journal::{Duty, DutyPhase, GuardDuty};
 
 impl Shared {
-    pub(super) async fn settle_guard(&self, duty: &Duty, guard: &GuardDuty) -> Finding {
-        // Over the decision and the call: an attach that begins now needs the guard of the proxy.
+    pub(super) async fn end_guard(&self, duty: &Duty, guard: &GuardDuty) {
+        // Over the decision, the call and its record: an attach that begins now needs the guard of the proxy.
         let _gate = if self.guards_proxy(duty) { Some(self.vm.gate.lock().await) } else { None };
+        let finding = self.settle_guard(duty, guard).await;
+        self.conclude(vec![(duty.clone(), finding)]).await;
+    }
+
+    async fn settle_guard(&self, duty: &Duty, guard: &GuardDuty) -> Finding {
         if self.is_needed(duty) {
             return Finding::Later(format!("methods of {} stay disabled while something of it is held", duty.vm_name));
         }
         let enabled = self.vm.hypervisor.enable_methods(&duty.target(), &guard.methods, &guard.source).await;
         if let Err(error) = enabled {
             self.forget_absence(duty.id);
-            return Finding::Waits(format!("methods of {} are not enabled again: {}", duty.vm_name, error.message()));
+            // A person's to grant or to enable; it is no reason to keep the port closed.
+            return Finding::Doubtful(format!(
+                "methods of {} are not enabled again: {}",
+                duty.vm_name,
+                error.message()
+            ));
         }
         // The call that disables them may still be on its way.
         if duty.phase == DutyPhase::Intended && !self.absence_counts(duty).await {

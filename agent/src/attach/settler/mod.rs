@@ -60,6 +60,8 @@ struct Shared {
     removing: Mutex<BTreeSet<DutyId>>,
     /// vCenter sessions that were ended, or can't be: they are not tried again.
     fenced: Mutex<BTreeSet<String>>,
+    /// vCenter sessions that began with a fence.
+    fresh: Mutex<BTreeSet<String>>,
     /// Something changed that another duty may have waited for.
     wake: Notify,
 }
@@ -104,6 +106,7 @@ impl Settler {
             stuck: Arc::default(),
             removing: Mutex::default(),
             fenced: Mutex::default(),
+            fresh: Mutex::default(),
             wake: Notify::new(),
         });
         vm.supervise("the settler panicked", run(Arc::clone(&shared), orders));
@@ -277,8 +280,7 @@ impl Shared {
         }
         for duty in &duties {
             if let Some(guard) = duty.guard() {
-                let finding = self.settle_guard(duty, guard).await;
-                self.conclude(vec![(duty.clone(), finding)]).await;
+                self.end_guard(duty, guard).await;
             }
         }
     }
@@ -309,6 +311,8 @@ impl Shared {
     async fn fence(&self, duty: &Duty) {
         let hypervisor = &self.vm.hypervisor;
         let own = if self.inherited.contains(&duty.id) { None } else { hypervisor.login() };
+        // A session that began after a fence carries nothing of what is fenced.
+        let own = own.filter(|login| !lock(&self.fresh).contains(login));
         let logins: BTreeSet<String> = duty.login.clone().into_iter().chain(own).collect();
         for login in logins {
             if lock(&self.fenced).contains(&login) {
@@ -326,6 +330,7 @@ impl Shared {
                 }
             }
             lock(&self.fenced).insert(login);
+            lock(&self.fresh).extend(hypervisor.login());
         }
     }
 

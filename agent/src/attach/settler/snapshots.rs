@@ -126,7 +126,8 @@ impl Shared {
             let why = format!("snapshot {}: never confirmed and not there; looking once more", snapshot.name);
             return Ok(Finding::Waits(why));
         }
-        if tree.consolidation_needed {
+        // Deltas of others are not ours to merge: without a snapshot of ours there are none of ours.
+        if tree.consolidation_needed && snapshot.moref.is_some() {
             return self.consolidate(duty, snapshot, target).await;
         }
         Ok(gone(duty, snapshot))
@@ -140,7 +141,14 @@ impl Shared {
         tree: &SnapshotTree,
         ours: &[Moref],
     ) -> Result<Option<String>> {
-        let holders = self.vm.hypervisor.holders(target).await?;
+        let mut holders = Vec::new();
+        for moref in ours {
+            match self.vm.hypervisor.holders(target, Some(moref)).await {
+                Ok(more) => holders.extend(more),
+                // The locks of the host decide then.
+                Err(error) => tracing::warn!(vm = duty.vm_name, %error, "can't tell who holds files of the VM"),
+            }
+        }
         let younger: Vec<String> = ours.iter().flat_map(|moref| tree.younger_foreign(moref)).collect();
         if holders.is_empty() && younger.is_empty() {
             return Ok(None);
@@ -177,7 +185,7 @@ impl Shared {
         if since.elapsed() < self.vm.deadlines.consolidate {
             return wait(format!("but {} needs consolidation", duty.vm_name));
         }
-        let holders = self.vm.hypervisor.holders(target).await?;
+        let holders = self.vm.hypervisor.holders(target, None).await.unwrap_or_default();
         if !holders.is_empty() && since.elapsed() < self.vm.deadlines.consolidate + self.vm.deadlines.holder {
             return wait(format!(
                 "but {} hold files of {}, which needs consolidation",
