@@ -8,11 +8,12 @@ use hotadd_harness::{
     Content, Scene,
     scene::{FIRST_KEY, PROXY, TARGET, vm},
 };
+use serde_json::json;
 use vcenter_sim::inventory::DiskSpec;
 
 use crate::support::{
-    MIB, backup, calls, codes, dense, disks, eventually, nothing_is_left, nothing_stays, only_these_are_left, refused,
-    request, scene,
+    MIB, backup, calls, codes, control, dense, disks, eventually, nothing_is_left, nothing_stays, only_these_are_left,
+    refused, request, scene,
 };
 
 fn open_request(vm: &str) -> OpenDisksRequest {
@@ -262,4 +263,22 @@ async fn the_caller_of_open_goes_away_and_the_lease_still_detaches() -> Result<(
     nothing_stays(&scene).await?;
     assert!(scene.control().await?.attached(PROXY).await?.iter().all(|d| d.mode == "independent_persistent"));
     Ok(())
+}
+
+/// Nobody looks while it is read: the look after the read has to see that its snapshot is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_whose_snapshot_went_away_is_not_ok() -> Result<()> {
+    let (_dir, scene) = scene(&[dense(2 * MIB, 1)], |spec| spec.set("deadlines", "watch_seconds", 3600))?;
+    let request = OpenDisksRequest { vm: TARGET.into(), ..OpenDisksRequest::default() };
+    let opened = disks(&scene).await?.open_disks(request).await?.into_inner();
+    let order =
+        ReadDiskRequest { session_id: opened.session_id.clone(), device_key: FIRST_KEY, ..ReadDiskRequest::default() };
+    assert!(read(&scene, order.clone()).await?.1.ok);
+    let ours = scene.snapshots().await?.pop().context("no snapshot")?;
+    let gone = json!({"cmd": "operator", "call": "RemoveSnapshot", "vm": TARGET, "snapshot": ours});
+    control(&scene, gone).await?;
+    let (_, done) = read(&scene, order).await?;
+    assert!(!done.ok && done.reasons[0].code == "HA-CHN-001", "{done:#?}");
+    disks(&scene).await?.close_disks(CloseDisksRequest { session_id: opened.session_id }).await?;
+    nothing_stays(&scene).await
 }

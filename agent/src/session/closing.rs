@@ -117,7 +117,7 @@ impl Manager {
             tracing::error!(session = %session.id, "a read does not end; detaching under it");
         }
         session.reads.close();
-        let Held { _watch: watch, disks, snapshot, _claim } = held;
+        let Held { watch, disks, snapshot, _claim } = held;
         drop(watch);
         drop(disks);
         self.give_back_disks(session.id).await;

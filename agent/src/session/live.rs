@@ -74,7 +74,7 @@ pub(super) struct Inner {
 /// Dropped in this order: nobody watches any more, disks first, the snapshot they come from after them, the VM's claim
 /// last.
 pub(super) struct Held {
-    pub(super) _watch: Watch,
+    pub(super) watch: Arc<Watch>,
     pub(super) disks: BTreeMap<i32, Arc<Attached>>,
     pub(super) snapshot: HeldSnapshot,
     pub(super) _claim: VmClaim,
@@ -128,12 +128,12 @@ impl Session {
         order: ReadOrder,
         tx: mpsc::Sender<Result<v1::ReadDiskResponse, tonic::Status>>,
     ) -> Result<()> {
-        let attached = {
+        let (attached, watch) = {
             let inner = lock(&self.inner);
             let held = inner.held.as_ref().filter(|_| inner.state == State::Open);
-            let disks = &held.ok_or_else(|| self.wrong_state(&inner))?.disks;
+            let held = held.ok_or_else(|| self.wrong_state(&inner))?;
             let unknown = || Error::new(&reason::VM_DISK_UNKNOWN, format!("key {device_key} is not in this session"));
-            disks.get(&device_key).cloned().ok_or_else(unknown)?
+            (held.disks.get(&device_key).cloned().ok_or_else(unknown)?, Arc::clone(&held.watch))
         };
         let permit = Arc::clone(&self.reads)
             .try_acquire_owned()
@@ -156,10 +156,14 @@ impl Session {
                 reading = Reading::start(Arc::clone(&attached), platform, order, sink, cancel, &vm.memory) => reading,
                 () = gone.closed() => return,
             };
-            let report = match reading {
+            let mut report = match reading {
                 Ok(reading) => reading.join().await,
                 Err(error) => Report::failed(error),
             };
+            if report.error.is_none() {
+                // What was read after the snapshot went away may be anything.
+                report.error = watch.last_look().await;
+            }
             let done = report.to_api(&attached);
             // The order matters to a close that waits for the permit: nothing of this read holds the disk after it.
             drop(attached);

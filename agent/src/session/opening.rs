@@ -174,7 +174,7 @@ impl Manager {
                 state: State::Open,
                 lease_end: Instant::now() + lease,
                 ended: None,
-                held: Some(Held { _watch: watch, disks: held, snapshot, _claim: claim }),
+                held: Some(Held { watch: Arc::new(watch), disks: held, snapshot, _claim: claim }),
             }),
             reads: Arc::new(Semaphore::new(READS_PER_SESSION as usize)),
             cancel_reads: Arc::default(),

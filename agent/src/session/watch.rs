@@ -225,7 +225,16 @@ impl Watch {
         if let Some(error) = self.trouble.now() {
             return Some(error);
         }
-        let seen = look(&self.vm, &self.target).await?;
+        let end = Instant::now() + self.vm.deadlines.call;
+        let seen = loop {
+            if let Some(seen) = look(&self.vm, &self.target).await {
+                break seen;
+            }
+            if Instant::now() >= end {
+                return Some(Error::new(&reason::VC_STALE, "the snapshot could not be looked at after the last read"));
+            }
+            sleep(self.vm.deadlines.watch.min(self.vm.deadlines.call / 8)).await;
+        };
         let target = seen.target.as_ref();
         // Only what spoils the data: everything was read, so a host that leaves service now is no matter.
         let gone = || Some(Error::new(&reason::CHN_GONE, "the VM is no longer registered"));
