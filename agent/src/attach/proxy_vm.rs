@@ -29,7 +29,7 @@ pub struct ProxyVm {
     pub finder: Finder,
     pub limits: Limits,
     pub deadlines: Deadlines,
-    /// Under which name methods are disabled for this proxy: at most 50 characters, as VDDK's identity strings.
+    /// Who this proxy is, in what others can read of us: descriptions of snapshots, reasons of disabled methods.
     pub source: String,
     pub guards: GuardPolicy,
     /// UUIDs of own disks outside the proxy's home folder.

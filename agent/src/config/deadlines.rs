@@ -1,4 +1,4 @@
-//! Every wait of the agent, by name: its default, its lowest value and its reason in one table. Values are seconds in
+//! The waits that a site may have to tune, by name: its default, its lowest value and its reason in one table. Values are seconds in
 //! agent.toml, decimals allowed (a test scales them all by one factor).
 use std::time::Duration;
 
