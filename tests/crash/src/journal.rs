@@ -83,8 +83,12 @@ pub fn shown(agent: &Path, control: &Path, state: &Path) -> Result<BTreeMap<Stri
     command.args(["journal", "show", "--state-dir"]).arg(state).env("AGENT_SIM_CONTROL", control);
     let output = command.output()?;
     ensure!(output.status.success(), "journal show: {}", String::from_utf8_lossy(&output.stderr));
-    let lines: Result<Vec<Value>, _> =
-        String::from_utf8_lossy(&output.stdout).lines().map(serde_json::from_str).collect();
+    fold_lines(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// What is open by the lines that `journal show` printed.
+pub fn fold_lines(text: &str) -> Result<BTreeMap<String, Value>> {
+    let lines: Result<Vec<Value>, _> = text.lines().map(serde_json::from_str).collect();
     Ok(fold(&lines.context("journal show printed something else than records")?))
 }
 

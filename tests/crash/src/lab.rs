@@ -23,7 +23,7 @@ use vcenter_sim::{
     inventory::{DiskSpec, HostSpec},
 };
 
-use crate::{journal, scale::Scale};
+use crate::{journal, moment::Place, scale::Scale};
 
 /// Another program's VM whose disks it attaches to the proxy, and that holds files of the target.
 pub const ACTOR: &str = "actor01";
@@ -335,6 +335,27 @@ impl Lab {
             self.kill_agent().ok();
             drop(self);
         });
+    }
+}
+
+impl Place for Lab {
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    async fn ask(&mut self, request: Value) -> Result<Value> {
+        self.call(request).await
+    }
+
+    async fn has_disks(&mut self) -> Result<bool> {
+        Ok(!self.left_attached().await?.is_empty())
+    }
+
+    async fn has_snapshots(&mut self) -> Result<bool> {
+        Ok(!self.our_snapshots().await?.is_empty())
+    }
+
+    fn journalled(&self, kind: &str, text: &str) -> Result<bool> {
+        let (records, _) = journal::records_from(&self.journal(), self.journal_mark)?;
+        Ok(records.iter().any(|record| record["record"] == kind && record.to_string().contains(text)))
     }
 }
 

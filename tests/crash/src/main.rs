@@ -4,6 +4,7 @@
 mod act;
 mod client;
 mod dice;
+mod guest;
 mod heal;
 mod journal;
 mod judge;
@@ -55,11 +56,11 @@ struct Args {
     /// Rounds at a time; most of a round is waiting.
     #[arg(long, default_value_t = 12)]
     jobs: u64,
-    /// Of all the agent's waits.
-    #[arg(long, default_value_t = 0.02)]
-    scale: f64,
-    /// a: agent-sim with vcenter-sim. There is no other yet.
-    #[arg(long, default_value = "a", value_parser = ["a"])]
+    /// Of all the agent's waits [default: 0.02 in tier a, 1 in tier b]
+    #[arg(long)]
+    scale: Option<f64>,
+    /// a: agent-sim with vcenter-sim on this host. b: the shipped daemon in a lab guest.
+    #[arg(long, default_value = "a", value_parser = ["a", "b"])]
     tier: String,
     /// Plays one round again, with everything logged: SEED:ROUND.
     #[arg(long)]
@@ -73,9 +74,9 @@ struct Args {
     /// Ends after this many failed rounds; 0: never.
     #[arg(long, default_value_t = 0)]
     stop_after: u64,
-    /// Longest settling after a round, in seconds of real time.
-    #[arg(long, default_value_t = 60)]
-    patience: u64,
+    /// Longest settling after a round, in seconds of real time [default: 60 in tier a, 400 in tier b]
+    #[arg(long)]
+    patience: Option<u64>,
     /// Where scenes live, and those of failed rounds stay.
     #[arg(long, default_value = "target/crash")]
     dir: PathBuf,
@@ -110,6 +111,11 @@ fn run(mut args: Args) -> Result<bool> {
         let (seed, number) = which.split_once(':').context("--replay SEED:ROUND")?;
         (args.seed, args.from, args.rounds, args.jobs) = (seed.parse()?, number.parse()?, 1, 1);
     }
+    let guest = args.tier == "b";
+    if args.list && guest {
+        (args.from..args.from + args.rounds).for_each(|n| println!("{}", guest::plan(args.seed, n)));
+        return Ok(true);
+    }
     if args.list {
         (args.from..args.from + args.rounds).for_each(|n| println!("{}", plan::round(args.seed, n)));
         return Ok(true);
@@ -118,8 +124,21 @@ fn run(mut args: Args) -> Result<bool> {
     fs::create_dir_all(&root)?;
     let verbose = args.replay.is_some();
     let log = if verbose { "info,hotadd_agent=debug,hotadd_vsphere=debug" } else { "info" };
-    let scale = Scale(args.scale);
-    let setup = Setup { scale, patience: Duration::from_secs(args.patience), log: log.into(), root: root.clone() };
+    // What vCenter never confirmed takes two looks and the settle wait, which is long at scale 1.
+    let (scale, patience) = if guest { (1.0, 400) } else { (0.02, 60) };
+    let scale = args.scale.unwrap_or(scale);
+    let patience = Duration::from_secs(args.patience.unwrap_or(patience));
+    let start = Instant::now();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if guest {
+        let Args { seed, from, rounds, only, stop_after, .. } = args;
+        let options = guest::Options { seed, from, rounds, only, stop_after, scale, patience, verbose };
+        let tally = runtime.block_on(async { guest::campaign(&options, &root).await })?;
+        fs::remove_dir(&root).ok();
+        println!("{}", tally.line(scale, seed, start.elapsed()));
+        return Ok(tally.is_clean(rounds));
+    }
+    let setup = Setup { scale: Scale(scale), patience, log: log.into(), root: root.clone() };
     let campaign = Arc::new(Campaign {
         setup,
         seed: args.seed,
@@ -130,8 +149,6 @@ fn run(mut args: Args) -> Result<bool> {
         verbose,
         tally: Mutex::default(),
     });
-    let start = Instant::now();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         tokio::spawn(end_early(Arc::clone(&campaign)));
         let workers: Vec<_> = (0..args.jobs.max(1)).map(|n| tokio::spawn(worker(Arc::clone(&campaign), n))).collect();
@@ -145,7 +162,7 @@ fn run(mut args: Args) -> Result<bool> {
     // Empty unless scenes of failed rounds are kept.
     fs::remove_dir(&root).ok();
     eprintln!("{}", tally.times());
-    println!("{}", tally.line(args.scale, args.seed, start.elapsed()));
+    println!("{}", tally.line(scale, args.seed, start.elapsed()));
     Ok(tally.is_clean(args.rounds))
 }
 

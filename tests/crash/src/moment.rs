@@ -4,18 +4,27 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use hotadd_api::v1::Phase;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     client::{BLOCK, Controller, Seen},
-    journal,
-    lab::Lab,
     plan::{Step, Timing, Work},
 };
 
 const POLL: Duration = Duration::from_millis(12);
-/// A moment that has not come by then does not come in this round.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Where rounds are played, as far as moments look at it.
+pub trait Place {
+    /// A moment that has not come by then does not come in this round.
+    const PATIENCE: Duration;
+    /// One command to the simulator.
+    async fn ask(&mut self, request: Value) -> Result<Value>;
+    /// Whether vCenter lists a disk of ours on the proxy.
+    async fn has_disks(&mut self) -> Result<bool>;
+    /// Whether vCenter lists a snapshot of ours.
+    async fn has_snapshots(&mut self) -> Result<bool>;
+    /// Whether the journal got such a record in this round.
+    fn journalled(&self, kind: &str, text: &str) -> Result<bool>;
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
@@ -117,8 +126,8 @@ impl Moment {
     }
 
     /// Waits for it. False: it did not come, because the controller ended before or nothing happened.
-    pub async fn reached(self, lab: &mut Lab, client: Option<&Controller>) -> Result<bool> {
-        let end = Instant::now() + PATIENCE;
+    pub async fn reached<P: Place>(self, lab: &mut P, client: Option<&Controller>) -> Result<bool> {
+        let end = Instant::now() + P::PATIENCE;
         // What must have been there before its absence says anything.
         let mut was_there = false;
         loop {
@@ -128,14 +137,14 @@ impl Moment {
                 Self::Start => true,
                 Self::Client(seen) => client.is_some_and(|c| c.progress.borrow().at == Some(seen)),
                 Self::Call(method, text) => called(lab, method, text).await?,
-                Self::Journal(kind, text) => journalled(lab, kind, text)?,
+                Self::Journal(kind, text) => lab.journalled(kind, text)?,
                 Self::Attached(wanted) => {
-                    let there = !lab.left_attached().await?.is_empty();
+                    let there = lab.has_disks().await?;
                     was_there |= there || called(lab, "ReconfigVM_Task", "operation>remove<").await?;
                     there == wanted && (wanted || was_there)
                 }
                 Self::Snapshot(wanted) => {
-                    let there = !lab.our_snapshots().await?.is_empty();
+                    let there = lab.has_snapshots().await?;
                     was_there |= there || called(lab, "RemoveSnapshot_Task", "").await?;
                     there == wanted && (wanted || was_there)
                 }
@@ -152,18 +161,13 @@ impl Moment {
 }
 
 /// Whether the simulator got such a call in this round.
-pub async fn called(lab: &mut Lab, method: &str, text: &str) -> Result<bool> {
-    let reply = lab.call(json!({"cmd": "requests"})).await?;
+pub async fn called(lab: &mut impl Place, method: &str, text: &str) -> Result<bool> {
+    let reply = lab.ask(json!({"cmd": "requests"})).await?;
     let all = reply["requests"].as_array().map(Vec::as_slice).unwrap_or_default();
     Ok(all.iter().any(|request| {
         let named = request["method"].as_str().is_some_and(|name| name.starts_with(method));
         named && request["body"].as_str().is_some_and(|body| body.contains(text))
     }))
-}
-
-fn journalled(lab: &Lab, kind: &str, text: &str) -> Result<bool> {
-    let (records, _) = journal::records_from(&lab.journal(), lab.journal_mark)?;
-    Ok(records.iter().any(|record| record["record"] == kind && record.to_string().contains(text)))
 }
 
 /// Frames of all disks together.

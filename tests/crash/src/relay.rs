@@ -1,7 +1,8 @@
-//! A TCP relay between controller and agent that can stop forwarding without closing anything: a cable that was cut.
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+//! A TCP relay, between controller and agent or between agent and vCenter, that can stop forwarding without closing anything:
+//! a cable that was cut. Mended, it goes on with what was on its way, as TCP does.
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use anyhow::Result;
@@ -11,6 +12,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::watch,
     task::JoinHandle,
 };
 
@@ -18,7 +20,9 @@ use tokio::{
 #[derive(Debug)]
 pub struct Relay {
     pub port: u16,
-    cut: Arc<AtomicBool>,
+    cut: watch::Sender<bool>,
+    /// When a connection came first since [`Self::await_connection`].
+    came: Arc<Mutex<Option<Instant>>>,
     accept: JoinHandle<()>,
 }
 
@@ -27,23 +31,41 @@ impl Relay {
     pub async fn start(port: u16) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let here = listener.local_addr()?.port();
-        let cut = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&cut);
+        let (cut, flag) = watch::channel(false);
+        let came = Arc::new(Mutex::new(None));
+        let first = Arc::clone(&came);
         let accept = tokio::spawn(async move {
             let mut pumps = Pumps(Vec::new());
             while let Ok((near, _)) = listener.accept().await {
+                first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
                 let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
                 let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-                pumps.0.push(tokio::spawn(pump(near_in, far_out, Arc::clone(&flag))));
-                pumps.0.push(tokio::spawn(pump(far_in, near_out, Arc::clone(&flag))));
+                pumps.0.retain(|pump| !pump.is_finished());
+                pumps.0.push(tokio::spawn(pump(near_in, far_out, flag.clone())));
+                pumps.0.push(tokio::spawn(pump(far_in, near_out, flag.clone())));
             }
         });
-        Ok(Self { port: here, cut, accept })
+        Ok(Self { port: here, cut, came, accept })
     }
 
     /// From now on nothing passes, in both directions; nobody is told.
     pub fn cut(&self) {
-        self.cut.store(true, Ordering::Relaxed);
+        self.cut.send_replace(true);
+    }
+
+    /// What was held back passes.
+    pub fn mend(&self) {
+        self.cut.send_replace(false);
+    }
+
+    /// From now on the next connection is the first.
+    pub fn await_connection(&self) {
+        *self.came.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// When it came.
+    pub fn first_connection(&self) -> Option<Instant> {
+        *self.came.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -61,18 +83,16 @@ impl Drop for Pumps {
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, cut: Arc<AtomicBool>) {
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut cut: watch::Receiver<bool>) {
     let mut buffer = vec![0; 64 << 10];
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if cut.load(Ordering::Relaxed) {
-            // Both sockets stay open and silent until the relay goes.
-            std::future::pending::<()>().await;
-        }
-        if to.write_all(&buffer[..length]).await.is_err() {
+    loop {
+        let length = from.read(&mut buffer).await.unwrap_or(0);
+        // Both sockets stay open and silent until the cable is mended or the relay goes.
+        if cut.wait_for(|cut| !*cut).await.is_err() {
             return;
         }
-    }
-    if cut.load(Ordering::Relaxed) {
-        std::future::pending::<()>().await;
+        if length == 0 || to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
     }
 }

@@ -28,11 +28,15 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// A running guest.
+/// A guest, running or cut off.
 #[derive(Debug)]
 pub struct Guest {
     qemu: Process,
     dir: PathBuf,
+    payload: PathBuf,
+    options: Vec<String>,
+    /// Lines LAB-READY of this QEMU so far that were waited for.
+    boots: usize,
 }
 
 impl Guest {
@@ -40,10 +44,60 @@ impl Guest {
     pub fn boot(dir: &Path, options: &[String]) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let payload = payload(dir)?;
-        let mut command = Command::new(root().join("tests/lab/guest/run"));
-        command.arg(dir).arg("--payload").arg(payload).args(options);
-        let qemu = Process::start("qemu", &mut command, &dir.join("qemu.log"))?;
-        Ok(Self { qemu, dir: dir.to_owned() })
+        let qemu = qemu(dir, &payload, options, &[])?;
+        Ok(Self { qemu, dir: dir.to_owned(), payload, options: options.to_vec(), boots: 0 })
+    }
+
+    /// The machine is gone in the middle of whatever it does.
+    pub fn cut_power(&mut self) -> Result<()> {
+        self.qemu.kill()
+    }
+
+    /// After a power cut: the same machine, its CPUs stopped until [`Self::resume`], so that its disks are there from its first
+    /// instruction on. Wait with [`Self::wait_ready`].
+    pub fn power_on(&mut self) -> Result<()> {
+        let ports = [("--ssh-port", "SSH_PORT"), ("--grpc-port", "GRPC_PORT")];
+        let mut options = self.options.clone();
+        for (option, name) in ports {
+            options.extend([option.to_owned(), self.port(name)?.to_string()]);
+        }
+        for old in ["serial.log", "qmp.sock", "qmp-lab.sock"] {
+            fs::remove_file(self.dir.join(old)).ok();
+        }
+        self.qemu = qemu(&self.dir, &self.payload, &options, &["-S"])?;
+        self.boots = 0;
+        self.monitor()?;
+        Ok(())
+    }
+
+    /// Lets a machine run that [`Self::power_on`] started.
+    pub fn resume(&self) -> Result<()> {
+        crate::monitor::command(&self.dir.join("qmp-lab.sock"), "cont", &serde_json::json!({})).map(drop)
+    }
+
+    /// `reboot -f`: nothing is stopped in order. Wait with [`Self::wait_ready`]; QEMU has to run with `--reboot`.
+    pub fn reboot(&self) -> Result<()> {
+        // The guest does not close the connection any more: who waited for its end would wait long.
+        let mut command = self.login();
+        command.arg("reboot -f");
+        let mut ssh = Process::start("ssh", &mut command, &self.dir.join("reboot.log"))?;
+        let before = self.boots;
+        let gone = wait_for("the reset", BOOT, || {
+            Ok((self.console().matches("LAB-READY").count() > before || ssh.wait(Duration::ZERO).is_ok()).then_some(()))
+        });
+        drop(ssh);
+        Run::of(self.login().arg("--close"))?;
+        gone
+    }
+
+    fn console(&self) -> String {
+        fs::read_to_string(self.dir.join("serial.log")).unwrap_or_default()
+    }
+
+    fn login(&self) -> Command {
+        let mut command = Command::new(root().join("tests/lab/guest/ssh"));
+        command.arg(&self.dir).stdin(std::process::Stdio::null());
+        command
     }
 
     /// The monitor that vcenter-sim uses; exists as soon as QEMU runs.
@@ -56,11 +110,13 @@ impl Guest {
     }
 
     pub fn wait_ready(&mut self) -> Result<()> {
-        wait_for("LAB-READY", BOOT, || {
+        let console = self.dir.join("serial.log");
+        let boots = wait_for("LAB-READY", BOOT, || {
             self.qemu.must_live()?;
-            let serial = fs::read_to_string(self.dir.join("serial.log")).unwrap_or_default();
-            Ok(serial.contains("LAB-READY").then_some(()))
+            let seen = fs::read_to_string(&console).unwrap_or_default().matches("LAB-READY").count();
+            Ok((seen > self.boots).then_some(seen))
         })?;
+        self.boots = boots;
         // On a loaded machine the first key exchange may run into its own time limit.
         wait_for("a login", BOOT, || Ok((self.try_sh("true")?.code == 0).then_some(())))
     }
@@ -80,19 +136,14 @@ impl Guest {
     }
 
     pub fn try_sh(&self, script: &str) -> Result<Run> {
-        Run::of(
-            Command::new(root().join("tests/lab/guest/ssh"))
-                .arg(&self.dir)
-                .arg(script)
-                .stdin(std::process::Stdio::null()),
-        )
+        Run::of(self.login().arg(script))
     }
 
     /// Copies a file of the host into the guest.
     pub fn put(&self, from: &Path, to: &str) -> Result<()> {
         let input = fs::File::open(from)?;
-        let status = Command::new(root().join("tests/lab/guest/ssh"))
-            .arg(&self.dir)
+        let status = self
+            .login()
             .arg(format!("cat > {to}.new && chmod 0600 {to}.new && mv {to}.new {to}"))
             .stdin(input)
             .status()?;
@@ -104,6 +155,12 @@ impl Guest {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+fn qemu(dir: &Path, payload: &Path, options: &[String], more: &[&str]) -> Result<Process> {
+    let mut command = Command::new(root().join("tests/lab/guest/run"));
+    command.arg(dir).arg("--payload").arg(payload).args(options).arg("--").args(more);
+    Process::start("qemu", &mut command, &dir.join("qemu.log"))
 }
 
 /// The tar that is laid over the guest's root: the daemon and its files, as an installation would place them.
@@ -166,8 +223,16 @@ impl DerefMut for Lab {
 impl Lab {
     /// Boots the guest with vCenter beside it; the agent is installed and configured, not started.
     pub fn boot(dir: &Path, spec: Spec, options: &[&str]) -> Result<Self> {
+        let options: Vec<&str> = ["--snapshot"].into_iter().chain(options.iter().copied()).collect();
+        let lab = Self::boot_kept(dir, spec, &options)?;
+        lab.configure(lab.vcenter.port(), "")?;
+        Ok(lab)
+    }
+
+    /// As [`Self::boot`] with a root disk that outlives the machine's power, and not configured.
+    pub fn boot_kept(dir: &Path, spec: Spec, options: &[&str]) -> Result<Self> {
         let proxy = &spec.inventory.vms[0];
-        let mut all = vec!["--snapshot".to_owned()];
+        let mut all = Vec::new();
         all.extend(["--uuid".to_owned(), proxy.uuid.clone().unwrap_or_default()]);
         if let Some(mac) = proxy.macs.first() {
             all.extend(["--mac".to_owned(), mac.clone()]);
@@ -178,7 +243,6 @@ impl Lab {
         let stage = Stage::start(dir, spec, &backend)?;
         guest.wait_ready()?;
         let mut lab = Self { stage, guest };
-        lab.configure("")?;
         lab.stage.url = format!("https://localhost:{}", lab.guest.port("GRPC_PORT")?);
         Ok(lab)
     }
@@ -190,9 +254,9 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Writes /etc/hotadd. `top`: more lines for agent.toml.
-    pub fn configure(&self, top: &str) -> Result<()> {
-        let url = format!("https://{HOST}:{}/sdk", self.vcenter.port());
+    /// Writes /etc/hotadd. `vcenter`: port of this host that leads to vCenter; `top`: more lines for agent.toml.
+    pub fn configure(&self, vcenter: u16, top: &str) -> Result<()> {
+        let url = format!("https://{HOST}:{vcenter}/sdk");
         let text = self.stage.agent_toml("0.0.0.0:7443", &url, "/etc/hotadd", "/var/lib/hotadd", top);
         let config = self.dir.join("guest-agent.toml");
         fs::write(&config, text)?;

@@ -6,9 +6,11 @@ pub mod content;
 pub mod ctl;
 pub mod grpc;
 pub mod guest;
+mod monitor;
 pub mod pki;
 pub mod process;
 pub mod scene;
+pub mod state_disk;
 
 pub use self::{
     content::Content,
@@ -17,4 +19,5 @@ pub use self::{
     pki::Pki,
     process::{Process, binary},
     scene::{Scene, Spec, Stage},
+    state_disk::StateDisk,
 };
