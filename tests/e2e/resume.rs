@@ -150,6 +150,23 @@ async fn a_job_that_died_with_the_agent_is_resumed_too() -> Result<()> {
     nothing_is_left(&scene).await
 }
 
+/// Ranges of a disk that is not read would be missed in silence.
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_of_a_disk_that_is_not_read_are_refused() -> Result<()> {
+    let (dir, scene) = scene(&[dense(2 * MIB, 1), dense(2 * MIB, 2)], |_| {})?;
+    let of = |key| DiskRanges { device_key: key, ranges: vec![Range { offset: 0, length: MIB }] };
+    let unknown = BackupVmRequest { ranges: vec![of(FIRST_KEY), of(2777)], ..request(TARGET) };
+    let not_asked =
+        BackupVmRequest { ranges: vec![of(FIRST_KEY + 1)], device_keys: vec![FIRST_KEY], ..request(TARGET) };
+    for wanted in [unknown, not_asked] {
+        let delivered = backup(&scene, wanted, dir.path()).await?;
+        assert_eq!(codes(delivered.result()?), ["HA-RD-008"], "{:#?}", delivered.result);
+        nothing_is_left(&scene).await?;
+    }
+    assert!(calls(&scene, "CreateSnapshot").await?.is_empty(), "refused before anything was begun");
+    Ok(())
+}
+
 /// An agent that is told to stop may never come back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_the_window() -> Result<()> {

@@ -29,13 +29,11 @@ use crate::{
     error::{Error, Result},
     id::{DutyId, JobId, SessionId},
     journal::{End, JobBegan, Record},
-    plan::{self, facts_to_api},
+    plan::{self, Decision, facts_to_api},
     reason,
     transport::{Item, Outlet, ReadOrder, Reading, micros},
 };
 
-/// How long a client may take to accept an event that is not a frame.
-const EVENT_PATIENCE: Duration = Duration::from_secs(10);
 /// Look again whether the client took everything.
 const TAKEN_POLL: Duration = Duration::from_millis(20);
 
@@ -175,6 +173,7 @@ impl Job {
             disks: preflight.decisions.iter().map(plan::to_api).collect(),
         }))
         .await;
+        self.ranges_fit(&preflight.decisions)?;
         let broken = self.request.resume_job.as_deref().map(|job| self.jobs.broken(job)).transpose()?;
         let resume = broken.map(|broken| broken.session);
         holding.claim = Some(self.jobs.manager.claim(&target.moref, &target.name, resume)?);
@@ -202,8 +201,11 @@ impl Job {
 
         let clock = self.begin(Phase::Attach).await;
         let opened = opener.attach(session, target, &moref, &self.request.keys).await?;
+        // An older snapshot that is taken over may lack a disk that the VM has now.
+        let fit = self.ranges_fit(opened.iter().map(|disk| &disk.decision));
         let refused = self.hold(opened, holding);
         self.finish(Phase::Attach, clock).await;
+        fit?;
         if holding.disks.is_empty() || (!self.request.partial && !refused.is_empty()) {
             let first = refused.into_iter().next();
             return Err(first.unwrap_or_else(|| Error::new(&reason::VM_NO_DISKS, &target.name)));
@@ -218,6 +220,15 @@ impl Job {
         match &holding.watch {
             Some(watch) => watch.last_look().await.map_or(Ok(()), Err),
             None => Ok(()),
+        }
+    }
+
+    /// Ranges of a disk that is not read would be missed in silence.
+    fn ranges_fit<'a>(&self, disks: impl IntoIterator<Item = &'a Decision>) -> Result<()> {
+        let keys: Vec<i32> = disks.into_iter().map(|decision| decision.disk.device_key).collect();
+        match self.request.ranges.keys().find(|key| !keys.contains(key)) {
+            None => Ok(()),
+            Some(key) => Err(Error::new(&reason::READ_DISK, format!("key {key}; the disks are {keys:?}"))),
         }
     }
 
@@ -461,7 +472,7 @@ impl Job {
     /// A client that is gone, or that does not read while the job ends, misses events, never the clean-up: it is waited
     /// for once. Tells whether the event went into the stream.
     async fn emit(&self, event: Event) -> bool {
-        self.emit_within(event, EVENT_PATIENCE).await
+        self.emit_within(event, self.jobs.manager.opener().vm.deadlines.event).await
     }
 
     async fn emit_within(&self, event: Event, patience: Duration) -> bool {

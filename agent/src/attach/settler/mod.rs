@@ -359,11 +359,12 @@ impl Shared {
                 Finding::Doubtful(why) => self.waits(duty, why, true),
             }
         }
-        let retired: Vec<DutyId> = records.iter().filter_map(retired_id).collect();
-        match self.vm.record(records).await {
-            Ok(()) => self.forget(retired.iter()),
-            Err(error) => tracing::error!(%error, "a proven duty could not be retired; it stays open"),
+        let mut retired: BTreeSet<DutyId> = records.iter().filter_map(retired_id).collect();
+        for (record, error) in self.vm.record_each(records).await {
+            tracing::error!(?record, %error, "a proven duty could not be retired; it stays open");
+            retired_id(&record).map(|id| retired.remove(&id));
         }
+        self.forget(retired.iter());
     }
 
     fn waits(&self, duty: &Duty, why: &str, doubtful: bool) {
