@@ -2,8 +2,8 @@
 //! datastore. The read stops, everything is detached, the reason is told; never OK.
 use anyhow::{Context as _, Result};
 use hotadd_api::v1::{
-    BackupVmRequest, Cleanup, CloseDisksRequest, GetJobRequest, JobResult, JobState, KeepAliveRequest, ListDutiesRequest,
-    ListSessionsRequest, OpenDisksRequest, Phase, get_job_request::By,
+    BackupVmRequest, Cleanup, CloseDisksRequest, GetJobRequest, JobResult, JobState, KeepAliveRequest,
+    ListDutiesRequest, ListSessionsRequest, OpenDisksRequest, Phase, get_job_request::By,
 };
 use hotadd_harness::{
     Scene, Spec,

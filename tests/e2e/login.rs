@@ -34,7 +34,10 @@ async fn login_event(events: &mut Streaming<Event>) -> Result<Event> {
 
 fn settling(scene: &Scene) -> Result<usize> {
     let log = fs::read_to_string(scene.dir.join("agent.log"))?;
-    Ok(log.lines().filter(|line| line.contains("not settled yet") && line.contains("refuses the agent's login")).count())
+    Ok(log
+        .lines()
+        .filter(|line| line.contains("not settled yet") && line.contains("refuses the agent's login"))
+        .count())
 }
 
 /// Disks are held, the password is rotated, all sessions end, and the controller goes away: the worst moment.

@@ -65,7 +65,9 @@ impl Vcenter {
     /// The password as its file has it now; `None`, and a warning, when it can't be read.
     #[must_use]
     pub fn read_password(&self) -> Option<SecretString> {
-        secret::line(&self.password_file).map_err(|why| tracing::warn!(why, "the password file can't be read again")).ok()
+        secret::line(&self.password_file)
+            .map_err(|why| tracing::warn!(why, "the password file can't be read again"))
+            .ok()
     }
 }
 

@@ -9,6 +9,8 @@ mod facts;
 mod guards;
 mod snapshots;
 mod surroundings;
+#[cfg(test)]
+mod testing;
 mod tree;
 pub mod vsphere;
 

@@ -7,8 +7,8 @@ use hotadd_vsphere as vim;
 use vim::FaultKind;
 
 use super::{
-    About, AttachOutcome, AttachRequest, Guarding, Hypervisor, OurDisk, ProxyFacts, Quiesce, SnapshotOutcome,
-    SnapshotTree, Site, TargetDisk, TargetFacts, TargetSite, batch,
+    About, AttachOutcome, AttachRequest, Guarding, Hypervisor, OurDisk, ProxyFacts, Quiesce, Site, SnapshotOutcome,
+    SnapshotTree, TargetDisk, TargetFacts, TargetSite, batch,
     convert::{self, datastore_ref, error, fault_error, moref, snapshot_ref, vm_ref},
     facts::{believable, macs_agree, uuid_candidates},
 };

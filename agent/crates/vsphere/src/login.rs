@@ -55,12 +55,7 @@ impl fmt::Debug for Door {
 }
 
 impl Door {
-    pub(crate) fn new(
-        password: SecretString,
-        source: Option<PasswordSource>,
-        first: Duration,
-        last: Duration,
-    ) -> Door {
+    pub(crate) fn new(password: SecretString, source: Option<PasswordSource>, first: Duration, last: Duration) -> Door {
         let inner = Mutex::new(Inner { password, shut: None });
         Door { first, last: last.max(first), source, inner, told: watch::Sender::new(None) }
     }

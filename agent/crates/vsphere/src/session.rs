@@ -103,8 +103,7 @@ impl Session {
         let (answer, _) = send(&http, &action, &Cookies::default(), &request, timeout).await?;
         let returned = soap::returnval(op, answer)?;
         let (about, content) = service_content(&returned, negotiated).map_err(|s| Error::shape(op, s))?;
-        let door =
-            Door::new(config.password, config.password_source, config.login_pause, config.login_pause_last);
+        let door = Door::new(config.password, config.password_source, config.login_pause, config.login_pause_last);
         let session = Session {
             http,
             user: config.user,

@@ -56,9 +56,7 @@ async fn disks_of_many_vms_in_one_call() {
     let short: Vec<_> = found
         .iter()
         .map(|of| (of, of.disks.as_ref().unwrap()))
-        .map(|(of, disks)| {
-            (of.vm.value.as_str(), of.name.as_str(), disks[0].backing.file_name.as_str(), disks.len())
-        })
+        .map(|(of, disks)| (of.vm.value.as_str(), of.name.as_str(), disks[0].backing.file_name.as_str(), disks.len()))
         .collect();
     assert_eq!(short, [("vm-1", "a/vm-1", "[ds1] vm-1/d.vmdk", 1), ("vm-2", "a/vm-2", "[ds1] vm-2/d.vmdk", 1)]);
     assert_eq!(server.count("RetrievePropertiesEx"), 1);
@@ -80,13 +78,8 @@ async fn a_vm_that_vanished_is_left_out() {
             })
         })
         .await;
-        let mut found: Vec<String> = client
-            .vm_disks(&vms(&["vm-1", "vm-2", "vm-3"]))
-            .await
-            .unwrap()
-            .into_iter()
-            .map(|of| of.vm.value)
-            .collect();
+        let mut found: Vec<String> =
+            client.vm_disks(&vms(&["vm-1", "vm-2", "vm-3"])).await.unwrap().into_iter().map(|of| of.vm.value).collect();
         found.sort();
         assert_eq!(found, ["vm-1", "vm-3"], "fault names the object: {named}");
     }
@@ -143,7 +136,9 @@ async fn a_vm_that_spoils_a_read_is_found_by_halves() {
 #[tokio::test]
 async fn many_tasks_in_one_call_and_silence_is_no_end() {
     let info = |id: &str, state: &str| {
-        let val = format!("<val xsi:type=\"TaskInfo\"><key>{id}</key><task type=\"Task\">{id}</task><state>{state}</state></val>");
+        let val = format!(
+            "<val xsi:type=\"TaskInfo\"><key>{id}</key><task type=\"Task\">{id}</task><state>{state}</state></val>"
+        );
         object("Task", id, &[("info", &val)])
     };
     let (server, client) = reading(move |body| {
