@@ -240,9 +240,12 @@ async fn hotaddctl_resumes_after_a_maintenance() -> Result<()> {
     let host = client.vm(&proxy).await?.host.context("no host")?;
     let host = client.host(&host).await?.name;
     control(&scene, json!({"cmd": "host", "name": host, "in_maintenance": true})).await?;
+    let log = scene.dir.join("agent.log");
+    eventually("the agent stops reading", async || Ok(std::fs::read_to_string(&log)?.contains("HA-HST-001"))).await?;
+    // Nothing can be detached on such a host.
+    control(&scene, json!({"cmd": "host", "name": host, "in_maintenance": false})).await?;
     eventually("the disks are detached", async || Ok(scene.left_attached().await?.is_empty())).await?;
     assert_eq!(scene.snapshots().await?.len(), 1);
-    control(&scene, json!({"cmd": "host", "name": host, "in_maintenance": false})).await?;
     resumed(&scene, ctl, &out)?;
     assert_eq!(calls(&scene, "CreateSnapshot").await?.len(), 1, "all of one snapshot");
     nothing_is_left(&scene).await
