@@ -6,6 +6,7 @@
 //! ```
 use std::{fs::File, sync::Arc, time::Duration};
 
+use hotadd_api::v1::EventKind;
 use nix::fcntl::Flock;
 
 use tokio::{
@@ -118,6 +119,7 @@ async fn start(config: &Config, platform: Arc<dyn Platform>, journal: (Journal, 
     refuse_duties_of_another(&journal, about.instance_uuid.as_deref(), &proxy.moref)?;
     let finder = Finder::new(Arc::clone(&platform))?;
     let vm = Arc::new(ProxyVm::new(&proxy, config, hypervisor, platform, journal, finder));
+    vm.supervise("the watch of the login panicked", tell_login(Arc::clone(&vm)));
     if opened.unreconciled {
         warn_of_strangers(&vm).await?;
         reconciled(&config.state_dir).map_err(journal_error)?;
@@ -193,7 +195,8 @@ async fn meet(config: &Config, platform: &Arc<dyn Platform>, owing: bool) -> Res
         if *why != reason::VC_UNREACHABLE {
             pause = (pause * 2).min(reconnect * 12);
         }
-        let wait = if *why == reason::VC_LOGIN { config.deadlines.login } else { pause };
+        let refused = [reason::VC_LOGIN.code, reason::VC_LOGIN_HELD.code].contains(&why.code);
+        let wait = if refused { config.deadlines.login } else { pause };
         systemd::status(&format!("waiting for vCenter: {}", error.message()));
         systemd::extend(wait + SETTLE_STEP * 2);
         tracing::warn!(%error, owing, pause_s = wait.as_secs(), "vCenter can't be used yet; trying again");
@@ -317,6 +320,28 @@ async fn drain(manager: &Manager, jobs: &Jobs, patience: Duration) -> Result<()>
         Ok(Settled::Owed(error)) => Err(error),
         Ok(Settled::Done) => Err(Error::new(&reason::DUTY_OWED, "something was begun while stopping").owing()),
         Err(_) => Err(Error::new(&reason::DUTY_OWED, "the time to stop ran out; the next start settles").owing()),
+    }
+}
+
+/// A refused login is an alarm: nothing can be detached meanwhile. Into the log, the event stream, and the journal of every
+/// open duty.
+async fn tell_login(vm: Arc<ProxyVm>) {
+    let mut known = None;
+    loop {
+        known = vm.hypervisor.login_change(known.as_deref()).await;
+        let Some(why) = &known else {
+            tracing::info!("vCenter takes the login again");
+            vm.events.send(EventKind::Login, "", "", None);
+            continue;
+        };
+        let error = Error::new(&reason::VC_LOGIN_HELD, why);
+        tracing::error!(reason = error.reason().code, %error, "nothing can be attached or detached until vCenter takes the login");
+        vm.events.send(EventKind::Login, "", "", Some(&error));
+        let alarm = |duty: &Duty| Record::Alarm { duty: duty.id, at: now(), why: error.to_string() };
+        let alarms = vm.journal.state().duties().map(alarm).collect();
+        for (_, error) in vm.record_each(alarms).await {
+            tracing::warn!(%error, "an alarm could not be journalled");
+        }
     }
 }
 

@@ -37,7 +37,7 @@ registry! {
 
     VC_UNREACHABLE = "HA-VC-001", Unavailable, "vCenter can't be reached", "check address, port 443, DNS and routing from the proxy; the agent retries";
     VC_TLS = "HA-VC-002", Unavailable, "vCenter's certificate is not trusted", "set vcenter.ca_file to the issuing CA, or vcenter.pin_sha256 to the certificate's fingerprint";
-    VC_LOGIN = "HA-VC-003", Unauthenticated, "vCenter refused user name or password", "correct vcenter.user and the password file, then restart the agent";
+    VC_LOGIN = "HA-VC-003", Unauthenticated, "vCenter refused user name or password", "correct vcenter.user and the password file, then restart the agent; at run time it reads the file again by itself";
     VC_PRIVILEGE = "HA-VC-004", PermissionDenied, "a vSphere privilege is missing", "grant the named privilege on the named object to the agent's role";
     VC_PROTOCOL = "HA-VC-005", Internal, "vCenter's answer could not be understood", "report the message with vCenter's build number";
     VC_UNKNOWN_OUTCOME = "HA-VC-006", Unavailable, "the reply of a vSphere call was lost", "nothing: the agent reads the state back and settles it";
@@ -46,6 +46,7 @@ registry! {
     VC_STALE = "HA-VC-009", Unavailable, "vCenter does not have a VM's facts now", "look at the VM and its host in the vSphere Client; the agent goes on asking";
     VC_OTHER = "HA-VC-010", FailedPrecondition, "duties are open that were begun under another vCenter or proxy VM", "point the agent at the vCenter and VM that the message names, or detach there by hand and move the journal away";
     VC_BUSY = "HA-VC-011", Unavailable, "another task holds the VM", "wait for the task that the vSphere Client shows; the agent tries again";
+    VC_LOGIN_HELD = "HA-VC-012", Unavailable, "vCenter refuses the agent's login; the agent waits before it tries again, so that the account is not locked", "write the right password into vcenter.password_file: the agent tries a changed one at once";
 
     VM_UNKNOWN = "HA-VM-001", NotFound, "no such VM", "give the exact name, the UUID or the moref of a VM in this vCenter";
     VM_AMBIGUOUS = "HA-VM-002", FailedPrecondition, "more than one VM has this name or UUID", "give the moref (vm-…) instead";
@@ -100,6 +101,7 @@ registry! {
     READ_ENGINE = "HA-RD-005", Internal, "no read engine works here", "see the refusals listed; check seccomp and memory limits of the unit";
     READ_RANGE = "HA-RD-006", InvalidArgument, "a requested range is invalid", "ranges must ascend, not overlap, lie inside the disk and be multiples of its logical block";
     READ_STOPPED = "HA-RD-007", Aborted, "the read was stopped before its end", "run it again; the session or job was ending";
+    READ_DISK = "HA-RD-008", InvalidArgument, "ranges were given for a disk that is not read", "give ranges only for disks of the VM, and only for those in device_keys if that is set";
 
     SES_UNKNOWN = "HA-SES-001", NotFound, "no such session", "open the disks again; ListSessions shows what lives";
     SES_STATE = "HA-SES-002", FailedPrecondition, "the session is not open", "wait for its end, then open the disks again under a new request_id";
@@ -111,7 +113,7 @@ registry! {
     SES_RESTART = "HA-SES-008", Aborted, "the agent restarted; the session was ended and cleaned up", "open the disks again under a new request_id";
     SES_CLOSED = "HA-SES-009", FailedPrecondition, "closed by the controller", "open the disks again under a new request_id";
 
-    JOB_UNKNOWN = "HA-JOB-001", NotFound, "no such job", "ListJobs shows the jobs of this run of the agent";
+    JOB_UNKNOWN = "HA-JOB-001", NotFound, "no such job", "ListJobs shows the jobs that the agent remembers, also of earlier runs";
     JOB_RUNNING = "HA-JOB-002", AlreadyExists, "a job with this request_id is running", "follow it with GetJob";
     JOB_STREAM = "HA-JOB-003", Aborted, "the controller went away before the end", "start a new job";
     JOB_PARTIAL = "HA-JOB-004", FailedPrecondition, "not every disk can be attached", "see the disks' reasons, or allow a partial backup";

@@ -2,8 +2,8 @@
 //! datastore. The read stops, everything is detached, the reason is told; never OK.
 use anyhow::{Context as _, Result};
 use hotadd_api::v1::{
-    BackupVmRequest, Cleanup, GetJobRequest, JobResult, JobState, KeepAliveRequest, ListDutiesRequest,
-    ListSessionsRequest, OpenDisksRequest, Phase, get_job_request::By,
+    BackupVmRequest, Cleanup, CloseDisksRequest, GetJobRequest, JobResult, JobState, KeepAliveRequest,
+    ListDutiesRequest, ListSessionsRequest, OpenDisksRequest, Phase, get_job_request::By,
 };
 use hotadd_harness::{
     Scene, Spec,
@@ -11,7 +11,7 @@ use hotadd_harness::{
 };
 use hotadd_vsphere as vim;
 use serde_json::json;
-use vcenter_sim::inventory::HostSpec;
+use vcenter_sim::inventory::{DiskSpec, HostSpec, VmSpec};
 
 use crate::support::{
     MIB, Running, Seen, backup, calls, codes, control, dense, disks, eventually, jobs, nothing_is_left, nothing_stays,
@@ -265,4 +265,44 @@ async fn only_these_stay(scene: &Scene, snapshots: &[String]) -> Result<()> {
         Ok(scene.snapshots().await? == snapshots && scene.left_attached().await?.is_empty())
     })
     .await
+}
+
+/// Sessions that hold disks at the same time share their looks at the proxy, and a look costs a fixed number of calls.
+#[tokio::test(flavor = "multi_thread")]
+async fn looks_at_the_proxy_are_shared() -> Result<()> {
+    let (_dir, scene) = scene(&[dense(MIB, 1)], |spec| {
+        two_hosts(spec);
+        spec.set("deadlines", "watch_seconds", 1);
+        for n in 0..3 {
+            let disk = DiskSpec { capacity: Some(MIB), unit: Some(0), ..DiskSpec::default() };
+            let more = hotadd_harness::scene::vm(&format!("more{n}"), vec![disk]);
+            spec.inventory.vms.push(VmSpec { host: Some("esx-target".into()), ..more });
+        }
+    })?;
+    let mut open = Vec::new();
+    for name in [TARGET, "more0", "more1", "more2"] {
+        let wanted = OpenDisksRequest { vm: name.into(), ..OpenDisksRequest::default() };
+        open.push(disks(&scene).await?.open_disks(wanted).await?.into_inner().session_id);
+    }
+    let client = vsphere(&scene).await?;
+    let host = async |name: &str| -> Result<String> {
+        let found = client.find_vms_by_name(name).await?.pop().context("no such VM")?;
+        Ok(client.vm(&found).await?.host.context("no host")?.value)
+    };
+    let hosts = (host(PROXY).await?, host(TARGET).await?);
+    control(&scene, json!({"cmd": "requests", "clear": true})).await?;
+    let looks = async || -> Result<Vec<String>> {
+        let all = calls(&scene, "RetrievePropertiesEx").await?;
+        Ok(all.into_iter().filter(|body| body.contains("runtime.inMaintenanceMode")).collect())
+    };
+    eventually("five ticks of four sessions", async || Ok(looks().await?.len() >= 25)).await?;
+    let all = looks().await?;
+    let of = |host: &str| all.iter().filter(|body| body.contains(&format!(">{host}<"))).count();
+    let (proxy, target) = (of(&hosts.0), of(&hosts.1));
+    assert_eq!(proxy + target, all.len(), "{hosts:?}");
+    assert!(proxy * 2 <= target, "{proxy} looks at the proxy's host, {target} at the target's: not shared");
+    for id in open {
+        disks(&scene).await?.close_disks(CloseDisksRequest { session_id: id }).await?;
+    }
+    nothing_stays(&scene).await
 }

@@ -76,6 +76,21 @@ async fn lost_replies_of_snapshot_calls_leave_no_snapshot() -> Result<()> {
     Ok(())
 }
 
+/// No answer of any long poll ever comes; the tasks may take a day. They are asked one by one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_whose_answers_are_lost_does_not_hold_a_job() -> Result<()> {
+    let (dir, scene) = scene(&[Content::new(3 * MIB, 1)], |spec| {
+        spec.set("deadlines", "poll_seconds", 1);
+        spec.set("deadlines", "reconfigure_seconds", 86_400);
+        spec.set("deadlines", "snapshot_seconds", 86_400);
+    })?;
+    fault(&scene, "WaitForUpdatesEx", json!({"kind": "hang", "count": 100_000})).await?;
+    whole(&scene, &dir).await?;
+    // Create, attach, detach, remove: each poll was given up once.
+    assert_eq!(calls(&scene, "WaitForUpdatesEx").await?.len(), 4);
+    Ok(())
+}
+
 /// The connection broke, the agent looked and saw nothing, and then the attach lands all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attach_that_lands_late_does_not_stay() -> Result<()> {

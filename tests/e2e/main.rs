@@ -17,6 +17,7 @@ mod job;
 mod journal;
 mod late;
 mod leases;
+mod login;
 mod lost;
 mod names;
 mod relay;

@@ -18,7 +18,8 @@ use tonic::transport::Channel;
 /// See the module. Everything ends with the value.
 pub struct Relay {
     cut: watch::Sender<bool>,
-    url: String,
+    pub url: String,
+    agent: watch::Sender<String>,
     /// Bytes that came from the agent.
     pub from_agent: Arc<AtomicU64>,
     _task: JoinSet<()>,
@@ -28,7 +29,7 @@ impl Relay {
     pub async fn start(scene: &Scene) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("https://localhost:{}", listener.local_addr()?.port());
-        let agent = scene.url.rsplit(':').next().context("no port")?.to_owned();
+        let (agent, port) = watch::channel(port_of(scene)?);
         let (cut, state) = watch::channel(false);
         let from_agent = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&from_agent);
@@ -36,13 +37,14 @@ impl Relay {
         task.spawn(async move {
             let mut pumps = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                let Ok(server) = TcpStream::connect(format!("127.0.0.1:{agent}")).await else { return };
+                let to = format!("127.0.0.1:{}", *port.borrow());
+                let Ok(server) = TcpStream::connect(to).await else { continue };
                 let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
                 pumps.spawn(pump(from_client, to_server, state.clone(), Arc::default()));
                 pumps.spawn(pump(from_server, to_client, state.clone(), Arc::clone(&counter)));
             }
         });
-        Ok(Self { cut, url, from_agent, _task: task })
+        Ok(Self { cut, url, agent, from_agent, _task: task })
     }
 
     /// A connection of its own through the relay.
@@ -50,10 +52,20 @@ impl Relay {
         grpc::connect(&self.url, &scene.pki, "client").await
     }
 
+    /// The agent was started anew and has another port: new connections go there.
+    pub fn follow(&self, scene: &Scene) -> Result<()> {
+        self.agent.send_replace(port_of(scene)?);
+        Ok(())
+    }
+
     /// From here nothing is forwarded; the sockets stay open.
     pub fn cut(&self) {
         self.cut.send_replace(true);
     }
+}
+
+fn port_of(scene: &Scene) -> Result<String> {
+    Ok(scene.url.rsplit(':').next().context("no port")?.to_owned())
 }
 
 async fn pump(

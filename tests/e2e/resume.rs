@@ -1,5 +1,6 @@
-//! A resume window: the snapshot of a broken job is kept, for that long and for that job only.
-use std::collections::BTreeMap;
+//! A resume window: the snapshot of a broken job is kept, for that long and for that job only; and hotaddctl, which resumes by
+//! itself.
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use hotadd_api::v1::{
@@ -7,14 +8,18 @@ use hotadd_api::v1::{
     get_job_request::By,
 };
 use hotadd_harness::{
-    Scene,
+    Process, Run, Scene,
     content::same,
-    scene::{FIRST_KEY, TARGET},
+    ctl::images,
+    scene::{FIRST_KEY, PROXY, TARGET},
 };
+use nix::sys::signal::Signal;
+use serde_json::json;
 
+use crate::relay::Relay;
 use crate::support::{
-    MIB, Running, Seen, backup, calls, codes, dense, disks, eventually, jobs, nothing_is_left, nothing_stays, request,
-    scene,
+    MIB, Running, Seen, backup, calls, codes, control, dense, disks, eventually, jobs, nothing_is_left, nothing_stays,
+    request, scene, vsphere,
 };
 
 const SIZE: u64 = 48 * MIB;
@@ -150,6 +155,23 @@ async fn a_job_that_died_with_the_agent_is_resumed_too() -> Result<()> {
     nothing_is_left(&scene).await
 }
 
+/// Ranges of a disk that is not read would be missed in silence.
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_of_a_disk_that_is_not_read_are_refused() -> Result<()> {
+    let (dir, scene) = scene(&[dense(2 * MIB, 1), dense(2 * MIB, 2)], |_| {})?;
+    let of = |key| DiskRanges { device_key: key, ranges: vec![Range { offset: 0, length: MIB }] };
+    let unknown = BackupVmRequest { ranges: vec![of(FIRST_KEY), of(2777)], ..request(TARGET) };
+    let not_asked =
+        BackupVmRequest { ranges: vec![of(FIRST_KEY + 1)], device_keys: vec![FIRST_KEY], ..request(TARGET) };
+    for wanted in [unknown, not_asked] {
+        let delivered = backup(&scene, wanted, dir.path()).await?;
+        assert_eq!(codes(delivered.result()?), ["HA-RD-008"], "{:#?}", delivered.result);
+        nothing_is_left(&scene).await?;
+    }
+    assert!(calls(&scene, "CreateSnapshot").await?.is_empty(), "refused before anything was begun");
+    Ok(())
+}
+
 /// An agent that is told to stop may never come back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_the_window() -> Result<()> {
@@ -158,5 +180,73 @@ async fn a_stop_ends_the_window() -> Result<()> {
     failed(&scene, &job).await?;
     let status = scene.take_agent()?.stop()?;
     assert!(status.success(), "{status}");
+    nothing_is_left(&scene).await
+}
+
+/// hotaddctl in the middle of its second disk, and stopped there: nobody takes frames.
+async fn stopped_ctl(scene: &Scene, url: &str, dir: &Path, out: &Path) -> Result<Process> {
+    let mut command = Run::command(url, &scene.pki, "client")?;
+    command.args(["--json", "backup", "--resume-for", "120", "--vm", TARGET, "--out"]).arg(out);
+    let ctl = Process::start("hotaddctl", &mut command, &dir.join("ctl.log"))?;
+    eventually("the first disk has come", async || Ok(ctl.log_text().contains("\"event\":\"disk\""))).await?;
+    ctl.signal(Signal::SIGSTOP)?;
+    Ok(ctl)
+}
+
+fn resumed(scene: &Scene, mut ctl: Process, out: &Path) -> Result<()> {
+    ctl.signal(Signal::SIGCONT)?;
+    let status = ctl.wait(Duration::from_secs(120))?;
+    let log = ctl.log_text();
+    ensure!(status.success(), "{status}: {log}");
+    ensure!(log.contains("\"event\":\"resume\""), "it was not resumed: {log}");
+    let images = images(out)?;
+    ensure!(images.len() == 2, "{images:?}");
+    images.iter().enumerate().try_for_each(|(n, (_, image))| same(image, &scene.source(n)))?;
+    let verify = scene.ctl(&["verify", out.join("manifest.json").to_str().context("path")?])?;
+    ensure!(verify.code == 0, "{verify:#?}");
+    Ok(())
+}
+
+/// One disk at a time; the second is too large for what lies between.
+fn two_disks() -> Result<(tempfile::TempDir, Scene)> {
+    scene(&[dense(2 * MIB, 1), dense(384 * MIB, 2)], |spec| {
+        spec.set("limits", "parallel_reads", 1);
+        spec.set("deadlines", "watch_seconds", 0.2);
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hotaddctl_resumes_after_a_restart_of_the_agent() -> Result<()> {
+    let (dir, mut scene) = two_disks()?;
+    let out = dir.path().join("out");
+    let relay = Relay::start(&scene).await?;
+    let ctl = stopped_ctl(&scene, &relay.url, dir.path(), &out).await?;
+    scene.take_agent()?.kill()?;
+    scene.start_agent()?;
+    relay.follow(&scene)?;
+    assert_eq!((scene.left_attached().await?.len(), scene.snapshots().await?.len()), (0, 1));
+    resumed(&scene, ctl, &out)?;
+    assert_eq!(calls(&scene, "CreateSnapshot").await?.len(), 1, "all of one snapshot");
+    nothing_is_left(&scene).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hotaddctl_resumes_after_a_maintenance() -> Result<()> {
+    let (dir, scene) = two_disks()?;
+    let out = dir.path().join("out");
+    let ctl = stopped_ctl(&scene, &scene.url, dir.path(), &out).await?;
+    let client = vsphere(&scene).await?;
+    let proxy = client.find_vms_by_name(PROXY).await?.pop().context("no proxy")?;
+    let host = client.vm(&proxy).await?.host.context("no host")?;
+    let host = client.host(&host).await?.name;
+    control(&scene, json!({"cmd": "host", "name": host, "in_maintenance": true})).await?;
+    let log = scene.dir.join("agent.log");
+    eventually("the agent stops reading", async || Ok(std::fs::read_to_string(&log)?.contains("HA-HST-001"))).await?;
+    // Nothing can be detached on such a host.
+    control(&scene, json!({"cmd": "host", "name": host, "in_maintenance": false})).await?;
+    eventually("the disks are detached", async || Ok(scene.left_attached().await?.is_empty())).await?;
+    assert_eq!(scene.snapshots().await?.len(), 1);
+    resumed(&scene, ctl, &out)?;
+    assert_eq!(calls(&scene, "CreateSnapshot").await?.len(), 1, "all of one snapshot");
     nothing_is_left(&scene).await
 }

@@ -89,6 +89,9 @@ fn compare(duty: &AttachDuty, disk: &ProxyDisk, own: bool) -> Claim {
 
 /// The slot shows another file. A renamed datastore, or a redo log under a name of its own, looks like that too, so
 /// only a disk that certainly is another one counts as our absence.
+///
+/// Never ours, whatever else agrees: the slot decides the key, every hot-add product attaches nonpersistent, and linked
+/// clones share UUID and size. Another product's disk in the slot that ours left would agree in all of them.
 fn other_file(duty: &AttachDuty, disk: &ProxyDisk) -> Claim {
     let same_key = duty.device_key == Some(disk.device_key);
     let other_uuid = disk.uuid.is_some_and(|uuid| uuid != duty.uuid);

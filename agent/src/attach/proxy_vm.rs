@@ -1,9 +1,17 @@
 //! What attaching and settling share: the proxy VM from both sides, the journal, and the gate that lets only one
 //! writer at a time reconfigure the proxy.
-use std::{collections::BTreeSet, future::Future, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    sync::{Arc, Mutex as StdMutex, PoisonError},
+    time::Duration,
+};
 
 use jiff::Timestamp;
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::own_disks;
@@ -12,9 +20,9 @@ use crate::{
     discover::{ControllerMap, DeviceFacts, Finder, Platform},
     error::{Error, Result},
     events::Events,
-    hypervisor::{Hypervisor, ProxyFacts},
+    hypervisor::{Hypervisor, ProxyFacts, Site},
     id::{DiskUuid, Moref, Slot},
-    journal::{Journal, Record},
+    journal::{Journal, JournalError, Record},
     reason,
     transport::Memory,
 };
@@ -41,6 +49,8 @@ pub struct ProxyVm {
     pub fatal: CancellationToken,
     /// Held over: read the device list, write the intent, reconfigure, read back.
     pub(super) gate: Mutex<()>,
+    /// The last look at the proxy's host, and when it began.
+    site: StdMutex<Option<(Instant, Site)>>,
 }
 
 /// Both sides at one moment.
@@ -76,6 +86,7 @@ impl ProxyVm {
             events: Events::default(),
             fatal: CancellationToken::new(),
             gate: Mutex::new(()),
+            site: StdMutex::default(),
         }
     }
 
@@ -90,6 +101,45 @@ impl ProxyVm {
         written.map_err(|e| Error::new(&reason::DUTY_JOURNAL, "").with_source(e))?;
         self.events.tell(&records, &before);
         Ok(())
+    }
+
+    /// The proxy's host and whether it is being moved, seen less than `age` ago: jobs that look at it in turn share a look.
+    ///
+    /// # Errors
+    /// Of the hypervisor.
+    pub async fn site(&self, age: Duration) -> Result<Site> {
+        let seen = || self.site.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = Instant::now();
+        if let Some((_, site)) = seen().as_ref().filter(|(at, _)| begin.duration_since(*at) < age) {
+            return Ok(site.clone());
+        }
+        let site = self.hypervisor.proxy_site(&self.moref).await?;
+        let mut last = seen();
+        if last.as_ref().is_none_or(|(at, _)| *at < begin) {
+            *last = Some((begin, site.clone()));
+        }
+        Ok(site)
+    }
+
+    /// As [`Self::record`], but a record that the journal refuses costs only itself: those are given back.
+    pub async fn record_each(&self, records: Vec<Record>) -> Vec<(Record, Error)> {
+        let journal = self.journal.clone();
+        let (before, asked) = (journal.state(), records.clone());
+        let written = tokio::task::spawn_blocking(move || journal.append_each(&asked)).await;
+        let Ok(refused) = written else {
+            let lost = || Error::new(&reason::INTERNAL, "a write to the journal ended without an answer");
+            return records.into_iter().map(|record| (record, lost())).collect();
+        };
+        let mut refused: BTreeMap<usize, JournalError> = refused.into_iter().collect();
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for (at, record) in records.into_iter().enumerate() {
+            match refused.remove(&at) {
+                Some(why) => bad.push((record, Error::new(&reason::DUTY_JOURNAL, "").with_source(why))),
+                None => good.push(record),
+            }
+        }
+        self.events.tell(&good, &before);
+        bad
     }
 
     /// Ends the agent; the next start settles from the journal.

@@ -58,6 +58,9 @@ deadlines! {
     reconfigure, reconfigure_seconds = 600.0, at least 0.01;
     /// A snapshot task; quiescing may take minutes.
     snapshot, snapshot_seconds = 1800.0, at least 0.01;
+    /// How long vCenter may hold the answer of one long poll for a task's end (whole seconds, at least one). An answer that
+    /// takes twice as long is lost, and the task is read by itself.
+    poll, poll_seconds = 20.0, at least 1.0;
     /// Attached disk until it is proven in the guest.
     discover, discover_seconds = 60.0, at least 0.01;
     /// Silence after which the controller is rescanned for an event that was lost.
@@ -86,6 +89,10 @@ deadlines! {
     consolidate, consolidate_seconds = 60.0, at least 0.0;
     /// How long a start waits when all that an earlier run left needs a person, before it serves the rest.
     doubt, doubt_seconds = 600.0, at least 0.0;
+    /// How long a client may take to accept an event that is not a frame.
+    event, event_seconds = 10.0, at least 0.01;
+    /// Between two looks at the leases.
+    lease_tick, lease_tick_seconds = 0.5, at least 0.01;
     /// How long SIGTERM waits for everything to be detached.
     drain, drain_seconds = 240.0, at least 0.01;
     /// Silence of a client after which it is pinged; with `ping_timeout` the time after which a connection that was cut
@@ -99,8 +106,11 @@ deadlines! {
     hold, hold_seconds = 900.0, at least 0.0;
     /// Pause between two tries to reach vCenter while starting; up to twelve times that while something is owed.
     reconnect, reconnect_seconds = 5.0, at least 0.01;
-    /// Pause after a refused login: vCenter locks an account after five failures within three minutes.
+    /// Pause after a refused login, doubled with each further one: vCenter locks an account after five failures within three
+    /// minutes. A changed password is tried at once, but never more than three in twice this time.
     login, login_seconds = 90.0, at least 0.01;
+    /// Longest such pause.
+    login_last, login_last_seconds = 900.0, at least 0.01;
     /// Between two signs of life to vCenter, whose idle limit is 30 minutes by default.
     keep_alive, keep_alive_seconds = 300.0, at least 0.01;
 }

@@ -1,22 +1,22 @@
 //! `/etc/hotadd/agent.toml`: read as it is written ([`RawConfig`], unknown keys refused), then checked as a whole into
 //! [`Config`]; every fault is reported at once. Secrets are only named here (a file), never held in the text.
 mod deadlines;
+mod limits;
+mod secret;
 
 use std::{
     collections::BTreeSet,
     fmt, fs,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use hotadd_blockio::EngineKind;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-pub use self::deadlines::Deadlines;
-use self::deadlines::RawDeadlines;
+pub use self::{deadlines::Deadlines, limits::Limits};
+use self::{deadlines::RawDeadlines, limits::RawLimits};
 use crate::id::DiskUuid;
 
 /// The checked configuration.
@@ -56,7 +56,19 @@ pub struct Vcenter {
     pub url: String,
     pub user: String,
     pub password: SecretString,
+    /// Where the password came from.
+    pub password_file: PathBuf,
     pub trust: Trust,
+}
+
+impl Vcenter {
+    /// The password as its file has it now; `None`, and a warning, when it can't be read.
+    #[must_use]
+    pub fn read_password(&self) -> Option<SecretString> {
+        secret::line(&self.password_file)
+            .map_err(|why| tracing::warn!(why, "the password file can't be read again"))
+            .ok()
+    }
 }
 
 /// What to do about methods that must not be called on a VM while we hold something of it (Storage vMotion of a target,
@@ -78,31 +90,6 @@ pub enum GuardPolicy {
 pub enum Trust {
     Ca(Vec<u8>),
     Pin([u8; 32]),
-}
-
-/// Counts and sizes.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Disks in one reconfigure task. 15: what one LSI controller holds, and small enough to bisect quickly.
-    pub attach_batch: usize,
-    /// Disks read at the same time by one job.
-    pub parallel_reads: usize,
-    /// Reads in flight per disk.
-    pub depth: u32,
-    /// Bytes that the buffers of all reads together may take.
-    pub memory_bytes: u64,
-    /// Shortest and longest lease that a controller may ask for, and what it gets without asking.
-    pub lease_min: Duration,
-    pub lease_max: Duration,
-    pub lease_default: Duration,
-    /// Longest window for which a snapshot is kept for a job that resumes.
-    pub resume_max: Duration,
-    /// A snapshot of ours that is older ends its job or session; `None`: any age.
-    pub snapshot_max_age: Option<Duration>,
-    /// A delta of more bytes ends the job or session that caused it; `None`: any size.
-    pub delta_max_bytes: Option<u64>,
-    /// A delta's datastore with less free ends the job or session; `None`: not looked at.
-    pub datastore_min_free_bytes: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -147,40 +134,6 @@ struct RawVcenter {
     pin_sha256: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawLimits {
-    attach_batch: usize,
-    parallel_reads: usize,
-    depth: u32,
-    memory_mib: u64,
-    lease_min_seconds: f64,
-    lease_max_seconds: f64,
-    lease_default_seconds: f64,
-    resume_max_seconds: f64,
-    snapshot_max_age_seconds: f64,
-    delta_max_bytes: u64,
-    datastore_min_free_bytes: u64,
-}
-
-impl Default for RawLimits {
-    fn default() -> Self {
-        Self {
-            attach_batch: 15,
-            parallel_reads: 4,
-            depth: 16,
-            memory_mib: 1024,
-            lease_min_seconds: 10.0,
-            lease_max_seconds: 3600.0,
-            lease_default_seconds: 120.0,
-            resume_max_seconds: 3600.0,
-            snapshot_max_age_seconds: 0.0,
-            delta_max_bytes: 100 << 30,
-            datastore_min_free_bytes: 4 << 30,
-        }
-    }
-}
-
 /// Everything that is wrong with a configuration, one line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Faults(pub Vec<String>);
@@ -221,7 +174,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
         client_ca: faults.file("tls.client_ca_file", &raw.tls.client_ca_file),
     };
     let vcenter = faults.vcenter(raw.vcenter);
-    let limits = faults.limits(&raw.limits);
+    let limits = raw.limits.check(&mut faults.0);
     let deadlines = raw.deadlines.check(&mut faults.0);
     let engines = faults.engines(raw.engines);
     let own_disks = raw
@@ -257,23 +210,12 @@ impl Collector {
         self.take(key, fs::read(path).map_err(|e| format!("{}: {e}", path.display()))).unwrap_or_default()
     }
 
-    /// A file that nobody but its owner may read.
     fn secret(&mut self, key: &str, path: &Path) -> SecretString {
-        let read = || -> Result<String, String> {
-            let shown = path.display();
-            let mode = fs::metadata(path).map_err(|e| format!("{shown}: {e}"))?.permissions().mode();
-            if mode & 0o077 != 0 {
-                return Err(format!("{shown} is open to others (mode {:o}); chmod 0600 it", mode & 0o7777));
-            }
-            fs::read_to_string(path).map_err(|e| format!("{shown}: {e}"))
-        };
-        SecretString::from(self.take(key, read()).unwrap_or_default())
+        self.take(key, secret::read(path)).unwrap_or_default()
     }
 
     fn vcenter(&mut self, raw: RawVcenter) -> Option<Vcenter> {
-        use secrecy::ExposeSecret as _;
-        let password = self.secret("vcenter.password_file", &raw.password_file);
-        let password = SecretString::from(password.expose_secret().trim_end_matches(['\r', '\n']));
+        let password = self.take("vcenter.password_file", secret::line(&raw.password_file)).unwrap_or_default();
         if !raw.url.starts_with("https://") {
             self.0.push(format!("vcenter.url: {:?} does not start with https://", raw.url));
         }
@@ -288,47 +230,10 @@ impl Collector {
                 None
             }
         };
-        trust.map(|trust| Vcenter { url: raw.url, user: raw.user, password, trust })
-    }
-
-    fn limits(&mut self, raw: &RawLimits) -> Limits {
-        let mut range = |key: &str, value: u64, low: u64, high: u64| {
-            if !(low..=high).contains(&value) {
-                self.0.push(format!("limits.{key}: {value} is not between {low} and {high}"));
-            }
-        };
-        range("attach_batch", raw.attach_batch as u64, 1, 60);
-        range("parallel_reads", raw.parallel_reads as u64, 1, 64);
-        range("depth", raw.depth.into(), 1, 256);
-        // At least one read of the largest block: two buffers of 4 MiB.
-        range("memory_mib", raw.memory_mib, 8, 1 << 20);
-        let mut seconds = |key: &str, value: f64, low: f64, high: f64| {
-            if (low..=high).contains(&value) {
-                return Duration::from_secs_f64(value);
-            }
-            self.0.push(format!("limits.{key}: {value} is not between {low} and {high}"));
-            Duration::ZERO
-        };
-        let lease_min = seconds("lease_min_seconds", raw.lease_min_seconds, 0.1, raw.lease_default_seconds);
-        let (low, high) = (raw.lease_min_seconds, raw.lease_max_seconds);
-        let lease_default = seconds("lease_default_seconds", raw.lease_default_seconds, low, high);
-        let lease_max = seconds("lease_max_seconds", raw.lease_max_seconds, raw.lease_default_seconds, 86_400.0);
-        let resume_max = seconds("resume_max_seconds", raw.resume_max_seconds, 0.0, 7.0 * 86_400.0);
-        let max_age = seconds("snapshot_max_age_seconds", raw.snapshot_max_age_seconds, 0.0, 365.0 * 86_400.0);
-        let above_zero = |value: u64| (value > 0).then_some(value);
-        Limits {
-            attach_batch: raw.attach_batch,
-            parallel_reads: raw.parallel_reads,
-            depth: raw.depth,
-            memory_bytes: raw.memory_mib << 20,
-            lease_min,
-            lease_max,
-            lease_default,
-            resume_max,
-            snapshot_max_age: (!max_age.is_zero()).then_some(max_age),
-            delta_max_bytes: above_zero(raw.delta_max_bytes),
-            datastore_min_free_bytes: above_zero(raw.datastore_min_free_bytes),
-        }
+        trust.map(|trust| {
+            let password_file = raw.password_file;
+            Vcenter { url: raw.url, user: raw.user, password, password_file, trust }
+        })
     }
 
     fn engines(&mut self, names: Option<Vec<String>>) -> Vec<EngineKind> {
@@ -358,6 +263,8 @@ fn parse_pin(text: &str) -> Result<[u8; 32], String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn write(dir: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
@@ -391,6 +298,10 @@ mod tests {
         assert!(!format!("{config:?}").contains("s3cret"));
         use secrecy::ExposeSecret as _;
         assert_eq!(config.vcenter.password.expose_secret(), "s3cret");
+        write(dir.path(), "password", "n3w\r\n", 0o600);
+        assert_eq!(config.vcenter.read_password().unwrap().expose_secret(), "n3w");
+        write(dir.path(), "password", "open", 0o644);
+        assert!(config.vcenter.read_password().is_none(), "open to others");
     }
 
     #[test]

@@ -267,22 +267,9 @@ fn put(outcomes: &mut [Option<AttachOutcome>], part: &[usize], verdicts: Vec<Att
 mod tests {
     use super::*;
     use crate::{
-        hypervisor::BackingKind,
+        hypervisor::{BackingKind, testing::fault},
         id::{BackingPath, Slot},
     };
-
-    fn fault(type_name: &str, kind: FaultKind) -> vim::Fault {
-        vim::Fault {
-            kind,
-            type_name: type_name.into(),
-            message: String::new(),
-            fault_messages: Vec::new(),
-            device_index: None,
-            file: None,
-            datastore: None,
-            source: None,
-        }
-    }
 
     fn other(type_name: &str) -> vim::Fault {
         fault(type_name, FaultKind::Other(type_name.into()))

@@ -170,6 +170,7 @@ pub fn error(error: vim::Error) -> Error {
         vim::ErrorKind::Unreachable => &reason::VC_UNREACHABLE,
         vim::ErrorKind::Tls => &reason::VC_TLS,
         vim::ErrorKind::Unauthorized => &reason::VC_LOGIN,
+        vim::ErrorKind::LoginHeld => &reason::VC_LOGIN_HELD,
         vim::ErrorKind::Deadline | vim::ErrorKind::Cancelled => &reason::VC_DEADLINE,
         vim::ErrorKind::UnknownOutcome | vim::ErrorKind::TaskGone => &reason::VC_UNKNOWN_OUTCOME,
         vim::ErrorKind::Fault(fault) => return fault_error(fault, &reason::VC_FAULT),

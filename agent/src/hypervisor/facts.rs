@@ -81,20 +81,13 @@ fn any_common<'a>(told: impl Iterator<Item = &'a str>, seen: &[String]) -> Optio
 mod tests {
     use vim::FaultKind;
 
-    use super::{super::vsphere::DEVICES, *};
+    use super::{
+        super::{testing::fault, vsphere::DEVICES},
+        *,
+    };
 
     #[test]
     fn what_could_not_be_read_is_never_taken_for_empty() {
-        let fault = |type_name: &str, kind| vim::Fault {
-            kind,
-            type_name: type_name.into(),
-            message: String::new(),
-            fault_messages: Vec::new(),
-            device_index: None,
-            file: None,
-            datastore: None,
-            source: None,
-        };
         let refused = |path: &str| {
             vec![vim::MissingProperty {
                 path: path.into(),

@@ -9,6 +9,8 @@ mod facts;
 mod guards;
 mod snapshots;
 mod surroundings;
+#[cfg(test)]
+mod testing;
 mod tree;
 pub mod vsphere;
 
@@ -315,13 +317,17 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     /// Removes all in one task, keeping their files. `Ok` means that the task succeeded, not yet that they are gone:
     /// the caller reads the proxy again.
     async fn detach(&self, proxy: &Moref, batch: &[OurDisk]) -> Result<()>;
-    /// Hosts, running tasks, the target's snapshots and its deltas' datastores.
-    async fn surroundings(&self, proxy: &Moref, target: &Moref) -> Result<Surroundings>;
+    /// The proxy's host, and whether it is being moved.
+    async fn proxy_site(&self, proxy: &Moref) -> Result<Site>;
+    /// Host, running tasks, snapshots and the deltas' datastores; `None`: the VM is gone.
+    async fn target_site(&self, target: &Moref) -> Result<Option<TargetSite>>;
     /// Why a snapshot of the target must not be removed now: its host is being emptied. `None` also when that can't be told.
     async fn host_blocks_removal(&self, target: &TargetId) -> Option<String>;
     /// If the target needs consolidation: every snapshot and delta, and in which order an operator removes them.
     async fn conflict_report(&self, target: &TargetId) -> Option<String>;
     /// Keeps the session alive.
     async fn keep_alive(&self) -> Result<()>;
+    /// Returns when what is known of the login is no longer so: why it is refused, `None` while it is taken.
+    async fn login_change(&self, known: Option<&str>) -> Option<String>;
     async fn logout(&self);
 }

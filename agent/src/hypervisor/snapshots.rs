@@ -138,28 +138,17 @@ impl Vsphere {
         others.remove(&target);
         let others: Vec<_> = others.into_iter().collect();
         let mut holders = Vec::new();
-        for (_, name, disks) in self.disks_of_all(&others).await {
+        for vim::VmDisks { vm, name, disks, .. } in self.client.vm_disks(&others).await.map_err(error)? {
+            let disks = disks.unwrap_or_else(|error| {
+                // What such a VM holds is the host's to refuse: its locks stand in the way of a removal too.
+                tracing::warn!(vm = vm.value, %error, "can't tell whether this VM holds a file");
+                Vec::new()
+            });
             let mut chain = disks.iter().flat_map(|disk| disk.backing.chain());
             let held = chain.find(|link| files.contains(link.file_name.as_str()));
             holders.extend(held.map(|link| format!("{name} ({})", link.file_name.as_str())));
         }
         Ok(holders)
-    }
-
-    /// All in one read; if that fails because of one VM (orphaned, no permission), one by one without those. What such a VM
-    /// holds is the host's to refuse: its locks stand in the way of a removal too.
-    async fn disks_of_all(&self, vms: &[vim::MoRef]) -> Vec<(vim::MoRef, String, Vec<vim::Disk>)> {
-        if let Ok(all) = self.client.vm_disks(vms).await {
-            return all;
-        }
-        let mut told = Vec::new();
-        for vm in vms {
-            match self.client.vm_disks(std::slice::from_ref(vm)).await {
-                Ok(disks) => told.extend(disks),
-                Err(e) => tracing::warn!(vm = vm.value, error = %e, "can't tell whether this VM holds a file"),
-            }
-        }
-        told
     }
 
     pub(super) async fn consolidate_disks(&self, vm: &TargetId) -> Result<()> {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use hotadd_vsphere as vim;
 
 use super::{
-    Site, Store, Surroundings, TargetSite, Unrest,
+    Site, Store, TargetSite, Unrest,
     convert::{error, moref, vm_ref},
     vsphere::Vsphere,
 };
@@ -31,20 +31,18 @@ const RESHAPES: [&str; 7] = [
 ];
 
 impl Vsphere {
-    pub(super) async fn see(&self, proxy: &Moref, target: &Moref) -> Result<Surroundings> {
-        let proxy_vm = self.client.vm(&vm_ref(proxy)).await.map_err(error)?;
-        let target_vm = match self.client.vm(&vm_ref(target)).await {
-            Ok(vm) => Some(vm),
-            Err(e) if e.is_not_found() => None,
-            Err(e) => return Err(error(e)),
-        };
-        let running = self.running(&proxy_vm).await?;
-        let proxy = Site { moving: first(&running, &MOVES), ..self.site(&proxy_vm).await };
-        let target = match target_vm {
-            None => None,
-            Some(vm) => Some(self.target_site(&vm).await?),
-        };
-        Ok(Surroundings { proxy, target })
+    pub(super) async fn see_proxy(&self, proxy: &Moref) -> Result<Site> {
+        let vm = self.client.vm(&vm_ref(proxy)).await.map_err(error)?;
+        let running = self.running(&vm).await?;
+        Ok(Site { moving: first(&running, &MOVES), ..self.site(&vm).await })
+    }
+
+    pub(super) async fn see_target(&self, target: &Moref) -> Result<Option<TargetSite>> {
+        match self.client.vm(&vm_ref(target)).await {
+            Ok(vm) => self.target_site(&vm).await.map(Some),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(error(e)),
+        }
     }
 
     async fn target_site(&self, vm: &vim::VmInfo) -> Result<TargetSite> {
@@ -80,16 +78,8 @@ impl Vsphere {
 
     /// Description ids of the tasks that run or wait on a VM.
     async fn running(&self, vm: &vim::VmInfo) -> Result<Vec<String>> {
-        let mut running = Vec::new();
-        for task in &vm.recent_tasks {
-            match self.client.task(task).await {
-                Ok(info) if !info.state.is_final() => running.push(info.description_id),
-                Ok(_) => {}
-                Err(e) if matches!(e.kind(), vim::ErrorKind::TaskGone) => {}
-                Err(e) => return Err(error(e)),
-            }
-        }
-        Ok(running)
+        let tasks = self.client.tasks(&vm.recent_tasks).await.map_err(error)?;
+        Ok(tasks.into_iter().filter(|task| !task.state.is_final()).map(|task| task.description_id).collect())
     }
 
     /// Sizes of the deltas that the VM writes into, by datastore, and the space left there.
@@ -105,12 +95,8 @@ impl Vsphere {
                 *sizes.entry(datastore_of(&name).to_owned()).or_default() += file.size_bytes;
             }
         }
-        let mut free = BTreeMap::new();
-        for datastore in &vm.datastores {
-            if let Ok(info) = self.client.datastore(datastore).await {
-                free.insert(info.name, info.free_bytes);
-            }
-        }
+        let free: BTreeMap<String, u64> =
+            self.client.free_space(&vm.datastores).await.unwrap_or_default().into_iter().collect();
         let store =
             |(name, delta_bytes): (String, u64)| Store { free_bytes: free.get(&name).copied(), name, delta_bytes };
         sizes.into_iter().map(store).collect()

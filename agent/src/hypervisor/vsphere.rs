@@ -1,14 +1,14 @@
 //! The port's implementation over hotadd-vsphere. Taking a failed batch apart is in [`super::batch`]; conversions are
 //! in [`super::convert`].
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use hotadd_vsphere as vim;
-use vim::{ErrorKind, FaultKind};
+use vim::FaultKind;
 
 use super::{
-    About, AttachOutcome, AttachRequest, Guarding, Hypervisor, OurDisk, ProxyFacts, Quiesce, SnapshotOutcome,
-    SnapshotTree, Surroundings, TargetDisk, TargetFacts, batch,
+    About, AttachOutcome, AttachRequest, Guarding, Hypervisor, OurDisk, ProxyFacts, Quiesce, Site, SnapshotOutcome,
+    SnapshotTree, TargetDisk, TargetFacts, TargetSite, batch,
     convert::{self, datastore_ref, error, fault_error, moref, snapshot_ref, vm_ref},
     facts::{believable, macs_agree, uuid_candidates},
 };
@@ -41,6 +41,11 @@ impl Vsphere {
         };
         let mut config = vim::Config::new(&vcenter.url, &vcenter.user, vcenter.password.clone(), trust);
         config.request_timeout = deadlines.call;
+        config.poll = deadlines.poll;
+        config.login_pause = deadlines.login;
+        config.login_pause_last = deadlines.login_last;
+        let source = vcenter.clone();
+        config.password_source = Some(Arc::new(move || source.read_password()));
         let client = vim::Client::connect(config).await.map_err(error)?;
         Ok(Self { client, deadlines: deadlines.clone() })
     }
@@ -52,15 +57,8 @@ impl Vsphere {
     /// Whether any task on this VM has not ended. A task that the server forgot has ended.
     pub(super) async fn is_busy(&self, vm: &vim::VmInfo) -> Result<bool> {
         believable(vm, &[])?;
-        for task in &vm.recent_tasks {
-            match self.client.task(task).await {
-                Ok(info) if !info.state.is_final() => return Ok(true),
-                Ok(_) => {}
-                Err(e) if matches!(e.kind(), ErrorKind::TaskGone) => {}
-                Err(e) => return Err(error(e)),
-            }
-        }
-        Ok(false)
+        let tasks = self.client.tasks(&vm.recent_tasks).await.map_err(error)?;
+        Ok(tasks.iter().any(|task| !task.state.is_final()))
     }
 
     async fn candidates(&self, what: &str) -> Result<Vec<vim::MoRef>> {
@@ -277,8 +275,12 @@ impl Hypervisor for Vsphere {
         }
     }
 
-    async fn surroundings(&self, proxy: &Moref, target: &Moref) -> Result<Surroundings> {
-        self.see(proxy, target).await
+    async fn proxy_site(&self, proxy: &Moref) -> Result<Site> {
+        self.see_proxy(proxy).await
+    }
+
+    async fn target_site(&self, target: &Moref) -> Result<Option<TargetSite>> {
+        self.see_target(target).await
     }
 
     async fn host_blocks_removal(&self, target: &TargetId) -> Option<String> {
@@ -291,6 +293,19 @@ impl Hypervisor for Vsphere {
 
     async fn keep_alive(&self) -> Result<()> {
         self.client.keep_alive().await.map_err(error)
+    }
+
+    async fn login_change(&self, known: Option<&str>) -> Option<String> {
+        let mut refused = self.client.login_refused();
+        let told = |refused: &Option<vim::LoginRefused>| {
+            refused.as_ref().map(|r| format!("{}; the next try is in {} s", r.why, r.pause.as_secs()))
+        };
+        let change = refused.wait_for(|now| told(now).as_deref() != known).await.map(|now| told(&now));
+        match change {
+            Ok(now) => now,
+            // The client is gone, and with it what could change.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     async fn logout(&self) {

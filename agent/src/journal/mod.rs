@@ -225,6 +225,16 @@ impl Journal {
         Ok(())
     }
 
+    /// Appends all that can be appended: a record that is refused costs only itself. Gives those back, with their place in
+    /// `records`.
+    pub fn append_each(&self, records: &[Record]) -> Vec<(usize, JournalError)> {
+        if records.is_empty() || self.append(records).is_ok() {
+            return Vec::new();
+        }
+        let one = |(at, record): (usize, &Record)| Some((at, self.append(std::slice::from_ref(record)).err()?));
+        records.iter().enumerate().filter_map(one).collect()
+    }
+
     /// The state now.
     #[must_use]
     pub fn state(&self) -> Arc<State> {

@@ -41,6 +41,33 @@ fn history() -> (Vec<Record>, DutyId) {
     (vec![Record::Began(attach(a)), confirmed(a), Record::Began(attach(b)), retired(a), confirmed(b)], b)
 }
 
+/// Three kept snapshots are let go, and one of them was retired meanwhile.
+#[test]
+fn a_refused_record_costs_only_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(dir.path()).unwrap();
+    let ids: Vec<DutyId> = (0..3).map(|_| DutyId::new()).collect();
+    let until = Some("2026-01-01T01:00:00Z".to_owned());
+    let kept = |id: DutyId, until: &Option<String>| Record::Kept { duty: id, until: until.clone() };
+    for id in &ids {
+        let snapshot = SnapshotDuty { name: format!("hotadd-agent {id}"), moref: None, keep_until: None };
+        let kind = DutyKind::Snapshot(snapshot);
+        let confirmed = Record::Confirmed { duty: *id, device_key: None, moref: Some(Moref::new("snapshot-1")) };
+        journal.append(&[Record::Began(Duty { kind, ..attach(*id) }), confirmed, kept(*id, &until)]).unwrap();
+    }
+    journal.append(&[retired(ids[1])]).unwrap();
+    let release: Vec<Record> = ids.iter().map(|id| kept(*id, &None)).collect();
+    assert!(journal.append(&release).is_err(), "as a whole it is refused");
+    let refused: Vec<usize> = journal.append_each(&release).into_iter().map(|(at, _)| at).collect();
+    assert_eq!(refused, [1]);
+    drop(journal);
+    let (journal, _) = Journal::open(dir.path()).unwrap();
+    let state = journal.state();
+    let left: Vec<_> = state.duties().map(|duty| (duty.id, duty.snapshot().unwrap().keep_until.clone())).collect();
+    assert_eq!(left.len(), 2);
+    assert!(left.iter().all(|(id, until)| ids.contains(id) && until.is_none()), "{left:?}");
+}
+
 #[test]
 fn what_was_appended_is_there_after_reopening() {
     let dir = tempfile::tempdir().unwrap();

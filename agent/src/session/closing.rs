@@ -1,8 +1,5 @@
 //! The ends of a session: CloseDisks, the lease, the drain. Everything that was held goes through the settler.
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use hotadd_api::v1::{self, Cleanup};
 use tokio::time::{Instant, timeout};
@@ -19,9 +16,6 @@ use crate::{
     journal::{End, Record},
     reason,
 };
-
-/// How often leases are looked at.
-const LEASE_TICK: Duration = Duration::from_millis(500);
 
 impl Manager {
     /// Hands every open duty of a session to the settler; tells whether there is one.
@@ -143,7 +137,7 @@ impl Manager {
     }
 
     pub(super) async fn watch_leases(self) {
-        let mut clock = tokio::time::interval(LEASE_TICK);
+        let mut clock = tokio::time::interval(self.shared.opener.vm.deadlines.lease_tick);
         loop {
             clock.tick().await;
             let over: Vec<_> = lock(&self.shared.sessions).iter().filter(|s| s.is_over()).cloned().collect();
@@ -177,8 +171,9 @@ impl Manager {
         let state = opener.vm.journal.state();
         let kept = state.duties().filter(|duty| duty.snapshot().is_some_and(|s| s.keep_until.is_some()));
         let released: Vec<_> = kept.map(|duty| Record::Kept { duty: duty.id, until: None }).collect();
-        if let Err(error) = opener.vm.record(released).await {
-            tracing::warn!(%error, "kept snapshots stay until their time is over");
+        // One that was retired or taken over meanwhile must not hold the others.
+        for (record, error) in opener.vm.record_each(released).await {
+            tracing::warn!(?record, %error, "a kept snapshot stays until its time is over");
         }
     }
 }

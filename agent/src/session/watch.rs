@@ -130,7 +130,7 @@ pub async fn hold<F: Future<Output = ()>>(
     let mut waiting = Some(waiting);
     loop {
         go_on()?;
-        let seen = look(vm, target).await;
+        let seen = look(vm, target, Duration::ZERO).await;
         let Some(why) = seen.as_ref().and_then(unrest) else { return Ok(seen.and_then(|seen| seen.proxy.host)) };
         let now = Instant::now();
         if now >= end {
@@ -144,8 +144,14 @@ pub async fn hold<F: Future<Output = ()>>(
     }
 }
 
-async fn look(vm: &ProxyVm, target: &Moref) -> Option<Surroundings> {
-    match vm.hypervisor.surroundings(&vm.moref, target).await {
+/// `age`: how old the look at the proxy may be, which all that holds disks share.
+async fn look(vm: &ProxyVm, target: &Moref, age: Duration) -> Option<Surroundings> {
+    let seen = async {
+        let proxy = vm.site(age).await?;
+        Ok(Surroundings { proxy, target: vm.hypervisor.target_site(target).await? })
+    };
+    let seen: Result<Surroundings> = seen.await;
+    match seen {
         Ok(seen) => Some(seen),
         Err(error) => {
             tracing::info!(%error, "the surroundings can't be seen now");
@@ -227,18 +233,18 @@ impl Watch {
         }
         let end = Instant::now() + self.vm.deadlines.call;
         let seen = loop {
-            if let Some(seen) = look(&self.vm, &self.target).await {
-                break seen;
+            match self.vm.hypervisor.target_site(&self.target).await {
+                Ok(seen) => break seen,
+                Err(error) => tracing::info!(%error, "the target can't be seen now"),
             }
             if Instant::now() >= end {
                 return Some(Error::new(&reason::VC_STALE, "the snapshot could not be looked at after the last read"));
             }
             sleep(self.vm.deadlines.watch.min(self.vm.deadlines.call / 8)).await;
         };
-        let target = seen.target.as_ref();
         // Only what spoils the data: everything was read, so a host that leaves service now is no matter.
         let gone = || Some(Error::new(&reason::CHN_GONE, "the VM is no longer registered"));
-        target.map_or_else(gone, |target| chain_trouble(target, &self.ground))
+        seen.map_or_else(gone, |target| chain_trouble(&target, &self.ground))
     }
 }
 
@@ -246,7 +252,7 @@ async fn run(vm: Arc<ProxyVm>, target: Moref, mut ground: Ground, tell: Sender<O
     let (start, age) = (Instant::now(), ground.age);
     loop {
         sleep(vm.deadlines.watch).await;
-        let Some(seen) = look(&vm, &target).await else { continue };
+        let Some(seen) = look(&vm, &target, vm.deadlines.watch).await else { continue };
         ground.age = age + start.elapsed();
         if ground.proxy_host.is_none() {
             ground.proxy_host.clone_from(&seen.proxy.host);

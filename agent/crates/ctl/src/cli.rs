@@ -97,6 +97,10 @@ pub struct BackupArgs {
     /// Replace the backup that the folder holds, once the new one is proven
     #[arg(long)]
     pub force: bool,
+    /// If the job breaks (network, host maintenance, a restart of the agent), ask the agent to keep its snapshot and resume
+    /// where the images end, for so many seconds without progress [without a value: 900]
+    #[arg(long, value_name = "S", default_value_t = 0, num_args = 0..=1, default_missing_value = "900")]
+    pub resume_for: u32,
     /// How long to ask for the clean-up state after a failure or an interrupt, in seconds
     #[arg(long, value_name = "S", default_value_t = 120)]
     pub settle_timeout: u64,
@@ -208,6 +212,16 @@ mod tests {
         assert!(cli.global.json);
         let Command::Backup(args) = cli.command else { panic!("backup") };
         assert_eq!((args.disks, args.block_size), (vec![2000, 2001, 3000], DEFAULT_BLOCK_BYTES));
+    }
+
+    #[test]
+    fn resuming_is_off_unless_it_is_asked_for_and_has_a_time_then() {
+        for (more, seconds) in [("", 0), ("--resume-for", 900), ("--resume-for 60", 60), ("--resume-for --force", 900)]
+        {
+            let cli = cli(&format!("hotaddctl backup --vm a --out b {more}")).unwrap();
+            let Command::Backup(args) = cli.command else { panic!("backup") };
+            assert_eq!(args.resume_for, seconds, "{more}");
+        }
     }
 
     #[test]

@@ -90,6 +90,7 @@ fn kind_name(kind: EventKind) -> &'static str {
         EventKind::JobBegan => "job_began",
         EventKind::JobEnded => "job_ended",
         EventKind::Hold => "hold",
+        EventKind::Login => "login",
         EventKind::Unspecified => "unknown",
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::login::LoginRefused;
 use crate::moref::MoRef;
 use crate::session::{About, Session};
 use crate::soap::Request;
@@ -42,6 +43,11 @@ impl Client {
     /// A later process names the session by it to [`Client::fence`] it. It opens nothing by itself.
     pub fn session_key(&self) -> Option<String> {
         self.session.key()
+    }
+
+    /// Whether the login is refused now; changes with every refusal and when a login has passed again.
+    pub fn login_refused(&self) -> tokio::sync::watch::Receiver<Option<LoginRefused>> {
+        self.session.door.watch()
     }
 
     /// Ends the session on the server. A later call logs in again.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::error::{Error, ErrorKind};
+use crate::login::PasswordSource;
 
 /// What makes a server certificate acceptable. There is no trust on first use and no way to switch the check off.
 #[derive(Clone, Debug)]
@@ -25,26 +26,39 @@ pub struct Config {
     pub user: String,
     /// Its password.
     pub password: SecretString,
+    /// Where the password is read again before each login; may block.
+    pub password_source: Option<PasswordSource>,
     /// How the server proves itself.
     pub trust: Trust,
     /// Longest time for name, TCP and TLS.
     pub connect_timeout: Duration,
     /// Longest time for one whole request and its answer (long polls add their own wait).
     pub request_timeout: Duration,
+    /// How long the server may hold the answer of one long poll; one that takes twice as long is given up as lost.
+    pub poll: Duration,
+    /// Pause after the first refused login, doubled with each further one.
+    pub login_pause: Duration,
+    /// Longest such pause.
+    pub login_pause_last: Duration,
     /// Largest answer accepted, in bytes.
     pub max_response_bytes: usize,
 }
 
 impl Config {
-    /// Settings with default limits: 10 s to connect, 60 s a request, 32 MiB an answer.
+    /// Settings with default limits: 10 s to connect, 60 s a request, 20 s a poll, 90 s to 15 min after a refused login, 32 MiB
+    /// an answer.
     pub fn new(url: impl Into<String>, user: impl Into<String>, password: SecretString, trust: Trust) -> Config {
         Config {
             url: url.into(),
             user: user.into(),
             password,
+            password_source: None,
             trust,
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(60),
+            poll: Duration::from_secs(20),
+            login_pause: Duration::from_secs(90),
+            login_pause_last: Duration::from_secs(900),
             max_response_bytes: 32 << 20,
         }
     }
@@ -84,6 +98,9 @@ impl fmt::Debug for Config {
             .field("trust", &self.trust)
             .field("connect_timeout", &self.connect_timeout)
             .field("request_timeout", &self.request_timeout)
+            .field("poll", &self.poll)
+            .field("login_pause", &self.login_pause)
+            .field("login_pause_last", &self.login_pause_last)
             .field("max_response_bytes", &self.max_response_bytes)
             .finish()
     }

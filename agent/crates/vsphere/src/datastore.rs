@@ -89,6 +89,18 @@ impl Client {
 }
 
 impl Client {
+    /// Name and free space of many datastores in one call; one that is gone or does not tell is left out.
+    pub async fn free_space(&self, datastores: &[MoRef]) -> Result<Vec<(String, u64)>, Error> {
+        let all = self.properties_of(datastores, &["summary"]).await?;
+        let told = |p: &Properties| {
+            let summary = p.get("summary")?;
+            Some((summary.str("name").map(decode_name)?, summary.opt("freeSpace").ok().flatten()?))
+        };
+        Ok(all.iter().filter_map(told).collect())
+    }
+}
+
+impl Client {
     /// VMs that have a file on the datastore, those included that only have another VM's disk attached
     /// (vSphere API 8.0, Datastore.vm).
     ///

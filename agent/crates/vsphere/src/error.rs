@@ -16,6 +16,8 @@ pub enum ErrorKind {
     Tls,
     /// User name or password refused, or the user may not log in.
     Unauthorized,
+    /// A login was refused a short while ago and the next one waits: nothing was sent.
+    LoginHeld,
     /// The server answered with a fault.
     Fault(Box<Fault>),
     /// The answer is not what the protocol promises (malformed XML, wrong type, missing field, redirect).
@@ -40,6 +42,7 @@ impl fmt::Display for ErrorKind {
             ErrorKind::Unreachable => f.write_str("vCenter is unreachable"),
             ErrorKind::Tls => f.write_str("TLS failed"),
             ErrorKind::Unauthorized => f.write_str("login refused"),
+            ErrorKind::LoginHeld => f.write_str("not logged in"),
             ErrorKind::Fault(fault) => fault.fmt(f),
             ErrorKind::Protocol => f.write_str("unexpected answer"),
             ErrorKind::TooLarge => f.write_str("answer too large"),

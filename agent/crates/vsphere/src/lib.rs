@@ -28,6 +28,7 @@ mod host;
 mod http;
 mod inventory;
 mod layout;
+mod login;
 mod moref;
 mod property;
 mod reconfigure;
@@ -53,6 +54,7 @@ pub use fault::{Fault, FaultKind};
 pub use guard::Fenced;
 pub use host::{Entering, HostInfo, HostState};
 pub use layout::{LayoutFile, VmLayout};
+pub use login::{LoginRefused, PasswordSource};
 pub use moref::{MoRef, ParseMoRefError};
 pub use property::MissingProperty;
 pub use reconfigure::{AddDisk, DeviceChanges, Reconfigure, RemoveDisk};
@@ -60,7 +62,7 @@ pub use session::About;
 pub use snapshot::{Quiesce, SnapshotNode, SnapshotSpec, SnapshotTree};
 pub use task::{TaskInfo, TaskResult, TaskState};
 pub use version::ApiVersion;
-pub use vm::{GuestInfo, PowerState, VmInfo};
+pub use vm::{GuestInfo, PowerState, VmDisks, VmInfo};
 
 #[cfg(test)]
 mod damage_tests;

@@ -5,18 +5,20 @@
 //!                     └──logout──▶ ended
 //! ```
 //! A call that got NotAuthenticated was not executed, so it is sent again after the login, mutation or not. A mutation
-//! that met a broken transport after it may have been sent is `UnknownOutcome` and is never sent again.
+//! that met a broken transport after it may have been sent is `UnknownOutcome` and is never sent again. After a refused login nothing is
+//! sent until the door (`login.rs`) lets one caller try again.
 
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
 use crate::fault::FaultKind;
 use crate::guard::Fenced;
 use crate::http::{Answer, Cookies, Failure, Http};
+use crate::login::Door;
 use crate::moref::MoRef;
 use crate::soap::{self, Effect, Request};
 use crate::version::{self, ApiVersion};
@@ -69,8 +71,10 @@ struct Login {
 pub(crate) struct Session {
     http: Http,
     user: String,
-    password: SecretString,
+    pub(crate) door: Door,
     pub(crate) timeout: Duration,
+    /// See [`Config::poll`].
+    pub(crate) poll: Duration,
     action: String,
     pub(crate) about: About,
     pub(crate) content: Content,
@@ -99,11 +103,13 @@ impl Session {
         let (answer, _) = send(&http, &action, &Cookies::default(), &request, timeout).await?;
         let returned = soap::returnval(op, answer)?;
         let (about, content) = service_content(&returned, negotiated).map_err(|s| Error::shape(op, s))?;
+        let door = Door::new(config.password, config.password_source, config.login_pause, config.login_pause_last);
         let session = Session {
             http,
             user: config.user,
-            password: config.password,
+            door,
             timeout,
+            poll: config.poll,
             action,
             about,
             content,
@@ -122,6 +128,10 @@ impl Session {
         let mut relogins = 1;
         let mut repeats = if request.effect == Effect::Read { 1 } else { 0 };
         loop {
+            if self.door.is_shut() {
+                // The session has ended: with its cookie the answer is known.
+                self.renew(self.generation(), left()).await?;
+            }
             let (cookies, generation) = self.current();
             if left().is_zero() {
                 return Err(Error::new(ErrorKind::Deadline, request.op, "not sent, no time left"));
@@ -215,20 +225,30 @@ impl Session {
         self.log_in(deadline).await
     }
 
+    /// Under the gate.
     async fn log_in(&self, deadline: Duration) -> Result<(), Error> {
         let op = "Login";
+        let password = self.door.knock().await?;
         let request = Request::read(op, &self.content.session_manager, |w| {
             w.text("userName", &self.user);
-            w.text("password", self.password.expose_secret());
+            w.text("password", password.expose_secret());
         });
         // A login with the cookie of an ended or live session is refused: start without one.
-        let (answer, cookies) =
-            send(&self.http, &self.action, &Cookies::default(), &request, deadline).await.map_err(login_error)?;
+        let sent = send(&self.http, &self.action, &Cookies::default(), &request, deadline).await.map_err(login_error);
+        match &sent {
+            Ok(_) => {}
+            Err(e) if *e.kind() == ErrorKind::Unauthorized => self.door.refused(e),
+            Err(_) => self.door.unanswered(),
+        }
+        let (answer, cookies) = sent?;
         let key = answer.child("returnval").and_then(|user_session| user_session.string("key"));
         let mut login = self.login.write().unwrap_or_else(PoisonError::into_inner);
         login.cookies = cookies;
         login.generation += 1;
         login.key = key;
+        drop(login);
+        // Last: who finds the door open must find the new session too.
+        self.door.passed();
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::error::{Error, ErrorKind};
 use crate::fault::{Fault, FaultKind};
 use crate::moref::MoRef;
+use crate::property::Properties;
 use crate::soap::{Effect, Request};
 use crate::xml::{Node, Shape};
 
@@ -87,13 +88,28 @@ impl Client {
     /// # Errors
     /// `TaskGone` when the server no longer knows it.
     pub async fn task(&self, task: &MoRef) -> Result<TaskInfo, Error> {
-        let op = "RetrievePropertiesEx";
-        let props = self.properties(task, &["info"]).await.map_err(|e| gone(e, task))?;
-        match (props.get("info"), props.missing.first()) {
-            (Some(info), _) => task_info(info, task).map_err(|e| Error::shape(op, e)),
-            (None, Some(refused)) => Err(Error::fault_of(op, refused.fault.clone())),
-            (None, None) => Err(Error::protocol(op, format!("{task} has no info"))),
+        info_of(self.properties(task, &["info"]).await.map_err(|e| gone(e, task))?)
+    }
+
+    /// Reads many tasks in as few calls as the server's pages allow; one that the server has forgotten is left out.
+    ///
+    /// # Errors
+    /// A task that the server does not show is an error, never an ended one.
+    pub async fn tasks(&self, tasks: &[MoRef]) -> Result<Vec<TaskInfo>, Error> {
+        let all = self.properties_of(tasks, &["info"]).await?;
+        let mut told = all.into_iter().map(info_of).collect::<Result<Vec<_>, _>>()?;
+        for task in tasks {
+            if told.iter().any(|info| info.moref.value == task.value) {
+                continue;
+            }
+            // Silence about a task is no end of it.
+            match self.task(task).await {
+                Ok(info) => told.push(info),
+                Err(e) if *e.kind() == ErrorKind::TaskGone => {}
+                Err(e) => return Err(e),
+            }
         }
+        Ok(told)
     }
 
     /// Asks the server to stop a task. A reconfigure is not cancelable once it runs.
@@ -110,6 +126,15 @@ pub(crate) fn gone(error: Error, task: &MoRef) -> Error {
         _ => false,
     };
     if about_task { Error::new(ErrorKind::TaskGone, error.op(), task.to_string()).with_source(error) } else { error }
+}
+
+fn info_of(props: Properties) -> Result<TaskInfo, Error> {
+    let (op, task) = ("RetrievePropertiesEx", &props.object);
+    match (props.get("info"), props.missing.first()) {
+        (Some(info), _) => task_info(info, task).map_err(|e| Error::shape(op, e)),
+        (None, Some(refused)) => Err(Error::fault_of(op, refused.fault.clone())),
+        (None, None) => Err(Error::protocol(op, format!("{task} has no info"))),
+    }
 }
 
 fn task_info(node: &Node, task: &MoRef) -> Result<TaskInfo, Shape> {

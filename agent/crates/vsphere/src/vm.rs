@@ -158,21 +158,51 @@ impl Client {
     }
 }
 
+/// The disks of one of many VMs.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct VmDisks {
+    /// The VM.
+    pub vm: MoRef,
+    /// Its name; empty when the server does not show it.
+    pub name: String,
+    /// Its disks. A VM whose devices the server does not show (orphaned, no permission) has an error that names it: who asks
+    /// this looks for holders of a file, and one that can't be seen is not one that is not there.
+    pub disks: Result<Vec<Disk>, Error>,
+}
+
 impl Client {
     /// Reads name and disks of many VMs in as few calls as the server's pages allow; a VM that is gone is left out.
     ///
+    /// A fault of a whole read is looked for by halves: one VM that makes the server refuse costs only itself.
+    ///
     /// # Errors
-    /// A VM whose devices the server does not show is an error that names it: who asks this looks for holders of a file,
-    /// and one that can't be seen is not one that is not there.
-    pub async fn vm_disks(&self, vms: &[MoRef]) -> Result<Vec<(MoRef, String, Vec<Disk>)>, Error> {
-        let all = self.properties_of(vms, &["name", DEVICES]).await?;
-        all.into_iter().map(disks_of).collect()
+    /// Whatever is no answer about a VM: then nothing is known of any.
+    pub async fn vm_disks(&self, vms: &[MoRef]) -> Result<Vec<VmDisks>, Error> {
+        let mut found = Vec::new();
+        let mut open = vec![vms];
+        while let Some(some) = open.pop() {
+            match (self.properties_of(some, &["name", DEVICES]).await, some) {
+                (Ok(all), _) => found.extend(all.into_iter().map(disks_of)),
+                (Err(e), _) if e.fault().is_none() || e.is_not_authenticated() || e.is_not_found() => return Err(e),
+                (Err(e), [vm]) => found.push(VmDisks { vm: vm.clone(), name: String::new(), disks: Err(e) }),
+                (Err(_), many) => {
+                    let (left, right) = many.split_at(many.len() / 2);
+                    open.extend([right, left]);
+                }
+            }
+        }
+        Ok(found)
     }
 }
 
-fn disks_of(p: Properties) -> Result<(MoRef, String, Vec<Disk>), Error> {
-    let op = "RetrievePropertiesEx";
+fn disks_of(p: Properties) -> VmDisks {
     let name = p.get("name").map(|n| decode_name(&n.text)).unwrap_or_default();
+    VmDisks { vm: p.object.clone(), disks: shown_disks(p, &name), name }
+}
+
+fn shown_disks(p: Properties, name: &str) -> Result<Vec<Disk>, Error> {
+    let op = "RetrievePropertiesEx";
     let Some(array) = p.get(DEVICES) else {
         let context = format!("{} '{name}' does not show its devices", p.object);
         let refused = p.missing.into_iter().find(|m| DEVICES.starts_with(&m.path));
@@ -186,7 +216,7 @@ fn disks_of(p: Properties) -> Result<(MoRef, String, Vec<Disk>), Error> {
         Device::Disk(disk) => Some(disk),
         _ => None,
     });
-    Ok((p.object, name, disks.collect()))
+    Ok(disks.collect())
 }
 
 pub(crate) fn vm_info(p: Properties) -> Result<VmInfo, Shape> {

@@ -4,7 +4,8 @@
 //!  watch ──CreatePropertyCollector, CreateFilter──▶ poll ──WaitForUpdatesEx──┐
 //!    ▲                                               ▲ idle, truncated, state not final │
 //!    │                                               └──────────────────────────────────┤
-//!    └── session ended, collector gone, connection lost (back off) ◀────────────────────┤ error
+//!    ├── session ended, collector gone, connection lost (back off) ◀────────────────────┤ error
+//!    └── no answer in time: the task is read by itself; not ended (back off) ◀───────────┤
 //!        TaskGone, Deadline, Cancelled, anything else: give up ◀────────────────────────┤
 //!                                                      final: read info, destroy ◀──────┘
 //! ```
@@ -27,8 +28,6 @@ use crate::task::{TaskInfo, TaskState, gone};
 use crate::xml::Node;
 
 const OP: &str = "wait_task";
-/// Longest long poll; shorter than the idle limits of the proxies and firewalls between.
-const POLL: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -47,6 +46,7 @@ impl Client {
     ) -> Result<TaskInfo, Error> {
         let end = Instant::now() + deadline;
         let last: Mutex<Option<Error>> = Mutex::default();
+        let remember = |error| *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         let work = async {
             self.session.sweep().await;
             let mut pause = FIRST_PAUSE;
@@ -54,7 +54,15 @@ impl Client {
                 match self.watch(task, end).await {
                     Err(error) if may_watch_again(&error) => {
                         tracing::debug!(%task, %error, "watching the task anew");
-                        *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                        // The lost answer may have been the task's end.
+                        let ask = *error.kind() == ErrorKind::Deadline;
+                        remember(error);
+                        match if ask { Some(self.task(task).await) } else { None } {
+                            Some(Ok(info)) if info.state.is_final() => return Ok((info, None)),
+                            Some(Err(error)) if !may_watch_again(&error) => return Err(error),
+                            Some(Err(error)) => remember(error),
+                            _ => {}
+                        }
                         tokio::time::sleep(pause).await;
                         pause = (pause * 2).min(LONGEST_PAUSE);
                     }
@@ -75,7 +83,9 @@ impl Client {
         match done {
             Some(Ok((info, collector))) => {
                 // After the deadline's reach: a slow clean-up must not turn a known end into an unknown one.
-                collector.discard().await;
+                if let Some(collector) = collector {
+                    collector.discard().await;
+                }
                 Ok(info)
             }
             Some(Err(error)) => Err(error),
@@ -90,7 +100,7 @@ impl Client {
     }
 
     /// One try: from a new collector to the task's end.
-    async fn watch(&self, task: &MoRef, end: Instant) -> Result<(TaskInfo, Scoped<'_>), Error> {
+    async fn watch(&self, task: &MoRef, end: Instant) -> Result<(TaskInfo, Option<Scoped<'_>>), Error> {
         let s = &self.session;
         let create = Request::read("CreatePropertyCollector", &s.content.property_collector, |_| {});
         let collector = s.call_value(&create, s.timeout).await?.moref().map_err(|e| Error::shape(create.op, e))?;
@@ -116,21 +126,22 @@ impl Client {
             version = next;
         }
         // The whole info in one read: an update may carry the state before the result.
-        Ok((self.task(task).await?, scoped))
+        Ok((self.task(task).await?, Some(scoped)))
     }
 
     /// One long poll; `None` when nothing happened.
     async fn poll(&self, collector: &MoRef, version: Option<&str>, end: Instant) -> Result<Option<Node>, Error> {
         let s = &self.session;
         let left = end.saturating_duration_since(Instant::now());
-        let wait = left.min(POLL).as_secs().max(1);
+        // Below the idle limits of the proxies and firewalls between; the server takes whole seconds.
+        let wait = left.min(s.poll).as_secs().max(1);
         let request = Request::read("WaitForUpdatesEx", collector, |w| {
             if let Some(version) = version {
                 w.text("version", version);
             }
             w.nest("options", |w| w.value("maxWaitSeconds", wait));
         });
-        let response = s.call(&request, Duration::from_secs(wait) + s.timeout).await?;
+        let response = s.call(&request, Duration::from_secs(wait) * 2).await?;
         Ok(response.children.into_iter().find(|c| &*c.name == "returnval"))
     }
 }

@@ -11,6 +11,7 @@
 //! never confirmed is believed gone only after a second look, and is looked for again for a while after that ([`late`]).
 //! A snapshot is removed only when no attach duty of its VM is open ([`snapshots`]), methods are enabled again when
 //! nothing of their VM is owed ([`guards`]). Sessions, leases and recovery after a kill all come through here.
+mod absence;
 mod disks;
 mod guards;
 mod late;
@@ -285,61 +286,6 @@ impl Shared {
         }
     }
 
-    /// Whether an absence proves that nothing will come: vSphere refused, or this is the second look, the configured
-    /// pause after a first one. Between the two the vCenter session under which it was asked for is ended, so that a
-    /// request that is still on its way can only fail (how vCenter treats one that it had begun to accept is not known,
-    /// so the pause stays).
-    async fn absence_counts(&self, duty: &Duty) -> bool {
-        let since = {
-            let mut open = lock(&self.open);
-            let entry = open.entry(duty.id).or_default();
-            if entry.refused {
-                return true;
-            }
-            entry.absent_since
-        };
-        if let Some(since) = since {
-            return since.elapsed() >= self.vm.deadlines.settle;
-        }
-        self.fence(duty).await;
-        lock(&self.open).entry(duty.id).or_default().absent_since = Some(Instant::now());
-        false
-    }
-
-    /// Ends the session under which a duty was asked for; for one of this run also the session in use, since a call that
-    /// met an ended session was sent again under the next.
-    async fn fence(&self, duty: &Duty) {
-        let hypervisor = &self.vm.hypervisor;
-        let own = if self.inherited.contains(&duty.id) { None } else { hypervisor.login() };
-        // A session that began after a fence carries nothing of what is fenced.
-        let own = own.filter(|login| !lock(&self.fresh).contains(login));
-        let logins: BTreeSet<String> = duty.login.clone().into_iter().chain(own).collect();
-        for login in logins {
-            if lock(&self.fenced).contains(&login) {
-                continue;
-            }
-            match hypervisor.fence(&login).await {
-                Ok(()) => tracing::info!(duty = %duty.id, "the vCenter session of an unconfirmed request was ended"),
-                Err(error) if *error.reason() == reason::VC_PRIVILEGE => {
-                    tracing::warn!(%error, "an earlier vCenter session can't be ended; only the pause protects");
-                }
-                // Unreachable: tried again with the next duty, or not at all; the pause stays.
-                Err(error) => {
-                    tracing::warn!(%error, "the vCenter session of an unconfirmed request could not be ended");
-                    continue;
-                }
-            }
-            lock(&self.fenced).insert(login);
-            lock(&self.fresh).extend(hypervisor.login());
-        }
-    }
-
-    fn forget_absence(&self, duty: DutyId) {
-        if let Some(entry) = lock(&self.open).get_mut(&duty) {
-            entry.absent_since = None;
-        }
-    }
-
     async fn conclude(&self, findings: Vec<(Duty, Finding)>) {
         let mut records = Vec::new();
         for (duty, finding) in &findings {
@@ -359,11 +305,12 @@ impl Shared {
                 Finding::Doubtful(why) => self.waits(duty, why, true),
             }
         }
-        let retired: Vec<DutyId> = records.iter().filter_map(retired_id).collect();
-        match self.vm.record(records).await {
-            Ok(()) => self.forget(retired.iter()),
-            Err(error) => tracing::error!(%error, "a proven duty could not be retired; it stays open"),
+        let mut retired: BTreeSet<DutyId> = records.iter().filter_map(retired_id).collect();
+        for (record, error) in self.vm.record_each(records).await {
+            tracing::error!(?record, %error, "a proven duty could not be retired; it stays open");
+            retired_id(&record).map(|id| retired.remove(&id));
         }
+        self.forget(retired.iter());
     }
 
     fn waits(&self, duty: &Duty, why: &str, doubtful: bool) {

@@ -81,6 +81,7 @@ fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
             let id = s.find_vm(text(v, "vm")?).ok_or("no such vm")?;
             power::set(s, &id, on(v)?).map_err(|f| format!("{}: {}", f.ty(), f.text))?;
         }
+        "set_password" => s.password = text(v, "password")?.to_owned(),
         "locked" => {
             let path = text(v, "path")?.to_owned();
             if on(v)? {

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use hotadd_api::{
     manifest::{DiskRecord, FORMAT, Manifest, SnapshotRecord},
-    v1::{DiskFacts, DiskOpened, DiskResult, Frame, GetInfoResponse, JobEvent, JobResult, Phase, job_event::Item},
+    v1::{
+        DiskFacts, DiskOpened, DiskRanges, DiskResult, Frame, GetInfoResponse, JobEvent, JobResult, Phase, Range,
+        job_event::Item,
+    },
 };
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -21,6 +24,15 @@ use crate::{error::Failure, exit::Exit, output::Output, reasons};
 /// Four controllers of 64 disks: no VM has more (vSphere 8.0 configuration maximums). Each costs a thread here.
 const MOST_DISKS: usize = 256;
 
+/// What a job that resumes has to read.
+#[derive(Debug)]
+pub(super) struct Missing {
+    pub(super) keys: Vec<i32>,
+    /// Of disks that are not missing as a whole.
+    pub(super) ranges: Vec<DiskRanges>,
+    pub(super) bytes: u64,
+}
+
 /// A disk whose frames come or came.
 #[derive(Debug)]
 struct Disk {
@@ -28,8 +40,14 @@ struct Disk {
     engine: String,
     file: String,
     writer: Writer,
+    /// Its frames come on the stream of now.
+    open: bool,
+    /// End of what came.
+    next: u64,
     /// All of its frames came.
     ended: bool,
+    /// The agent's word that it was read well.
+    told: Option<DiskResult>,
 }
 
 #[derive(Debug)]
@@ -42,12 +60,76 @@ pub(super) struct Collector {
     vm_name: String,
     seen: Seen,
     disks: BTreeMap<i32, Disk>,
+    /// A disk that was not read to its end is kept: its rest may still come.
+    keep_broken: bool,
 }
 
 impl Collector {
     pub(super) fn new(out: Output, staging: Staging, asked: Asked, block: u32, faults: mpsc::Sender<Failure>) -> Self {
         let (vm_name, seen, disks) = (String::new(), Seen::default(), BTreeMap::new());
-        Self { out, staging, asked, block, faults, vm_name, seen, disks }
+        Self { out, staging, asked, block, faults, vm_name, seen, disks, keep_broken: false }
+    }
+
+    pub(super) fn keep_broken(&mut self, on: bool) {
+        self.keep_broken = on;
+    }
+
+    /// Bytes of all disks that came, zero blocks included.
+    pub(super) fn received(&self) -> u64 {
+        self.disks.values().map(|disk| disk.next).sum()
+    }
+
+    /// Every disk that was planned has come to its end.
+    pub(super) fn is_whole(&self) -> bool {
+        let whole = |key: &i32| self.disks.get(key).is_some_and(|disk| disk.ended);
+        !self.disks.is_empty() && self.seen.planned.keys().filter(|key| self.asked.wants(**key)).all(whole)
+    }
+
+    /// Prepares for another stream, which brings what is missing after `broken`; `None`: it can't be asked for.
+    pub(super) async fn missing(&mut self, broken: &JobResult) -> Result<Option<Missing>, Failure> {
+        let mut missing = Missing { keys: Vec::new(), ranges: Vec::new(), bytes: 0 };
+        for (key, facts) in self.seen.planned.iter().filter(|(key, _)| self.asked.wants(**key)) {
+            let capacity = facts.capacity_bytes;
+            let Some(disk) = self.disks.get_mut(key) else {
+                missing.keys.push(*key);
+                missing.bytes += capacity;
+                continue;
+            };
+            disk.open = false;
+            if !disk.ended && disk.next == disk.facts.capacity_bytes {
+                // Only the word about its end was lost.
+                let of_it = |told: &&DiskResult| told.ok && told.disk.as_ref().is_some_and(|d| d.device_key == *key);
+                let Some(told) = broken.disks.iter().find(of_it) else { return Ok(None) };
+                (disk.ended, disk.told) = (true, Some(told.clone()));
+                disk.writer.finish().await?;
+            }
+            if disk.ended {
+                continue;
+            }
+            missing.keys.push(*key);
+            let length = disk.facts.capacity_bytes - disk.next;
+            missing.bytes += length;
+            if disk.next > 0 {
+                missing.ranges.push(DiskRanges { device_key: *key, ranges: vec![Range { offset: disk.next, length }] });
+            }
+        }
+        // Without keys it would be every disk.
+        if missing.keys.is_empty() {
+            return Ok(None);
+        }
+        self.seen.job_id = None;
+        Ok(Some(missing))
+    }
+
+    /// The result with the disks that came whole under jobs before it.
+    pub(super) fn complete(&self, mut result: JobResult) -> JobResult {
+        let of = |told: &DiskResult| told.disk.as_ref().map(|facts| facts.device_key);
+        for told in self.disks.values().filter_map(|disk| disk.told.as_ref()) {
+            if !result.disks.iter().any(|known| of(known) == of(told)) {
+                result.disks.push(told.clone());
+            }
+        }
+        result
     }
 
     pub(super) fn seen(&self) -> &Seen {
@@ -81,7 +163,8 @@ impl Collector {
                 report::preflight(&self.out, &preflight);
                 self.vm_name.clone_from(&preflight.vm_name);
                 let disks = preflight.disks.into_iter().filter_map(|plan| plan.disk);
-                self.seen.planned = disks.map(|facts| (facts.device_key, facts)).collect();
+                // A job that resumes plans the rest only.
+                self.seen.planned.extend(disks.map(|facts| (facts.device_key, facts)));
             }
             Item::Phase(phase) => {
                 self.seen.began |= phase.phase() == Phase::Read;
@@ -101,8 +184,19 @@ impl Collector {
         self.seen.began = true;
         let facts = opened.disk.ok_or_else(|| Failure::contract("a disk was opened without facts"))?;
         let (key, name) = (facts.device_key, report::disk_name(&facts));
-        if self.disks.contains_key(&key) {
-            return Err(Failure::contract(format!("{name} was opened twice")));
+        if let Some(disk) = self.disks.get_mut(&key) {
+            if disk.open || disk.ended {
+                return Err(Failure::contract(format!("{name} was opened twice")));
+            }
+            let rest = disk.facts.capacity_bytes - disk.next;
+            let same = (facts.capacity_bytes, &facts.uuid, &facts.change_id)
+                == (disk.facts.capacity_bytes, &disk.facts.uuid, &disk.facts.change_id);
+            if !same || opened.bytes_required != rest {
+                return Err(Failure::contract(format!("{name} is not what was begun: {facts:?}, {rest} bytes due")));
+            }
+            disk.open = true;
+            report::opened(&self.out, &facts, &opened.engine, &disk.file);
+            return Ok(());
         }
         if self.disks.len() == MOST_DISKS {
             return Err(Failure::contract(format!("more than {MOST_DISKS} disks")));
@@ -120,14 +214,21 @@ impl Collector {
         let writer = Writer::start(image, spec, progress, self.faults.clone())?;
         report::opened(&self.out, &facts, &opened.engine, &file);
         self.seen.opened.insert(key, facts.capacity_bytes);
-        self.disks.insert(key, Disk { facts, engine: opened.engine, file, writer, ended: false });
+        let disk = Disk { facts, engine: opened.engine, file, writer, open: true, next: 0, ended: false, told: None };
+        self.disks.insert(key, disk);
         Ok(())
     }
 
     async fn frame(&mut self, frame: Frame) -> Result<(), Failure> {
         let key = frame.device_key;
         match self.disks.get_mut(&key) {
-            Some(disk) if !disk.ended => disk.writer.frame(frame).await,
+            Some(disk) if disk.open && !disk.ended => {
+                let end = frame.offset.saturating_add(frame.length.into());
+                disk.writer.frame(frame).await?;
+                disk.next = end;
+                Ok(())
+            }
+            Some(disk) if !disk.open => Err(Failure::contract(format!("a frame of disk {key}, which is not open"))),
             Some(_) => Err(Failure::contract(format!("a frame of disk {key} after its end"))),
             None => Err(Failure::contract(format!("a frame of disk {key}, which is not open"))),
         }
@@ -138,14 +239,16 @@ impl Collector {
         report::disk_read(&self.out, &result);
         if !result.ok {
             // Its bytes are worth nothing any more; whether the job is, the result will say.
-            if let Some(disk) = self.disks.remove(&key) {
+            if self.keep_broken {
+                self.disks.get_mut(&key).into_iter().for_each(|disk| disk.open = false);
+            } else if let Some(disk) = self.disks.remove(&key) {
                 self.staging.discard(&disk.file);
             }
             return Ok(());
         }
         match self.disks.get_mut(&key) {
-            Some(disk) if !disk.ended => {
-                disk.ended = true;
+            Some(disk) if disk.open && !disk.ended => {
+                (disk.ended, disk.told) = (true, Some(result));
                 disk.writer.finish().await
             }
             Some(_) => Err(Failure::contract(format!("disk {key} ended twice"))),

@@ -4,7 +4,8 @@
 //! Staging::open ─▶ connect ─▶ BackupVm ─▶ events ─▶ collector ─▶ result ─▶ judge ─▶ writers synced ─▶ commit ─▶ exit 0/10
 //!      │2             │3,4        │             │                   │         │4,5,6        │5,7           │7
 //!      ▼              ▼           ▼             ▼                   ▼         ▼             ▼              ▼
-//!   nothing was asked         Stop::Ask     drop the stream (the agent detaches), remove our files, GetJob → clean-up
+//!   nothing was asked         (`resume`: once more, for the rest, while the agent keeps the snapshot)
+//!                             Stop::Ask     drop the stream (the agent detaches), remove our files, GetJob → clean-up
 //!                             Stop::Broken  GetJob first: a job that was OK but for its last message is still OK
 //!                             Stop::Final   the agent's own last word, clean-up included
 //! ```
@@ -16,6 +17,7 @@ pub mod writer;
 mod collector;
 mod judge;
 pub(crate) mod report;
+mod resume;
 mod settle;
 
 use std::time::{Duration, Instant};
@@ -31,6 +33,7 @@ use uuid::Uuid;
 use self::{
     collector::Collector,
     judge::{Asked, Verdict},
+    resume::Resume,
     settle::Settled,
     staging::Staging,
 };
@@ -74,23 +77,38 @@ pub async fn run(args: &BackupArgs, agent_args: &AgentArgs, out: &Output) -> Res
     let mut interrupt = Interrupt::install()?;
     let staging = Staging::open(&args.out, args.force)?;
     let (agent, info) = interrupt.guard(Agent::connect(agent_args)).await?;
-    let request = request(args);
-    let request_id = request.request_id.clone();
     let (faults, mut heard) = mpsc::channel(1);
     let mut collector = Collector::new(out.clone(), staging, Asked::new(args), args.block_size, faults);
-    let streamed = tokio::select! {
-        ended = stream(&agent, request, &mut collector) => ended,
-        // The collector keeps a sender, so that this never ends by itself.
-        Some(failure) = heard.recv() => Err(Stop::Ask(failure)),
-        signal = interrupt.wait() => Err(Stop::Ask(interrupted(signal))),
-    };
-    let result = match streamed {
-        Ok(result) => result,
-        Err(stop) => {
-            let limit = Duration::from_secs(args.settle_timeout);
-            recover(stop, &agent, &request_id, limit, &mut collector, &mut interrupt, out).await?
+    let mut resume = Resume::new(args.resume_for);
+    collector.keep_broken(resume.is_wanted());
+    let mut request = request(args);
+    let result = loop {
+        let streamed = tokio::select! {
+            ended = stream(&agent, request.clone(), &mut collector) => ended,
+            // The collector keeps a sender, so that this never ends by itself.
+            Some(failure) = heard.recv() => Err(Stop::Ask(failure)),
+            signal = interrupt.wait() => Err(Stop::Ask(interrupted(signal))),
+        };
+        let may_go_on = match &streamed {
+            Ok(result) => result.state() == JobState::Failed,
+            // A job that was OK but for its last message is none that broke.
+            Err(Stop::Broken(_)) => !collector.is_whole(),
+            Err(Stop::Final(_)) => true,
+            Err(Stop::Ask(_)) => false,
+        };
+        if may_go_on && let Some(rest) = resume.rest(&agent, &request, &mut collector, &mut interrupt, out).await? {
+            request = rest;
+            continue;
         }
+        break match streamed {
+            Ok(result) => result,
+            Err(stop) => {
+                let limit = Duration::from_secs(args.settle_timeout);
+                recover(stop, &agent, &request.request_id, limit, &mut collector, &mut interrupt, out).await?
+            }
+        };
     };
+    let result = collector.complete(result);
     interrupt.guard(conclude(collector, result, &info, out, started)).await
 }
 
@@ -105,6 +123,7 @@ fn request(args: &BackupArgs) -> BackupVmRequest {
         device_keys: args.disks.clone(),
         block_bytes: args.block_size,
         allow_partial: args.allow_partial,
+        resume_window_seconds: args.resume_for,
         ..BackupVmRequest::default()
     }
 }

@@ -239,6 +239,7 @@ pub async fn drive_all(client: &Client) {
     client.reconfigure(&vm, &change(DeviceChanges::Remove(removes))).await.unwrap();
     let task = task_ref();
     client.task(&task).await.unwrap();
+    client.tasks(std::slice::from_ref(&task)).await.unwrap();
     client.wait_task(&task, std::time::Duration::from_secs(60), None).await.unwrap();
     client.cancel_task(&task).await.unwrap();
     client.logout().await.unwrap();

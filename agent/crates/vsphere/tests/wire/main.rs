@@ -8,6 +8,7 @@ mod support;
 mod facts;
 mod guard;
 mod hostile;
+mod login;
 mod many;
 mod requests;
 mod session;

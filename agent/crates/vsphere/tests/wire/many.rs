@@ -55,7 +55,8 @@ async fn disks_of_many_vms_in_one_call() {
     let found = client.vm_disks(&vms(&["vm-1", "vm-2"])).await.unwrap();
     let short: Vec<_> = found
         .iter()
-        .map(|(vm, name, disks)| (vm.value.as_str(), name.as_str(), disks[0].backing.file_name.as_str(), disks.len()))
+        .map(|of| (of, of.disks.as_ref().unwrap()))
+        .map(|(of, disks)| (of.vm.value.as_str(), of.name.as_str(), disks[0].backing.file_name.as_str(), disks.len()))
         .collect();
     assert_eq!(short, [("vm-1", "a/vm-1", "[ds1] vm-1/d.vmdk", 1), ("vm-2", "a/vm-2", "[ds1] vm-2/d.vmdk", 1)]);
     assert_eq!(server.count("RetrievePropertiesEx"), 1);
@@ -77,13 +78,8 @@ async fn a_vm_that_vanished_is_left_out() {
             })
         })
         .await;
-        let mut found: Vec<String> = client
-            .vm_disks(&vms(&["vm-1", "vm-2", "vm-3"]))
-            .await
-            .unwrap()
-            .into_iter()
-            .map(|(vm, ..)| vm.value)
-            .collect();
+        let mut found: Vec<String> =
+            client.vm_disks(&vms(&["vm-1", "vm-2", "vm-3"])).await.unwrap().into_iter().map(|of| of.vm.value).collect();
         found.sort();
         assert_eq!(found, ["vm-1", "vm-3"], "fault names the object: {named}");
     }
@@ -106,13 +102,66 @@ async fn a_vm_that_does_not_show_its_devices_is_an_error_that_names_it() {
                    <fault xsi:type=\"NoPermission\"><privilegeId>System.Read</privilegeId></fault></fault></missingSet>\
                    </objects>";
     let (_server, client) = reading(move |_| Some(page(&format!("{}{refused}", with_disk("vm-1"))))).await;
-    let error = client.vm_disks(&vms(&["vm-1", "vm-2"])).await.unwrap_err();
+    let mut found = client.vm_disks(&vms(&["vm-1", "vm-2"])).await.unwrap();
+    let error = found.pop().unwrap().disks.unwrap_err();
+    assert_eq!(found.pop().unwrap().disks.unwrap().len(), 1, "it costs only itself");
     assert!(matches!(error.fault().unwrap().kind, FaultKind::NoPermission { .. }));
     assert!(error.to_string().contains("vm-2"), "{error}");
     let (_server, client) = reading(|_| Some(page(&object("VirtualMachine", "vm-2", &[])))).await;
-    let error = client.vm_disks(&vms(&["vm-2"])).await.unwrap_err();
+    let error = client.vm_disks(&vms(&["vm-2"])).await.unwrap().remove(0).disks.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Protocol);
     assert!(error.to_string().contains("vm-2"), "{error}");
+}
+
+/// One VM that makes the server refuse a whole read costs a search, not a call for each of the others.
+#[tokio::test]
+async fn a_vm_that_spoils_a_read_is_found_by_halves() {
+    let (server, client) = reading(|body| {
+        let ids = asked(body);
+        let denied = "<object type=\"Folder\">group-v3</object><privilegeId>System.View</privilegeId>";
+        Some(match ids.iter().any(|id| id == "vm-37") {
+            true => vim::fault("NoPermission", denied, "denied"),
+            false => page(&ids.iter().map(|id| with_disk(id)).collect::<String>()),
+        })
+    })
+    .await;
+    let names: Vec<String> = (0..64).map(|n| format!("vm-{n}")).collect();
+    let all = vms(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let found = client.vm_disks(&all).await.unwrap();
+    let bad: Vec<_> = found.iter().filter(|of| of.disks.is_err()).map(|of| of.vm.value.as_str()).collect();
+    assert_eq!((found.len(), bad), (64, vec!["vm-37"]));
+    assert_eq!(server.count("RetrievePropertiesEx"), 13, "one, and two for each of six halvings");
+}
+
+#[tokio::test]
+async fn many_tasks_in_one_call_and_silence_is_no_end() {
+    let info = |id: &str, state: &str| {
+        let val = format!(
+            "<val xsi:type=\"TaskInfo\"><key>{id}</key><task type=\"Task\">{id}</task><state>{state}</state></val>"
+        );
+        object("Task", id, &[("info", &val)])
+    };
+    let (server, client) = reading(move |body| {
+        let all = ["task-1", "task-2", "task-3"];
+        let some: Vec<_> = all.iter().copied().filter(|id| body.contains(&format!(">{id}<"))).collect();
+        Some(match some[..] {
+            // Forgotten, as VMware tells it for the whole read.
+            [_, "task-2", ..] => vim::fault("ManagedObjectNotFound", "<obj type=\"Task\">task-2</obj>", "gone"),
+            ["task-2"] => vim::fault("ManagedObjectNotFound", "<obj type=\"Task\">task-2</obj>", "gone"),
+            // Not told, without a word.
+            [_, "task-3"] => page(&info("task-1", "success")),
+            ["task-3"] => page(&info("task-3", "running")),
+            _ => return None,
+        })
+    })
+    .await;
+    let tasks: Vec<MoRef> = ["task-1", "task-2", "task-3"].iter().map(|id| MoRef::new("Task", *id)).collect();
+    let told = client.tasks(&tasks).await.unwrap();
+    let short: Vec<_> = told.iter().map(|task| (task.moref.value.as_str(), task.state.is_final())).collect();
+    assert_eq!(short, [("task-1", true), ("task-3", false)]);
+    server.seen.lock().unwrap().clear();
+    assert!(client.tasks(&[]).await.unwrap().is_empty());
+    assert_eq!(server.count("RetrievePropertiesEx"), 0, "nothing to ask");
 }
 
 #[tokio::test]

@@ -123,6 +123,26 @@ async fn a_task_that_the_server_forgot_is_gone() {
     assert_eq!(*wait(&client).await.unwrap_err().kind(), ErrorKind::TaskGone);
 }
 
+/// The poll whose answer is lost is given up, and the task is asked by itself: the wait's own deadline is not reached.
+#[tokio::test]
+async fn a_lost_answer_of_a_poll_does_not_cost_the_deadline() {
+    let reads = AtomicUsize::new(0);
+    let server = Server::start(move |seen| match seen.op.as_str() {
+        "WaitForUpdatesEx" => Reply::Silence,
+        // Still running when it is first asked.
+        "RetrievePropertiesEx" if reads.fetch_add(1, Ordering::SeqCst) == 0 => vim::task_info("running", ""),
+        _ => happy(seen),
+    })
+    .await;
+    let mut config = server.config();
+    config.poll = Duration::from_secs(1);
+    let client = Client::connect(config).await.unwrap();
+    let info = client.wait_task(&vim::task_ref(), Duration::from_secs(24 * 3600), None).await.unwrap();
+    assert_eq!(info.state, TaskState::Success);
+    assert_eq!((server.count("WaitForUpdatesEx"), server.count("RetrievePropertiesEx")), (2, 2));
+    assert!(server.last("WaitForUpdatesEx").body.contains("<maxWaitSeconds>1<"));
+}
+
 #[tokio::test]
 async fn the_deadline_ends_the_wait_and_the_collector_is_swept_later() {
     let (server, client) = scripted(|op, n| (op == "WaitForUpdatesEx" && n == 1).then_some(Reply::Silence)).await;
