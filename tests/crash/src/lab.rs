@@ -292,10 +292,11 @@ impl Lab {
         }
     }
 
-    /// Every fdatasync and fsync of the agent answers EIO, by strace's fault injection.
-    pub fn break_state(&mut self) -> Result<()> {
+    /// Every fdatasync and fsync of the agent answers EIO, by strace's fault injection. False: no agent lives, or it
+    /// is done already.
+    pub fn break_state(&mut self) -> Result<bool> {
         if !self.agent_lives() || self.tracer.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let pid = self.agent.as_ref().context("no agent")?.pid();
         let mut command = Command::new("strace");
@@ -311,7 +312,7 @@ impl Lab {
             })
         })?;
         self.tracer = Some(tracer);
-        Ok(())
+        Ok(true)
     }
 
     pub fn mend_state(&mut self) -> Result<()> {
@@ -365,12 +366,12 @@ fn name(disk: &AttachedDisk) -> (String, i32) {
     (disk.uuid.clone().unwrap_or_else(|| disk.path.clone()), disk.key)
 }
 
-/// Two small disks, one dense and one sparse, a foreign snapshot that stays, and another program's VM with two disks.
+/// Two small disks, a sparse one and then a dense one, so that after half of the frames most of the data is to come; a foreign snapshot that stays, and another program's VM with two disks.
 fn spec(dir: &Path, setup: &Setup) -> Result<Spec> {
     fs::create_dir_all(dir)?;
     let dense = Content { every: 1, ..Content::new(2 * MIB, 1) };
     let sparse = Content { every: 5, ..Content::new(3 * MIB + 512, 2) };
-    let mut spec = Spec::new(dir, &[dense, sparse], 2);
+    let mut spec = Spec::new(dir, &[sparse, dense], 2);
     spec.target().snapshots = 1;
     let disk = |unit| DiskSpec { unit: Some(unit), capacity: Some(MIB + MIB / 2), ..DiskSpec::default() };
     let mut actor = vm(ACTOR, vec![disk(0), disk(1)]);

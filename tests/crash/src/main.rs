@@ -144,7 +144,7 @@ fn run(mut args: Args) -> Result<bool> {
     let tally = campaign.tally.lock().unwrap_or_else(PoisonError::into_inner);
     // Empty unless scenes of failed rounds are kept.
     fs::remove_dir(&root).ok();
-    eprintln!("{}", tally.times());
+    eprintln!("{}{}", tally.misses(), tally.times());
     println!("{}", tally.line(args.scale, args.seed, start.elapsed()));
     Ok(tally.is_clean(args.rounds))
 }

@@ -14,8 +14,6 @@ use crate::{
 };
 
 const POLL: Duration = Duration::from_millis(12);
-/// A moment that has not come by then does not come in this round.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
@@ -117,8 +115,8 @@ impl Moment {
     }
 
     /// Waits for it. False: it did not come, because the controller ended before or nothing happened.
-    pub async fn reached(self, lab: &mut Lab, client: Option<&Controller>) -> Result<bool> {
-        let end = Instant::now() + PATIENCE;
+    pub async fn reached(self, lab: &mut Lab, client: Option<&Controller>, patience: Duration) -> Result<bool> {
+        let end = Instant::now() + patience;
         // What must have been there before its absence says anything.
         let mut was_there = false;
         loop {

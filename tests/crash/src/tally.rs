@@ -1,7 +1,15 @@
 //! What a campaign counts, and its last line.
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use crate::round::Report;
+use crate::{
+    plan::{Act, Work},
+    round::Report,
+};
+
+/// Of 100 acts at most this many may miss their moment: a campaign that does not play its faults proves nothing.
+const MISSED_PERCENT: u64 = 5;
+/// Below this many acts a share says nothing.
+const MISSED_FROM: u64 = 100;
 
 /// Sums over all rounds.
 #[derive(Debug, Default)]
@@ -11,6 +19,7 @@ pub struct Tally {
     pub kills: u64,
     pub faults: u64,
     pub missed: u64,
+    misses: BTreeMap<String, u64>,
     pub ok: u64,
     pub exits: u64,
     attached: usize,
@@ -29,7 +38,10 @@ impl Tally {
         self.failed += u64::from(!report.verdict.is_clean());
         self.kills += report.kills;
         self.faults += report.done;
-        self.missed += report.missed;
+        self.missed += report.missed.len() as u64;
+        for (work, act) in &report.missed {
+            *self.misses.entry(told(*work, act)).or_default() += 1;
+        }
         self.ok += u64::from(report.ok);
         self.attached += report.verdict.attached.len();
         self.snapshots += report.verdict.snapshots.len();
@@ -43,11 +55,26 @@ impl Tally {
         }
     }
 
-    /// Nothing left, nothing touched, nothing told wrongly, and every round was played.
+    /// Moments of which kind did not come, the most frequent first; one line each.
+    #[must_use]
+    pub fn misses(&self) -> String {
+        let mut all: Vec<_> = self.misses.iter().collect();
+        all.sort_by_key(|(what, times)| (std::cmp::Reverse(**times), (*what).clone()));
+        all.iter().map(|(what, times)| format!("missed {times:4} {what}\n")).collect()
+    }
+
+    /// Whether so many moments did not come that the campaign has rotted.
+    #[must_use]
+    pub fn misses_too_many(&self) -> bool {
+        let acts = self.faults + self.missed;
+        acts >= MISSED_FROM && self.missed * 100 > acts * MISSED_PERCENT
+    }
+
+    /// Nothing left, nothing touched, nothing told wrongly, every round played and nearly every fault done.
     #[must_use]
     pub fn is_clean(&self, asked: u64) -> bool {
         let left = self.attached + self.snapshots + self.methods + self.foreign + self.false_ok;
-        self.failed == 0 && left == 0 && self.rounds == asked
+        self.failed == 0 && left == 0 && self.rounds == asked && !self.misses_too_many()
     }
 
     /// Where the time of a round goes, on average.
@@ -89,6 +116,10 @@ impl Tally {
             took.as_secs(),
         )
     }
+}
+
+fn told(work: Work, act: &Act) -> String {
+    format!("{act} {work:?}")
 }
 
 /// Of 100 values 99 are at most this; seconds. 0 without a value.
