@@ -137,7 +137,7 @@ pub async fn perform(lab: &mut Lab, act: &Act, client: Option<&Controller>, rela
             Ok(Done { idle: ended, ..Done::default() })
         }
         Fault::OperatorTarget => operator(lab, of(&OPERATOR, v), TARGET).await,
-        Fault::OperatorProxy => operator(lab, of(&OPERATOR, v), PROXY).await,
+        Fault::OperatorProxy => operator_proxy(lab, of(&OPERATOR, v)).await,
     }
 }
 
@@ -198,7 +198,9 @@ async fn actor_disks(lab: &mut Lab) -> Result<Vec<String>> {
 /// As another program would: a busy VM is asked again. False: it was refused for another reason.
 async fn attach_foreign(lab: &mut Lab, path: &str, mode: &str) -> Result<bool> {
     let before = crate::lab::names(&lab.control.attached(PROXY).await?);
-    let request = json!({"cmd": "attach_foreign", "vm": PROXY, "path": path, "mode": mode});
+    // Its own VM has the file too: writing to it takes force.
+    let force = mode == "independent_persistent";
+    let request = json!({"cmd": "attach_foreign", "vm": PROXY, "path": path, "mode": mode, "force": force});
     let fault = until_not_busy(lab, request).await?;
     let now = lab.control.attached(PROXY).await?;
     let mine: Vec<_> = now.into_iter().filter(|disk| disk.path == path).collect();
@@ -303,10 +305,16 @@ async fn maintenance(lab: &mut Lab, v: u64) -> Result<Done> {
     Ok(Done::note(format!("{HOST} enters, blocks with {block}")))
 }
 
-async fn operator(lab: &mut Lab, call: &str, vm: &str) -> Result<Done> {
-    if vm == PROXY && COLD.contains(&call) {
-        return cold_operator(lab, call).await;
+/// With nothing of ours on the proxy an operator may power it off and do as he likes, and there is nothing to see.
+async fn operator_proxy(lab: &mut Lab, call: &str) -> Result<Done> {
+    match COLD.contains(&call) {
+        true if lab.left_attached().await?.is_empty() => operator(lab, "Relocate", PROXY).await,
+        true => cold_operator(lab, call).await,
+        false => operator(lab, call, PROXY).await,
     }
+}
+
+async fn operator(lab: &mut Lab, call: &str, vm: &str) -> Result<Done> {
     let there = lab.control.attached(vm).await?.iter().any(|disk| disk.path.starts_with("[ds2] "));
     let request = json!({"cmd": "operator", "call": call, "vm": vm, "name": "an operator's copy",
         "datastore": if there { "ds1" } else { "ds2" }});
@@ -318,12 +326,8 @@ async fn operator(lab: &mut Lab, call: &str, vm: &str) -> Result<Done> {
     Ok(Done::note(format!("{call} on {vm}: {fault}")))
 }
 
-/// The proxy is powered off for it, which ends the agent. With nothing of ours on it an operator may do as he likes, and
-/// there is nothing to see.
+/// The proxy is powered off for it, which ends the agent.
 async fn cold_operator(lab: &mut Lab, call: &str) -> Result<Done> {
-    if lab.left_attached().await?.is_empty() {
-        return Ok(Done::idle(format!("{call} on {PROXY}: not tried, nothing is attached")));
-    }
     let killed = lab.kill_agent()?;
     let off = until_not_busy(lab, json!({"cmd": "operator", "call": "PowerOff", "vm": PROXY})).await?;
     let fault = until_not_busy(lab, json!({"cmd": "operator", "call": call, "vm": PROXY})).await?;

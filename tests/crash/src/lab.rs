@@ -304,13 +304,22 @@ impl Lab {
         command.args(["-o", "/dev/null", "-p", &pid.to_string()]);
         let mut tracer = Process::start("strace", &mut command, &self.dir.join("strace.log"))?;
         let status = format!("/proc/{pid}/status");
-        block_in_place(|| {
+        let attached = block_in_place(|| {
             wait_for("strace at the agent", Duration::from_secs(10), || {
+                // It ends with an agent that ends meanwhile.
+                if !self.agent_lives() {
+                    return Ok(Some(false));
+                }
                 tracer.must_live()?;
                 let text = fs::read_to_string(&status).unwrap_or_default();
-                Ok(text.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0")).then_some(()))
+                let traced = text.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"));
+                Ok(traced.then_some(true))
             })
         })?;
+        if !attached {
+            block_in_place(|| drop(tracer));
+            return Ok(false);
+        }
         self.tracer = Some(tracer);
         Ok(true)
     }

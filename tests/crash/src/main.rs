@@ -215,7 +215,7 @@ impl Campaign {
 
     fn note(&self, round: &Round, report: &Report, lab: Option<&Lab>) {
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        tally.add(report);
+        tally.add(round, report);
         let failed = !report.verdict.is_clean();
         if failed || self.verbose {
             let mut text = format!("{}{round}\n", if failed { "FAILED " } else { "" });

@@ -45,7 +45,7 @@ pub struct Report {
     pub kills: u64,
     /// Faults that were done, and acts whose moment did not come.
     pub done: u64,
-    pub missed: Vec<(Work, Act)>,
+    pub missed: Vec<Act>,
     pub ok: bool,
     pub notes: Vec<String>,
     /// Until the last act, lingering, until the controller's end: where a campaign's time goes.
@@ -171,8 +171,9 @@ impl Play<'_> {
         if moment.reached(self.lab, self.client.as_ref(), PATIENCE_ANEW).await? && self.strike(&act, moment).await? {
             return Ok(());
         }
-        self.report.missed.push((self.work, act));
-        self.report.notes.push(format!("{act}: its moment did not come"));
+        self.report.missed.push(act);
+        let at = self.client.as_ref().map(|client| client.progress.borrow().clone());
+        self.report.notes.push(format!("{act}: its moment did not come; the controller is at {at:?}"));
         self.release(moment);
         Ok(())
     }

@@ -1,10 +1,7 @@
 //! What a campaign counts, and its last line.
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::{
-    plan::{Act, Work},
-    round::Report,
-};
+use crate::{plan::Round, round::Report};
 
 /// Of 100 acts at most this many may miss their moment: a campaign that does not play its faults proves nothing.
 const MISSED_PERCENT: u64 = 5;
@@ -19,7 +16,8 @@ pub struct Tally {
     pub kills: u64,
     pub faults: u64,
     pub missed: u64,
-    misses: BTreeMap<String, u64>,
+    /// How often, and in which round first.
+    misses: BTreeMap<String, (u64, u64)>,
     pub ok: u64,
     pub exits: u64,
     attached: usize,
@@ -33,14 +31,15 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub fn add(&mut self, report: &Report) {
+    pub fn add(&mut self, round: &Round, report: &Report) {
         self.rounds += 1;
         self.failed += u64::from(!report.verdict.is_clean());
         self.kills += report.kills;
         self.faults += report.done;
         self.missed += report.missed.len() as u64;
-        for (work, act) in &report.missed {
-            *self.misses.entry(told(*work, act)).or_default() += 1;
+        for act in &report.missed {
+            let kind = format!("{act} {:?}", round.work);
+            self.misses.entry(kind).or_insert((0, round.number)).0 += 1;
         }
         self.ok += u64::from(report.ok);
         self.attached += report.verdict.attached.len();
@@ -59,8 +58,8 @@ impl Tally {
     #[must_use]
     pub fn misses(&self) -> String {
         let mut all: Vec<_> = self.misses.iter().collect();
-        all.sort_by_key(|(what, times)| (std::cmp::Reverse(**times), (*what).clone()));
-        all.iter().map(|(what, times)| format!("missed {times:4} {what}\n")).collect()
+        all.sort_by_key(|(what, (times, _))| (std::cmp::Reverse(*times), (*what).clone()));
+        all.iter().map(|(what, (times, first))| format!("missed {times:4} {what} (round {first})\n")).collect()
     }
 
     /// Whether so many moments did not come that the campaign has rotted.
@@ -118,10 +117,6 @@ impl Tally {
     }
 }
 
-fn told(work: Work, act: &Act) -> String {
-    format!("{act} {work:?}")
-}
-
 /// Of 100 values 99 are at most this; seconds. 0 without a value.
 fn p99(values: &[Duration]) -> f64 {
     let mut sorted = values.to_vec();
@@ -144,12 +139,26 @@ mod tests {
     #[test]
     fn a_campaign_that_ended_early_is_not_clean() {
         let mut tally = Tally::default();
-        tally.add(&Report::default());
+        tally.add(&crate::plan::round(1, 0), &Report::default());
         assert!(tally.is_clean(1) && !tally.is_clean(2));
         let mut bad = Report::default();
         bad.verdict.other.push("something".into());
-        tally.add(&bad);
+        tally.add(&crate::plan::round(1, 1), &bad);
         assert!(!tally.is_clean(2));
         assert!(tally.line(0.02, 1, Duration::ZERO).starts_with("crash: rounds=2 kills=0 faults=0 left_attached=0 "));
+    }
+
+    #[test]
+    fn a_campaign_that_misses_too_many_moments_is_not_clean() {
+        let round = crate::plan::round(1, 0);
+        let mut tally = Tally::default();
+        let missed = Report { missed: round.acts.clone(), ..Report::default() };
+        let done = Report { done: 1, ..Report::default() };
+        (0..95).for_each(|_| tally.add(&round, &done));
+        (0..5).for_each(|_| tally.add(&round, &missed));
+        assert!(tally.is_clean(100), "5 of 100");
+        tally.add(&round, &missed);
+        assert!(!tally.is_clean(101), "6 of 101");
+        assert!(tally.misses().starts_with("missed    6 "), "{}", tally.misses());
     }
 }
