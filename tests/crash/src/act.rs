@@ -98,7 +98,8 @@ pub async fn perform(lab: &mut Lab, act: &Act, client: Option<&Controller>, rela
         Fault::LateLandBeyond => {
             let ms = scale.millis(75.0) * (110 + v % 200) / 100;
             // Whether a real vCenter refuses such a call is not known: both are played.
-            cue_next(lab, act, json!({"kind": "late_land", "ms": ms, "fenced": v.is_multiple_of(2)})).await
+            cue_next(lab, act, json!({"kind": "late_land", "ms": ms, "fenced": v.is_multiple_of(2) || !lab.sweeps}))
+                .await
         }
         Fault::SlowTask => cue_next(lab, act, json!({"kind": "delay_ms", "ms": 300 + v % 900})).await,
         Fault::TaskFails => {

@@ -41,6 +41,9 @@ const STATE_BYTES: &str = "8m";
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub scale: Scale,
+    /// Instead of the scaled `late_seconds`; 0: the agent looks for nothing that it retired, so that only an ended
+    /// session keeps a late landing away, and only such landings are played.
+    pub late: Option<f64>,
     /// Longest settling after a round.
     pub patience: Duration,
     pub log: String,
@@ -76,6 +79,8 @@ pub struct Lab {
     pub state: PathBuf,
     pub dir: PathBuf,
     pub scale: Scale,
+    /// The agent looks for what lands late, whether its session has ended or not.
+    pub sweeps: bool,
     pub patience: Duration,
     pub anchors: BTreeSet<(String, i32)>,
     /// Files of each disk's chain on the target, as long as nobody else makes a snapshot.
@@ -114,6 +119,7 @@ impl Lab {
             state,
             dir,
             scale: setup.scale,
+            sweeps: setup.late != Some(0.0),
             patience: setup.patience,
             anchors,
             depths,
@@ -388,7 +394,7 @@ fn spec(dir: &Path, setup: &Setup) -> Result<Spec> {
     spec.inventory.vms.push(actor);
     spec.inventory.datastores.push(datastore_spec("ds2", dir.join("ds2")));
     spec.inventory.hosts = vec![HostSpec { name: HOST.into(), datastores: None }];
-    spec.agent_toml = setup.scale.agent_toml();
+    spec.agent_toml = setup.scale.agent_toml(setup.late);
     spec.log.clone_from(&setup.log);
     Ok(spec)
 }

@@ -58,6 +58,9 @@ struct Args {
     /// Of all the agent's waits.
     #[arg(long, default_value_t = 0.02)]
     scale: f64,
+    /// The agent's late_seconds instead of the scaled one; 0: only ended sessions keep late landings away.
+    #[arg(long)]
+    late: Option<f64>,
     /// a: agent-sim with vcenter-sim. There is no other yet.
     #[arg(long, default_value = "a", value_parser = ["a"])]
     tier: String,
@@ -119,7 +122,13 @@ fn run(mut args: Args) -> Result<bool> {
     let verbose = args.replay.is_some();
     let log = if verbose { "info,hotadd_agent=debug,hotadd_vsphere=debug" } else { "info" };
     let scale = Scale(args.scale);
-    let setup = Setup { scale, patience: Duration::from_secs(args.patience), log: log.into(), root: root.clone() };
+    let setup = Setup {
+        scale,
+        late: args.late,
+        patience: Duration::from_secs(args.patience),
+        log: log.into(),
+        root: root.clone(),
+    };
     let campaign = Arc::new(Campaign {
         setup,
         seed: args.seed,
