@@ -214,6 +214,8 @@ impl Play<'_> {
     /// Everything is mended and another job begins while the agent still gives back what it held.
     async fn anew(&mut self, acts: &[(Act, Moment)]) -> Result<()> {
         heal::mend(self.lab).await?;
+        // The next job would fail at once of an outage that still lasts.
+        self.lab.call(json!({"cmd": "vc_down", "ms": 0})).await?;
         self.end_client().await?;
         self.lab.agent_ready().await?;
         self.killed = false;
