@@ -306,3 +306,90 @@ async fn looks_at_the_proxy_are_shared() -> Result<()> {
     }
     nothing_stays(&scene).await
 }
+
+/// The guest writes while its disk is read: the delta fills the datastore, and the job ends while there is still room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delta_that_grows_ends_the_job_before_its_datastore_is_full() -> Result<()> {
+    let (dir, scene) = scene(&[dense(SIZE, 1)], |spec| {
+        two_hosts(spec);
+        spec.set("limits", "datastore_min_free_bytes", 1_u64 << 30);
+    })?;
+    control(&scene, json!({"cmd": "datastore", "name": "ds1", "free": 3_u64 << 30})).await?;
+    let run = reading(&scene, &dir, request(TARGET)).await?;
+    let id = run.delivered.job_id.clone();
+    let (mut size, mut free) = (0, u64::MAX);
+    eventually("the growth ends the job", async || {
+        // What the datastore has left is told until the job ends: afterwards the delta is merged and gone.
+        if job(&scene, &id).await?.state() == JobState::Running && !scene.snapshots().await?.is_empty() {
+            let grow =
+                json!({"cmd": "delta_growth", "vm": TARGET, "bytes": if free >= 1 << 30 { 256 * MIB } else { 0 }});
+            let grown = control(&scene, grow).await?;
+            let told = |key: &str| grown[key].as_u64().unwrap_or(0);
+            (size, free) = (told("size"), told("free"));
+        }
+        Ok(job(&scene, &id).await?.state() != JobState::Running)
+    })
+    .await?;
+    let result = ended(&scene, &id).await?;
+    assert_eq!((result.state(), codes(&result)), (JobState::Failed, vec!["HA-SNP-008"]), "{result:#?}");
+    assert!(free > 0, "the datastore was full before");
+    let message = &result.reasons[0].message;
+    for fact in ["ds1".to_owned(), free.to_string()] {
+        assert!(message.contains(&fact), "{fact}: {message}");
+    }
+    // Its descriptor counts too.
+    let delta: u64 = message.rsplit(' ').next().and_then(|n| n.parse().ok()).context("the delta's size")?;
+    assert!((size..size + MIB).contains(&delta), "{size}: {message}");
+    // The stream's client is told the same.
+    let told = run.finish().await?;
+    assert_eq!(codes(told.result()?), ["HA-SNP-008"], "{:#?}", told.result);
+    nothing_stays(&scene).await
+}
+
+/// Our snapshot goes while the VM's host is being emptied: its delta stays. What an operator has to do is told with every
+/// snapshot and delta of the VM, in the order of removal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delta_that_stayed_behind_is_reported_with_all_that_is_to_be_removed() -> Result<()> {
+    let (dir, mut scene) = scene(&[dense(SIZE, 1)], |spec| {
+        two_hosts(spec);
+        spec.target().snapshots = 2;
+        spec.set("deadlines", "consolidate_seconds", 3600);
+        spec.set("deadlines", "cleanup_seconds", 2);
+    })?;
+    let theirs = scene.snapshots().await?;
+    let run = reading(&scene, &dir, request(TARGET)).await?;
+    let id = run.delivered.job_id.clone();
+    let ours = scene.snapshots().await?.into_iter().find(|s| !theirs.contains(s)).context("no snapshot of ours")?;
+    control(&scene, json!({"cmd": "host", "name": "esx-target", "entering": true, "conflict": true})).await?;
+    let gone = json!({"cmd": "operator", "call": "RemoveSnapshot", "vm": TARGET, "snapshot": ours});
+    let answer = control(&scene, gone).await?;
+    assert!(answer["fault"].is_null(), "{answer}");
+    assert_eq!(codes(&ended(&scene, &id).await?).first(), Some(&"HA-CHN-001"));
+    run.finish().await?;
+    let mut report = String::new();
+    let agent = scene.agent()?;
+    eventually("the report", async || {
+        let log = agent.log_text();
+        report = log.lines().find(|line| line.contains("youngest first")).unwrap_or_default().to_owned();
+        Ok(!report.is_empty())
+    })
+    .await?;
+    let chain = scene.control().await?.attached(TARGET).await?.first().context("no disk")?.chain.clone();
+    assert_eq!(chain.len(), 4, "the delta of our snapshot is to be there: {chain:?}");
+    for delta in &chain[..3] {
+        let stem = delta.trim_end_matches(".vmdk");
+        assert!(report.contains(stem), "{stem}: {report}");
+    }
+    let at = |snapshot: &String| report.find(snapshot.as_str()).with_context(|| format!("{snapshot}: {report}"));
+    assert!(report.contains("HA-SNP-005") && at(&theirs[1])? < at(&theirs[0])?, "{report}");
+    assert!(!report.contains(&ours), "it is no longer there to be removed: {report}");
+    // The operator does what he was told.
+    control(&scene, json!({"cmd": "host", "name": "esx-target", "entering": false})).await?;
+    let answer = control(&scene, json!({"cmd": "operator", "call": "Consolidate", "vm": TARGET})).await?;
+    assert!(answer["fault"].is_null(), "{answer}");
+    eventually("the duty ends", async || {
+        Ok(disks(&scene).await?.list_duties(ListDutiesRequest {}).await?.into_inner().duties.is_empty())
+    })
+    .await?;
+    only_these_stay(&scene, &theirs).await
+}

@@ -1,13 +1,20 @@
 //! WatchEvents, and what hotaddctl shows an operator of it.
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use hotadd_api::v1::{BackupVmRequest, Event, EventKind, WatchEventsRequest, proxy_service_client::ProxyServiceClient};
-use hotadd_harness::{Process, Run, Scene, scene::TARGET};
+use hotadd_api::v1::{
+    BackupVmRequest, Cleanup, Event, EventKind, ListDutiesRequest, WatchEventsRequest,
+    proxy_service_client::ProxyServiceClient,
+};
+use hotadd_harness::{Process, Run, Scene, binary, scene::TARGET};
 use nix::sys::signal::Signal;
+use serde_json::json;
 use tonic::Streaming;
 
-use crate::support::{MIB, Running, Seen, backup, dense, eventually, nothing_is_left, nothing_stays, request, scene};
+use crate::support::{
+    MIB, Running, Seen, backup, control, dense, disks, eventually, fault, nothing_is_left, nothing_stays, request,
+    scene,
+};
 
 async fn watch(scene: &Scene) -> Result<Streaming<Event>> {
     let mut client = ProxyServiceClient::new(scene.channel().await?);
@@ -83,4 +90,41 @@ async fn duties_have_an_exit_code_and_watch_prints_lines() -> Result<()> {
         assert!(event["event"].is_string(), "{line}");
     }
     Ok(())
+}
+
+/// vCenter never answers the detach: after some tries that is an alarm, for whoever watches and in the journal, where it is
+/// found after a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_detach_that_hangs_is_an_alarm_in_journal_and_stream() -> Result<()> {
+    let (dir, mut scene) = scene(&[dense(32 * MIB, 1)], |spec| {
+        spec.agent_top = "guards = 'off'".into();
+        for (key, value) in [("call_seconds", 1.0), ("retry_last_seconds", 0.2), ("cleanup_seconds", 1.0)] {
+            spec.set("deadlines", key, value);
+        }
+    })?;
+    let mut events = watch(&scene).await?;
+    let mut run = Running::start(&scene, request(TARGET), dir.path()).await?;
+    run.until(Seen::Frame).await?;
+    fault(&scene, "ReconfigVM_Task", json!({"kind": "hang", "count": 1000})).await?;
+    let delivered = run.finish().await?;
+    assert_eq!(delivered.result()?.cleanup(), Cleanup::Owed, "{:#?}", delivered.result);
+    let seen = until(&mut events, EventKind::DutyAlarm).await?;
+    let alarm = seen.last().context("none")?;
+    let reason = alarm.reason.clone().context("an alarm without a reason")?;
+    assert!(alarm.vm == TARGET && reason.code == "HA-DUT-001", "{alarm:?}");
+    assert_eq!(reason.cleanup(), Cleanup::Owed, "{reason:?}");
+    let duties = disks(&scene).await?.list_duties(ListDutiesRequest {}).await?.into_inner().duties;
+    assert!(duties.iter().any(|duty| duty.duty_id == alarm.id), "{} is none of {duties:#?}", alarm.id);
+    assert_eq!(scene.left_attached().await?.len(), 1, "nothing was tested");
+    // A process that is killed right now still knows.
+    scene.take_agent()?.kill()?;
+    let mut show = Command::new(binary("agent-sim")?);
+    show.args(["journal", "show", "--state-dir"]).arg(scene.dir.join("state"));
+    let output = show.env("AGENT_SIM_CONTROL", &scene.vcenter.control).output()?;
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    let alarms = lines.lines().filter(|line| line.contains("\"record\":\"alarm\""));
+    assert!(alarms.clone().any(|line| line.contains(&alarm.id)), "{lines}");
+    control(&scene, json!({"cmd": "clear_faults"})).await?;
+    scene.start_agent()?;
+    nothing_stays(&scene).await
 }

@@ -50,12 +50,30 @@ const ACTOR_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Done {
     pub killed: bool,
+    /// There was nothing to strike, or it was refused: as if the moment had not come.
+    pub idle: bool,
+    /// What a controller has not got by now can't be right any more.
+    pub spoils: bool,
     pub note: String,
 }
 
 impl Done {
     fn note(note: impl Into<String>) -> Self {
-        Self { killed: false, note: note.into() }
+        Self { note: note.into(), ..Self::default() }
+    }
+
+    fn idle(note: impl Into<String>) -> Self {
+        Self { idle: true, ..Self::note(note) }
+    }
+
+    /// By somebody whose call was refused with this, if it is not null.
+    fn unless(fault: &Value, note: String) -> Self {
+        Self { idle: !fault.is_null(), ..Self::note(note) }
+    }
+
+    /// The end of a process that lived, or did not.
+    fn end(lived: bool) -> Self {
+        Self { killed: lived, idle: !lived, ..Self::default() }
     }
 }
 
@@ -63,14 +81,14 @@ impl Done {
 pub async fn perform(lab: &mut Lab, act: &Act, client: Option<&Controller>, relay: Option<&Relay>) -> Result<Done> {
     let (scale, v) = (lab.scale, act.variant);
     match act.fault {
-        Fault::Kill => Ok(Done { killed: lab.kill_agent()?, note: String::new() }),
-        Fault::Stop => Ok(Done { killed: lab.stop_agent()?, note: String::new() }),
+        Fault::Kill => Ok(Done::end(lab.kill_agent()?)),
+        Fault::Stop => Ok(Done::end(lab.stop_agent()?)),
         Fault::JournalFull => lab.fill_state().map(|()| Done::default()),
-        Fault::JournalIo => lab.break_state().map(|()| Done::default()),
+        Fault::JournalIo => Ok(Done { idle: !lab.break_state()?, ..Done::default() }),
         Fault::JournalTorn => {
             let killed = lab.kill_agent()?;
             lab.tear_journal()?;
-            Ok(Done { killed, note: String::new() })
+            Ok(Done { killed, ..Done::default() })
         }
         Fault::LostReply => cue_next(lab, act, json!({"kind": "drop_reply"})).await,
         Fault::LateLand => {
@@ -80,7 +98,8 @@ pub async fn perform(lab: &mut Lab, act: &Act, client: Option<&Controller>, rela
         Fault::LateLandBeyond => {
             let ms = scale.millis(75.0) * (110 + v % 200) / 100;
             // Whether a real vCenter refuses such a call is not known: both are played.
-            cue_next(lab, act, json!({"kind": "late_land", "ms": ms, "fenced": v.is_multiple_of(2)})).await
+            cue_next(lab, act, json!({"kind": "late_land", "ms": ms, "fenced": v.is_multiple_of(2) || !lab.sweeps}))
+                .await
         }
         Fault::SlowTask => cue_next(lab, act, json!({"kind": "delay_ms", "ms": 300 + v % 900})).await,
         Fault::TaskFails => {
@@ -104,19 +123,22 @@ pub async fn perform(lab: &mut Lab, act: &Act, client: Option<&Controller>, rela
         Fault::SlotReused => slot_reused(lab, v).await,
         Fault::SecondHolder => second_holder(lab).await,
         Fault::SnapshotRemoved => snapshot_removed(lab).await,
-        Fault::Reverted => operator(lab, "RevertToCurrentSnapshot", TARGET).await,
+        Fault::Reverted => reverted(lab, v).await,
         Fault::HaRestart => ha_restart(lab).await,
         Fault::Maintenance => maintenance(lab, v).await,
         Fault::ClientGone => {
-            client.context("no controller")?.vanish();
-            Ok(Done::default())
+            let client = client.context("no controller")?;
+            let ended = client.has_ended();
+            client.vanish();
+            Ok(Done { idle: ended, ..Done::default() })
         }
         Fault::HalfOpen => {
+            let ended = client.is_none_or(Controller::has_ended);
             relay.context("no relay")?.cut();
-            Ok(Done::default())
+            Ok(Done { idle: ended, ..Done::default() })
         }
         Fault::OperatorTarget => operator(lab, of(&OPERATOR, v), TARGET).await,
-        Fault::OperatorProxy => operator(lab, of(&OPERATOR, v), PROXY).await,
+        Fault::OperatorProxy => operator_proxy(lab, of(&OPERATOR, v)).await,
     }
 }
 
@@ -166,7 +188,8 @@ async fn foreign_actor(lab: &mut Lab, v: u64) -> Result<Done> {
     if let Some(first) = attached.first() {
         detach_foreign(lab, first).await?;
     }
-    Ok(Done::note(format!("{} disks attached by another program, {mode}", attached.len())))
+    let note = format!("{} disks attached by another program, {mode}", attached.len());
+    Ok(Done { idle: attached.is_empty(), ..Done::note(note) })
 }
 
 async fn actor_disks(lab: &mut Lab) -> Result<Vec<String>> {
@@ -176,7 +199,9 @@ async fn actor_disks(lab: &mut Lab) -> Result<Vec<String>> {
 /// As another program would: a busy VM is asked again. False: it was refused for another reason.
 async fn attach_foreign(lab: &mut Lab, path: &str, mode: &str) -> Result<bool> {
     let before = crate::lab::names(&lab.control.attached(PROXY).await?);
-    let request = json!({"cmd": "attach_foreign", "vm": PROXY, "path": path, "mode": mode});
+    // Its own VM has the file too: writing to it takes force.
+    let force = mode == "independent_persistent";
+    let request = json!({"cmd": "attach_foreign", "vm": PROXY, "path": path, "mode": mode, "force": force});
     let fault = until_not_busy(lab, request).await?;
     let now = lab.control.attached(PROXY).await?;
     let mine: Vec<_> = now.into_iter().filter(|disk| disk.path == path).collect();
@@ -210,7 +235,7 @@ async fn until_not_busy(lab: &mut Lab, request: Value) -> Result<Value> {
 
 /// Somebody takes our disk off and another disk comes into its slot, with a key that may be the same.
 async fn slot_reused(lab: &mut Lab, v: u64) -> Result<Done> {
-    let Some(ours) = lab.left_attached().await?.into_iter().next() else { return Ok(Done::note("nothing attached")) };
+    let Some(ours) = lab.left_attached().await?.into_iter().next() else { return Ok(Done::idle("nothing attached")) };
     take_off(lab, &ours.path, ours.key).await?;
     let path = actor_disks(lab).await?.into_iter().next().context("the actor has no disk")?;
     let mode = if v.is_multiple_of(2) { "independent_nonpersistent" } else { "independent_persistent" };
@@ -244,14 +269,24 @@ async fn second_holder(lab: &mut Lab) -> Result<Done> {
     if fault.is_null() {
         lab.foreign.held.push((ACTOR.into(), path.clone()));
     }
-    Ok(Done::note(format!("{ACTOR} holds {path}: {fault}")))
+    Ok(Done::unless(&fault, format!("{ACTOR} holds {path}: {fault}")))
 }
 
 async fn snapshot_removed(lab: &mut Lab) -> Result<Done> {
-    let Some(id) = lab.our_snapshots().await?.into_iter().next() else { return Ok(Done::note("no snapshot of ours")) };
+    let Some(id) = lab.our_snapshots().await?.into_iter().next() else { return Ok(Done::idle("no snapshot of ours")) };
     let request = json!({"cmd": "operator", "call": "RemoveSnapshot", "vm": TARGET, "snapshot": id});
     let fault = until_not_busy(lab, request).await?;
-    Ok(Done::note(format!("{id}: {fault}")))
+    Ok(Done { spoils: true, ..Done::unless(&fault, format!("{id}: {fault}")) })
+}
+
+/// To our snapshot, which is still read rightly then, or to the foreign one below it.
+async fn reverted(lab: &mut Lab, v: u64) -> Result<Done> {
+    let theirs = lab.foreign.snapshots.first().cloned().filter(|_| v.is_multiple_of(2));
+    let Some(id) = theirs else { return operator(lab, "RevertToCurrentSnapshot", TARGET).await };
+    let spoils = !lab.our_snapshots().await?.is_empty();
+    let request = json!({"cmd": "operator", "call": "RevertToSnapshot", "vm": TARGET, "snapshot": id});
+    let fault = until_not_busy(lab, request).await?;
+    Ok(Done { spoils, ..Done::unless(&fault, format!("to {id}: {fault}")) })
 }
 
 /// The proxy's guest is restarted by HA; a disk whose file vanished is no longer in its configuration.
@@ -261,7 +296,7 @@ async fn ha_restart(lab: &mut Lab) -> Result<Done> {
     if let Some(disk) = ours.first() {
         take_off(lab, &disk.path, disk.key).await?;
     }
-    Ok(Done { killed, note: format!("{} disks were attached", ours.len()) })
+    Ok(Done { killed, ..Done::note(format!("{} disks were attached", ours.len())) })
 }
 
 async fn maintenance(lab: &mut Lab, v: u64) -> Result<Done> {
@@ -271,10 +306,16 @@ async fn maintenance(lab: &mut Lab, v: u64) -> Result<Done> {
     Ok(Done::note(format!("{HOST} enters, blocks with {block}")))
 }
 
-async fn operator(lab: &mut Lab, call: &str, vm: &str) -> Result<Done> {
-    if vm == PROXY && COLD.contains(&call) {
-        return cold_operator(lab, call).await;
+/// With nothing of ours on the proxy an operator may power it off and do as he likes, and there is nothing to see.
+async fn operator_proxy(lab: &mut Lab, call: &str) -> Result<Done> {
+    match COLD.contains(&call) {
+        true if lab.left_attached().await?.is_empty() => operator(lab, "Relocate", PROXY).await,
+        true => cold_operator(lab, call).await,
+        false => operator(lab, call, PROXY).await,
     }
+}
+
+async fn operator(lab: &mut Lab, call: &str, vm: &str) -> Result<Done> {
     let there = lab.control.attached(vm).await?.iter().any(|disk| disk.path.starts_with("[ds2] "));
     let request = json!({"cmd": "operator", "call": call, "vm": vm, "name": "an operator's copy",
         "datastore": if there { "ds1" } else { "ds2" }});
@@ -286,15 +327,11 @@ async fn operator(lab: &mut Lab, call: &str, vm: &str) -> Result<Done> {
     Ok(Done::note(format!("{call} on {vm}: {fault}")))
 }
 
-/// The proxy is powered off for it, which ends the agent. With nothing of ours on it an operator may do as he likes, and
-/// there is nothing to see.
+/// The proxy is powered off for it, which ends the agent.
 async fn cold_operator(lab: &mut Lab, call: &str) -> Result<Done> {
-    if lab.left_attached().await?.is_empty() {
-        return Ok(Done::note(format!("{call} on {PROXY}: not tried, nothing is attached")));
-    }
     let killed = lab.kill_agent()?;
     let off = until_not_busy(lab, json!({"cmd": "operator", "call": "PowerOff", "vm": PROXY})).await?;
     let fault = until_not_busy(lab, json!({"cmd": "operator", "call": call, "vm": PROXY})).await?;
     let on = until_not_busy(lab, json!({"cmd": "operator", "call": "PowerOn", "vm": PROXY})).await;
-    Ok(Done { killed, note: format!("{call} on {PROXY}: {fault} (off {off}, on {on:?})") })
+    Ok(Done { killed, ..Done::note(format!("{call} on {PROXY}: {fault} (off {off}, on {on:?})")) })
 }

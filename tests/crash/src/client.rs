@@ -60,6 +60,8 @@ pub struct Outcome {
 pub struct Progress {
     /// It stopped here and waits to be released.
     pub at: Option<Seen>,
+    /// Bytes of data, zeros not counted, that it had not got when it stopped.
+    pub left: u64,
     pub ended: bool,
 }
 
@@ -150,14 +152,25 @@ impl Hand {
         if !self.holds.contains(&seen) || self.orders.borrow().contains(&seen) {
             return;
         }
-        self.tell.send_modify(|p| p.at = Some(seen));
+        let left = self.left();
+        self.tell.send_modify(|p| (p.at, p.left) = (Some(seen), left));
         // The round's end drops the other side: that releases too.
         self.orders.wait_for(|released| released.contains(&seen)).await.ok();
         self.tell.send_modify(|p| p.at = None);
     }
 
+    fn left(&self) -> u64 {
+        let keys = hotadd_harness::scene::FIRST_KEY..;
+        let rest = |(key, source): (i32, &Vec<u8>)| {
+            let next = self.images.get(&key).map_or(0, |image| usize::try_from(image.next).unwrap_or(usize::MAX));
+            let blocks = source.get(next..).unwrap_or_default().chunks(BLOCK as usize);
+            blocks.filter(|block| block.iter().any(|byte| *byte != 0)).map(|block| block.len() as u64).sum::<u64>()
+        };
+        keys.zip(self.sources.iter()).map(rest).sum()
+    }
+
     async fn job(&mut self, url: &str, pki: &Pki, outcome: &mut Outcome) -> Result<()> {
-        let channel = grpc::connect(url, pki, "client").await?;
+        let channel = grpc::connect_narrow(url, pki, "client").await?;
         for _ in 0..BUSY_TRIES {
             let mut client = JobServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
             let request = BackupVmRequest {
@@ -212,7 +225,7 @@ impl Hand {
     }
 
     async fn session(&mut self, url: &str, pki: &Pki, outcome: &mut Outcome) -> Result<()> {
-        let channel = grpc::connect(url, pki, "client").await?;
+        let channel = grpc::connect_narrow(url, pki, "client").await?;
         let mut client = DiskServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let opened = open_session(&mut client).await?;
         self.seen(Seen::Session).await;

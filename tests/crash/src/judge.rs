@@ -44,11 +44,11 @@ impl Verdict {
 }
 
 /// Looks at everything.
-pub async fn judge(lab: &mut Lab, outcome: Option<&Outcome>, verdict: &mut Verdict) -> Result<()> {
+pub async fn judge(lab: &mut Lab, outcomes: &[Outcome], verdict: &mut Verdict) -> Result<()> {
     verdict.attached.extend(lab.left_attached().await?.into_iter().map(|disk| disk.path));
     verdict.snapshots.extend(lab.our_snapshots().await?);
     verdict.methods.extend(lab.our_methods().await?);
-    verdict.false_ok.extend(outcome.and_then(|outcome| outcome.false_ok.clone()));
+    verdict.false_ok.extend(outcomes.iter().filter_map(|outcome| outcome.false_ok.clone()));
     foreign(lab, verdict).await?;
     guest(lab, verdict).await?;
     journals(lab, verdict)

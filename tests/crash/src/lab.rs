@@ -41,6 +41,9 @@ const STATE_BYTES: &str = "8m";
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub scale: Scale,
+    /// Instead of the scaled `late_seconds`; 0: the agent looks for nothing that it retired, so that only an ended
+    /// session keeps a late landing away, and only such landings are played.
+    pub late: Option<f64>,
     /// Longest settling after a round.
     pub patience: Duration,
     pub log: String,
@@ -76,6 +79,8 @@ pub struct Lab {
     pub state: PathBuf,
     pub dir: PathBuf,
     pub scale: Scale,
+    /// The agent looks for what lands late, whether its session has ended or not.
+    pub sweeps: bool,
     pub patience: Duration,
     pub anchors: BTreeSet<(String, i32)>,
     /// Files of each disk's chain on the target, as long as nobody else makes a snapshot.
@@ -114,6 +119,7 @@ impl Lab {
             state,
             dir,
             scale: setup.scale,
+            sweeps: setup.late != Some(0.0),
             patience: setup.patience,
             anchors,
             depths,
@@ -292,10 +298,11 @@ impl Lab {
         }
     }
 
-    /// Every fdatasync and fsync of the agent answers EIO, by strace's fault injection.
-    pub fn break_state(&mut self) -> Result<()> {
+    /// Every fdatasync and fsync of the agent answers EIO, by strace's fault injection. False: no agent lives, or it
+    /// is done already.
+    pub fn break_state(&mut self) -> Result<bool> {
         if !self.agent_lives() || self.tracer.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let pid = self.agent.as_ref().context("no agent")?.pid();
         let mut command = Command::new("strace");
@@ -303,15 +310,24 @@ impl Lab {
         command.args(["-o", "/dev/null", "-p", &pid.to_string()]);
         let mut tracer = Process::start("strace", &mut command, &self.dir.join("strace.log"))?;
         let status = format!("/proc/{pid}/status");
-        block_in_place(|| {
+        let attached = block_in_place(|| {
             wait_for("strace at the agent", Duration::from_secs(10), || {
+                // It ends with an agent that ends meanwhile.
+                if !self.agent_lives() {
+                    return Ok(Some(false));
+                }
                 tracer.must_live()?;
                 let text = fs::read_to_string(&status).unwrap_or_default();
-                Ok(text.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0")).then_some(()))
+                let traced = text.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"));
+                Ok(traced.then_some(true))
             })
         })?;
+        if !attached {
+            block_in_place(|| drop(tracer));
+            return Ok(false);
+        }
         self.tracer = Some(tracer);
-        Ok(())
+        Ok(true)
     }
 
     pub fn mend_state(&mut self) -> Result<()> {
@@ -339,8 +355,6 @@ impl Lab {
 }
 
 impl Place for Lab {
-    const PATIENCE: Duration = Duration::from_secs(2);
-
     async fn ask(&mut self, request: Value) -> Result<Value> {
         self.call(request).await
     }
@@ -386,12 +400,12 @@ fn name(disk: &AttachedDisk) -> (String, i32) {
     (disk.uuid.clone().unwrap_or_else(|| disk.path.clone()), disk.key)
 }
 
-/// Two small disks, one dense and one sparse, a foreign snapshot that stays, and another program's VM with two disks.
+/// Two small disks, a sparse one and then a dense one, so that after half of the frames most of the data is to come; a foreign snapshot that stays, and another program's VM with two disks.
 fn spec(dir: &Path, setup: &Setup) -> Result<Spec> {
     fs::create_dir_all(dir)?;
     let dense = Content { every: 1, ..Content::new(2 * MIB, 1) };
     let sparse = Content { every: 5, ..Content::new(3 * MIB + 512, 2) };
-    let mut spec = Spec::new(dir, &[dense, sparse], 2);
+    let mut spec = Spec::new(dir, &[sparse, dense], 2);
     spec.target().snapshots = 1;
     let disk = |unit| DiskSpec { unit: Some(unit), capacity: Some(MIB + MIB / 2), ..DiskSpec::default() };
     let mut actor = vm(ACTOR, vec![disk(0), disk(1)]);
@@ -399,7 +413,7 @@ fn spec(dir: &Path, setup: &Setup) -> Result<Spec> {
     spec.inventory.vms.push(actor);
     spec.inventory.datastores.push(datastore_spec("ds2", dir.join("ds2")));
     spec.inventory.hosts = vec![HostSpec { name: HOST.into(), datastores: None }];
-    spec.agent_toml = setup.scale.agent_toml();
+    spec.agent_toml = setup.scale.agent_toml(setup.late);
     spec.log.clone_from(&setup.log);
     Ok(spec)
 }

@@ -59,6 +59,9 @@ struct Args {
     /// Of all the agent's waits [default: 0.02 in tier a, 1 in tier b]
     #[arg(long)]
     scale: Option<f64>,
+    /// The agent's late_seconds instead of the scaled one; 0: only ended sessions keep late landings away. Tier a only.
+    #[arg(long)]
+    late: Option<f64>,
     /// a: agent-sim with vcenter-sim on this host. b: the shipped daemon in a lab guest.
     #[arg(long, default_value = "a", value_parser = ["a", "b"])]
     tier: String,
@@ -138,7 +141,7 @@ fn run(mut args: Args) -> Result<bool> {
         println!("{}", tally.line(scale, seed, start.elapsed()));
         return Ok(tally.is_clean(rounds));
     }
-    let setup = Setup { scale: Scale(scale), patience, log: log.into(), root: root.clone() };
+    let setup = Setup { scale: Scale(scale), late: args.late, patience, log: log.into(), root: root.clone() };
     let campaign = Arc::new(Campaign {
         setup,
         seed: args.seed,
@@ -161,7 +164,7 @@ fn run(mut args: Args) -> Result<bool> {
     let tally = campaign.tally.lock().unwrap_or_else(PoisonError::into_inner);
     // Empty unless scenes of failed rounds are kept.
     fs::remove_dir(&root).ok();
-    eprintln!("{}", tally.times());
+    eprintln!("{}{}", tally.misses(), tally.times());
     println!("{}", tally.line(scale, args.seed, start.elapsed()));
     Ok(tally.is_clean(args.rounds))
 }
@@ -232,7 +235,7 @@ impl Campaign {
 
     fn note(&self, round: &Round, report: &Report, lab: Option<&Lab>) {
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        tally.add(report);
+        tally.add(round.number, report);
         let failed = !report.verdict.is_clean();
         if failed || self.verbose {
             let mut text = format!("{}{round}\n", if failed { "FAILED " } else { "" });

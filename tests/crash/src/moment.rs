@@ -14,8 +14,6 @@ use crate::{
 const POLL: Duration = Duration::from_millis(12);
 /// Where rounds are played, as far as moments look at it.
 pub trait Place {
-    /// A moment that has not come by then does not come in this round.
-    const PATIENCE: Duration;
     /// One command to the simulator.
     async fn ask(&mut self, request: Value) -> Result<Value>;
     /// Whether vCenter lists a disk of ours on the proxy.
@@ -126,8 +124,8 @@ impl Moment {
     }
 
     /// Waits for it. False: it did not come, because the controller ended before or nothing happened.
-    pub async fn reached<P: Place>(self, lab: &mut P, client: Option<&Controller>) -> Result<bool> {
-        let end = Instant::now() + P::PATIENCE;
+    pub async fn reached<P: Place>(self, lab: &mut P, client: Option<&Controller>, patience: Duration) -> Result<bool> {
+        let end = Instant::now() + patience;
         // What must have been there before its absence says anything.
         let mut was_there = false;
         loop {

@@ -1,6 +1,6 @@
 //! What happens in a round: (step of a job) × (fault) × (timing). The first rounds walk every pair of step and fault in
 //! order, each with every timing; after them come random sequences of one to three faults. Pure.
-use std::fmt;
+use std::{fmt, sync::LazyLock};
 
 use crate::dice::Dice;
 
@@ -182,33 +182,58 @@ impl fmt::Display for Round {
     }
 }
 
-/// Rounds that walk the pairs.
+/// Whether the fault can find anything to strike then. What needs our disks or our snapshot is not planned where there
+/// are none: there it would do nothing, in every round.
 #[must_use]
-pub fn pairs() -> u64 {
-    (FAULTS.len() * STEPS.len() * TIMINGS.len()) as u64
+pub fn sensible(fault: Fault, step: Step, timing: Timing) -> bool {
+    use Timing::{After, Before, During};
+    let within = |from, to| from <= (step, timing) && (step, timing) <= to;
+    match fault {
+        Fault::SlotReused => within((Step::AttachTask, During), (Step::DetachSubmit, During)),
+        Fault::SnapshotRemoved => within((Step::Snapshot, After), (Step::RemoveSnapshot, Before)),
+        // Our snapshot's files are being merged: nobody gets them.
+        Fault::SecondHolder => (step, timing) != (Step::RemoveSnapshot, During),
+        // The controller has its result and goes anyway.
+        Fault::ClientGone | Fault::HalfOpen => step < Step::Result || timing == Before,
+        _ => true,
+    }
 }
 
-/// What happens in this round of this seed. Faults run fastest, so that a short campaign meets each of them.
+/// One of the rounds that walk the pairs.
+type Pair = (Step, Timing, Fault, Work);
+
+/// Faults run fastest, so that a short campaign meets each of them.
+static PAIRS: LazyLock<Vec<Pair>> = LazyLock::new(|| {
+    let all = 0..FAULTS.len() * STEPS.len() * TIMINGS.len();
+    let pair = |at: usize| {
+        let (fault, rest) = (FAULTS[at % FAULTS.len()], at / FAULTS.len());
+        // The steps are dealt out anew for each fault: neighbours in time are not all at one step.
+        let (step, timing) = (STEPS[(rest + at % FAULTS.len()) % STEPS.len()], TIMINGS[rest / STEPS.len()]);
+        (step, timing, fault, if (at + rest).is_multiple_of(2) { Work::Job } else { Work::Session })
+    };
+    all.map(pair).filter(|(step, timing, fault, _)| sensible(*fault, *step, *timing)).collect()
+});
+
+fn any(dice: &mut Dice) -> Act {
+    loop {
+        let (step, timing, fault) = (*dice.pick(&STEPS), *dice.pick(&TIMINGS), *dice.pick(&FAULTS));
+        let variant = dice.next();
+        if sensible(fault, step, timing) {
+            return Act { step, timing, fault, variant };
+        }
+    }
+}
+
+/// What happens in this round of this seed.
 #[must_use]
 pub fn round(seed: u64, number: u64) -> Round {
     let mut dice = Dice::of(seed, number);
     let at = usize::try_from(number).unwrap_or(usize::MAX);
-    if number < pairs() {
-        let (fault, rest) = (FAULTS[at % FAULTS.len()], at / FAULTS.len());
-        // The steps are dealt out anew for each fault: neighbours in time are not all at one step.
-        let (step, timing) = (STEPS[(rest + at % FAULTS.len()) % STEPS.len()], TIMINGS[rest / STEPS.len()]);
-        let work = if (at + rest).is_multiple_of(2) { Work::Job } else { Work::Session };
+    if let Some(&(step, timing, fault, work)) = PAIRS.get(at) {
         return Round { seed, number, work, acts: vec![Act { step, timing, fault, variant: dice.next() }] };
     }
     let work = *dice.pick(&[Work::Job, Work::Session]);
-    let mut acts: Vec<Act> = (0..=dice.below(3))
-        .map(|_| Act {
-            step: *dice.pick(&STEPS),
-            timing: *dice.pick(&TIMINGS),
-            fault: *dice.pick(&FAULTS),
-            variant: dice.next(),
-        })
-        .collect();
+    let mut acts: Vec<Act> = (0..=dice.below(3)).map(|_| any(&mut dice)).collect();
     acts.sort_by_key(|act| (act.step, act.timing));
     Round { seed, number, work, acts }
 }
@@ -217,12 +242,28 @@ pub fn round(seed: u64, number: u64) -> Round {
 mod tests {
     use super::*;
 
+    /// Rounds that walk the pairs.
+    fn pairs() -> u64 {
+        PAIRS.len() as u64
+    }
+
     #[test]
-    fn the_first_rounds_are_every_pair_with_every_timing_once() {
+    fn the_first_rounds_are_every_sensible_pair_with_every_timing_once() {
         let mut all: Vec<String> = (0..pairs()).map(|n| round(5, n).acts[0].to_string()).collect();
         all.sort();
         all.dedup();
-        assert_eq!(all.len(), FAULTS.len() * STEPS.len() * TIMINGS.len());
+        let of = |fault| STEPS.iter().flat_map(move |s| TIMINGS.map(|t| sensible(fault, *s, t))).filter(|s| *s).count();
+        assert_eq!(all.len(), FAULTS.iter().map(|fault| of(*fault)).sum::<usize>());
+    }
+
+    #[test]
+    fn what_needs_our_disks_is_planned_only_while_there_are_any() {
+        assert!(sensible(Fault::SlotReused, Step::MiddleFrame, Timing::Before));
+        assert!(!sensible(Fault::SlotReused, Step::AttachTask, Timing::Before));
+        assert!(!sensible(Fault::SnapshotRemoved, Step::Preflight, Timing::After));
+        let rounds = (pairs()..pairs() + 500).flat_map(|n| round(5, n).acts);
+        assert!(rounds.into_iter().all(|act| sensible(act.fault, act.step, act.timing)));
+        assert!(FAULTS.iter().all(|f| STEPS.iter().any(|s| TIMINGS.iter().any(|t| sensible(*f, *s, *t)))));
     }
 
     #[test]

@@ -49,11 +49,13 @@ impl Scale {
         u64::try_from(self.of(seconds).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// `[limits]` and `[deadlines]` of agent.toml.
+    /// `[limits]` and `[deadlines]` of agent.toml. `late`: this many seconds for `late_seconds`, not scaled.
     #[must_use]
-    pub fn agent_toml(self) -> String {
-        let line =
-            |(name, seconds, least): &(&str, f64, f64)| format!("{name} = {:.3}\n", (seconds * self.0).max(*least));
+    pub fn agent_toml(self, late: Option<f64>) -> String {
+        let line = |(name, seconds, least): &(&str, f64, f64)| {
+            let fixed = late.filter(|_| *name == "late_seconds");
+            format!("{name} = {:.3}\n", fixed.unwrap_or_else(|| (seconds * self.0).max(*least)))
+        };
         let limits: String = LIMITS.iter().map(line).collect();
         let deadlines: String = DEADLINES.iter().map(line).collect();
         format!("[limits]\n{limits}[deadlines]\n{deadlines}")
@@ -66,8 +68,9 @@ mod tests {
 
     #[test]
     fn waits_are_scaled_and_have_a_floor() {
-        let text = Scale(0.02).agent_toml();
+        let text = Scale(0.02).agent_toml(Some(0.0));
         assert!(text.contains("settle_seconds = 1.500\n") && text.contains("rescan_seconds = 0.100\n"), "{text}");
+        assert!(text.contains("late_seconds = 0.000\n"), "{text}");
     }
 
     #[test]

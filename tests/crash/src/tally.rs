@@ -1,7 +1,12 @@
 //! What a campaign counts, and its last line.
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::round::Report;
+
+/// Of 100 acts at most this many may miss their moment: a campaign that does not play its faults proves nothing.
+const MISSED_PERCENT: u64 = 5;
+/// Below this many acts a share says nothing.
+const MISSED_FROM: u64 = 100;
 
 /// Sums over all rounds.
 #[derive(Debug, Default)]
@@ -11,6 +16,8 @@ pub struct Tally {
     pub kills: u64,
     pub faults: u64,
     pub missed: u64,
+    /// How often, and in which round first.
+    misses: BTreeMap<String, (u64, u64)>,
     pub ok: u64,
     pub exits: u64,
     attached: usize,
@@ -24,12 +31,15 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub fn add(&mut self, report: &Report) {
+    pub fn add(&mut self, number: u64, report: &Report) {
         self.rounds += 1;
         self.failed += u64::from(!report.verdict.is_clean());
         self.kills += report.kills;
         self.faults += report.done;
-        self.missed += report.missed;
+        self.missed += report.missed.len() as u64;
+        for kind in &report.missed {
+            self.misses.entry(kind.clone()).or_insert((0, number)).0 += 1;
+        }
         self.ok += u64::from(report.ok);
         self.attached += report.verdict.attached.len();
         self.snapshots += report.verdict.snapshots.len();
@@ -43,11 +53,26 @@ impl Tally {
         }
     }
 
-    /// Nothing left, nothing touched, nothing told wrongly, and every round was played.
+    /// Moments of which kind did not come, the most frequent first; one line each.
+    #[must_use]
+    pub fn misses(&self) -> String {
+        let mut all: Vec<_> = self.misses.iter().collect();
+        all.sort_by_key(|(what, (times, _))| (std::cmp::Reverse(*times), (*what).clone()));
+        all.iter().map(|(what, (times, first))| format!("missed {times:4} {what} (round {first})\n")).collect()
+    }
+
+    /// Whether so many moments did not come that the campaign has rotted.
+    #[must_use]
+    pub fn misses_too_many(&self) -> bool {
+        let acts = self.faults + self.missed;
+        acts >= MISSED_FROM && self.missed * 100 > acts * MISSED_PERCENT
+    }
+
+    /// Nothing left, nothing touched, nothing told wrongly, every round played and nearly every fault done.
     #[must_use]
     pub fn is_clean(&self, asked: u64) -> bool {
         let left = self.attached + self.snapshots + self.methods + self.foreign + self.false_ok;
-        self.failed == 0 && left == 0 && self.rounds == asked
+        self.failed == 0 && left == 0 && self.rounds == asked && !self.misses_too_many()
     }
 
     /// Where the time of a round goes, on average.
@@ -113,12 +138,25 @@ mod tests {
     #[test]
     fn a_campaign_that_ended_early_is_not_clean() {
         let mut tally = Tally::default();
-        tally.add(&Report::default());
+        tally.add(0, &Report::default());
         assert!(tally.is_clean(1) && !tally.is_clean(2));
         let mut bad = Report::default();
         bad.verdict.other.push("something".into());
-        tally.add(&bad);
+        tally.add(1, &bad);
         assert!(!tally.is_clean(2));
         assert!(tally.line(0.02, 1, Duration::ZERO).starts_with("crash: rounds=2 kills=0 faults=0 left_attached=0 "));
+    }
+
+    #[test]
+    fn a_campaign_that_misses_too_many_moments_is_not_clean() {
+        let mut tally = Tally::default();
+        let missed = Report { missed: vec!["Kill Before Open Job".into()], ..Report::default() };
+        let done = Report { done: 1, ..Report::default() };
+        (0..95).for_each(|_| tally.add(0, &done));
+        (0..5).for_each(|_| tally.add(0, &missed));
+        assert!(tally.is_clean(100), "5 of 100");
+        tally.add(0, &missed);
+        assert!(!tally.is_clean(101), "6 of 101");
+        assert!(tally.misses().starts_with("missed    6 "), "{}", tally.misses());
     }
 }

@@ -122,7 +122,7 @@ impl Sim {
     }
 }
 
-/// A running simulator; dropping it without `shutdown` leaves loop devices behind.
+/// A running simulator; dropping it without `shutdown` lets it run on.
 #[derive(Debug)]
 pub struct Running {
     pub addr: SocketAddr,

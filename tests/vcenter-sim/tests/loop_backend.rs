@@ -95,3 +95,47 @@ async fn suppressed_events_come_by_rescan_and_decoys_disagree() {
     assert_eq!(watch.next_line().await.unwrap()["device"]["target"], 9);
     lab.shutdown().await;
 }
+
+/// Files below `dir` that loop devices of this machine have open.
+fn loops_below(dir: &std::path::Path) -> Vec<String> {
+    let names = std::fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap().path());
+    let files = names.filter_map(|path| std::fs::read_to_string(path.join("loop/backing_file")).ok());
+    files.filter(|file| file.starts_with(dir.to_str().unwrap())).collect()
+}
+
+#[tokio::test]
+async fn a_killed_simulator_leaves_no_loop_device() {
+    if !able() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let inventory = file("inventory.json", &common::inventory(dir.path()).to_string());
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_vcenter-sim"))
+        .arg("--inventory")
+        .arg(inventory)
+        .arg("--password-file")
+        .arg(file("password", "secret"))
+        .arg("--control")
+        .arg(dir.path().join("control.sock"))
+        .arg("--work")
+        .arg(dir.path().join("work"))
+        .args(["--backend", "loop:proxy"])
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut ready = tokio::io::BufReader::new(child.stdout.take().unwrap());
+    tokio::io::AsyncBufReadExt::read_line(&mut ready, &mut String::new()).await.unwrap();
+    assert_eq!(loops_below(dir.path()).len(), 2, "the anchors");
+    child.kill().await.unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !loops_below(dir.path()).is_empty() {
+        assert!(std::time::Instant::now() < end, "left: {:?}", loops_below(dir.path()));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}

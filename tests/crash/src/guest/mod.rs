@@ -57,7 +57,7 @@ pub async fn campaign(options: &Options, root: &Path) -> Result<Tally> {
         };
         let start = Instant::now();
         let report = round::run(&mut here, &round).await;
-        tally.add(&report);
+        tally.add(round.number, &report);
         let failed = !report.verdict.is_clean();
         println!("{}{round} ({} s)", if failed { "FAILED " } else { "" }, start.elapsed().as_secs());
         if failed || options.verbose || std::env::var_os("HOTADD_CRASH_NOTES").is_some() {

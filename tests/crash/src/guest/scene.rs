@@ -166,9 +166,6 @@ impl Scene {
 }
 
 impl Place for Scene {
-    /// Everything takes longer on an emulated CPU.
-    const PATIENCE: Duration = Duration::from_secs(20);
-
     async fn ask(&mut self, request: Value) -> Result<Value> {
         self.call(request).await
     }
@@ -192,7 +189,7 @@ fn spec(dir: &Path, scale: f64) -> Spec {
     let dense = Content { every: 1, ..Content::new(4 * MIB, 1) };
     let sparse = Content { every: 5, ..Content::new(3 * MIB + 512, 2) };
     let mut spec = Spec::new(dir, &[dense, sparse], 2);
-    spec.agent_toml = Scale(scale).agent_toml();
+    spec.agent_toml = Scale(scale).agent_toml(None);
     spec.log = "info".into();
     spec
 }

@@ -1,12 +1,15 @@
 //! Attached disks as loop devices of this machine, with the facts that a guest would see, for hosts without SCSI.
+//! A loop device lives as long as somebody has it open: this process, or the agent. No end of either, however
+//! violent, leaves one behind.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
-use tokio::process::Command;
 use tokio::sync::broadcast;
 
 use super::{AttachReq, event, pci_address};
@@ -14,7 +17,7 @@ use super::{AttachReq, event, pci_address};
 #[derive(Debug)]
 struct Entry {
     device: Value,
-    node: String,
+    _node: Node,
     letter: String,
     flattened: Option<std::path::PathBuf>,
     /// The guest deleted the device; vCenter has not detached it yet.
@@ -66,34 +69,35 @@ impl LoopBackend {
         if self.lock().values().any(occupied) {
             return Err(format!("target {} on {pci} is in use", req.unit));
         }
-        let node = losetup(&req.image, req.size).await?;
+        let node = Node::open(&req.image, req.size).await?;
         let size = std::fs::metadata(&req.image).map(|m| m.len()).unwrap_or(req.size);
         let letter = self.letter();
         let hidden = self.suppress.load(Ordering::SeqCst);
         let hex = req.hex();
         let device = json!({
-            "id": id, "pci_address": address, "host": req.bus, "channel": 0, "target": req.unit, "lun": 0, "name": letter, "node": node,
+            "id": id, "pci_address": address, "host": req.bus, "channel": 0, "target": req.unit, "lun": 0, "name": letter, "node": node.path,
             "serial": hex, "designators": hex.iter().collect::<Vec<_>>(), "size_bytes": req.size.min(size), "logical_block": 512, "read_only": true,
         });
         let flattened = req.flattened.then(|| req.image.clone());
-        self.lock()
-            .insert(id.to_owned(), Entry { device: device.clone(), node, letter, flattened, forgotten: false, hidden });
+        self.lock().insert(
+            id.to_owned(),
+            Entry { device: device.clone(), _node: node, letter, flattened, forgotten: false, hidden },
+        );
         if !hidden {
             self.events.send(event("add", &device)).ok();
         }
         Ok(())
     }
 
-    pub(crate) async fn detach(&self, id: &str) -> Result<(), String> {
+    pub(crate) fn detach(&self, id: &str) -> Result<(), String> {
         let Some(e) = self.lock().remove(id) else { return Ok(()) };
-        let gone = detach_node(&e.node).await;
         if let Some(f) = &e.flattened {
             std::fs::remove_file(f).ok();
         }
         if !e.forgotten && !self.suppress.load(Ordering::SeqCst) {
             self.events.send(event("remove", &e.device)).ok();
         }
-        gone
+        Ok(())
     }
 
     /// The guest deletes the SCSI device: gone for the guest, still attached for vCenter.
@@ -119,11 +123,10 @@ impl LoopBackend {
         found
     }
 
-    pub(crate) async fn shutdown(&self) {
-        let ids: BTreeSet<String> = self.lock().keys().cloned().collect();
-        for id in ids {
-            if let Err(e) = self.detach(&id).await {
-                tracing::warn!(id, error = e, "loop device left");
+    pub(crate) fn shutdown(&self) {
+        for e in std::mem::take(&mut *self.lock()).into_values() {
+            if let Some(f) = e.flattened {
+                std::fs::remove_file(f).ok();
             }
         }
     }
@@ -142,17 +145,34 @@ impl LoopBackend {
     }
 }
 
-async fn losetup(image: &Path, size: u64) -> Result<String, String> {
-    let mut cmd = Command::new("losetup");
-    cmd.args(["--find", "--show", "--read-only", "--sizelimit", &size.to_string()]).arg(image);
-    let out = cmd.output().await.map_err(|e| format!("losetup: {e}"))?;
-    if !out.status.success() {
-        return Err(format!("losetup: {}", String::from_utf8_lossy(&out.stderr).trim()));
-    }
-    Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
+/// A loop device that this process holds open. The last close frees it.
+#[derive(Debug)]
+struct Node {
+    path: String,
+    _open: File,
 }
 
-async fn detach_node(node: &str) -> Result<(), String> {
-    let out = Command::new("losetup").args(["--detach", node]).output().await.map_err(|e| format!("losetup: {e}"))?;
-    if out.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&out.stderr).trim().to_owned()) }
+impl Node {
+    /// On a thread of its own: a simulator that ends meanwhile waits for it, and the device is freed again.
+    async fn open(image: &Path, size: u64) -> Result<Node, String> {
+        let image = PathBuf::from(image);
+        let made = tokio::task::spawn_blocking(move || Node::make(&image, size)).await;
+        made.map_err(|e| format!("losetup: {e}"))?
+    }
+
+    fn make(image: &Path, size: u64) -> Result<Node, String> {
+        let mut create = Command::new("losetup");
+        create.args(["--find", "--show", "--read-only", "--sizelimit", &size.to_string()]).arg(image);
+        let out = ran(&mut create)?;
+        let path = String::from_utf8_lossy(&out.stdout).trim().to_owned();
+        let open = File::open(&path);
+        // Of a device that is open this only sets LO_FLAGS_AUTOCLEAR; of one that could not be opened it frees it.
+        ran(Command::new("losetup").args(["--detach", &path]))?;
+        Ok(Node { _open: open.map_err(|e| format!("{path}: {e}"))?, path })
+    }
+}
+
+fn ran(command: &mut Command) -> Result<Output, String> {
+    let out = command.output().map_err(|e| format!("losetup: {e}"))?;
+    if out.status.success() { Ok(out) } else { Err(String::from_utf8_lossy(&out.stderr).trim().to_owned()) }
 }

@@ -126,7 +126,7 @@ impl Live {
     pub(crate) async fn detach_id(&self, id: &str) -> Result<(), String> {
         match self {
             Live::None => Ok(()),
-            Live::Loop(b) => b.detach(id).await,
+            Live::Loop(b) => b.detach(id),
             Live::Qemu(b) => b.detach(id).await,
         }
     }
@@ -155,7 +155,7 @@ impl Live {
 
     pub(crate) async fn shutdown(&self) {
         match self {
-            Live::Loop(b) => b.shutdown().await,
+            Live::Loop(b) => b.shutdown(),
             Live::Qemu(b) => b.shutdown().await,
             Live::None => {}
         }
