@@ -48,6 +48,8 @@ struct Disk {
     ended: bool,
     /// The agent's word that it was read well.
     told: Option<DiskResult>,
+    /// It came whole under a job before the one of now, whose result need not name it.
+    earlier: bool,
 }
 
 #[derive(Debug)]
@@ -104,6 +106,7 @@ impl Collector {
                 disk.writer.finish().await?;
             }
             if disk.ended {
+                disk.earlier = true;
                 continue;
             }
             missing.keys.push(*key);
@@ -124,7 +127,7 @@ impl Collector {
     /// The result with the disks that came whole under jobs before it.
     pub(super) fn complete(&self, mut result: JobResult) -> JobResult {
         let of = |told: &DiskResult| told.disk.as_ref().map(|facts| facts.device_key);
-        for told in self.disks.values().filter_map(|disk| disk.told.as_ref()) {
+        for told in self.disks.values().filter(|disk| disk.earlier).filter_map(|disk| disk.told.as_ref()) {
             if !result.disks.iter().any(|known| of(known) == of(told)) {
                 result.disks.push(told.clone());
             }
@@ -214,7 +217,8 @@ impl Collector {
         let writer = Writer::start(image, spec, progress, self.faults.clone())?;
         report::opened(&self.out, &facts, &opened.engine, &file);
         self.seen.opened.insert(key, facts.capacity_bytes);
-        let disk = Disk { facts, engine: opened.engine, file, writer, open: true, next: 0, ended: false, told: None };
+        let engine = opened.engine;
+        let disk = Disk { facts, engine, file, writer, open: true, next: 0, ended: false, told: None, earlier: false };
         self.disks.insert(key, disk);
         Ok(())
     }
