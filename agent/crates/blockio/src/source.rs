@@ -15,8 +15,12 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// After a read failed or came back short: the first unit of it that fails again, and how. `None` when all of it
     /// can be read now, or reading again would tell nothing. `op` is what failed; its buffer may be used. What else is
     /// in flight in `engine` may be thrown away.
-    fn first_bad(&self, engine: &mut dyn ReadEngine, op: ReadOp, result: &io::Result<usize>)
-    -> Option<(u64, io::Error)>;
+    fn first_bad(
+        &self,
+        engine: &mut dyn ReadEngine,
+        op: ReadOp,
+        result: &io::Result<usize>,
+    ) -> Option<(u64, io::Error)>;
 }
 
 impl<T: Source + ?Sized> Source for Arc<T> {

@@ -18,11 +18,7 @@ use nix::{
 };
 use rustls::ClientConnection;
 
-use super::{
-    Address, NbdError, Options, Tls,
-    handshake::Wire,
-    options::STOP_POLL,
-};
+use super::{Address, NbdError, Options, Tls, handshake::Wire, options::STOP_POLL};
 
 /// Bytes of TLS records taken from the socket at once.
 const INBOX: usize = 64 << 10;

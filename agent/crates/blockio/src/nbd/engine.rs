@@ -204,7 +204,8 @@ impl NbdEngine {
     /// Gives queued parts to the least loaded connections.
     fn dispatch(&mut self) {
         while let Some(part) = self.queue.pop_front() {
-            let loads = self.links.iter_mut().enumerate().filter_map(|(index, link)| Some((link.conn()?.load(), index)));
+            let loads =
+                self.links.iter_mut().enumerate().filter_map(|(index, link)| Some((link.conn()?.load(), index)));
             let Some((_, index)) = loads.min() else {
                 self.queue.push_front(part);
                 return;

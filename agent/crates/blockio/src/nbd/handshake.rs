@@ -205,9 +205,7 @@ fn allocation(wire: &mut dyn Wire, name: &str) -> Result<Option<u32>, NbdError> 
     let each = &mut |answer: &Answer| {
         let mut fields = Fields(&answer.data);
         match (answer.kind, fields.u32()) {
-            (wire::REP_META_CONTEXT, Some(number))
-                if fields.rest() == wire::ALLOCATION.as_bytes() && id.is_none() =>
-            {
+            (wire::REP_META_CONTEXT, Some(number)) if fields.rest() == wire::ALLOCATION.as_bytes() && id.is_none() => {
                 id = Some(number);
                 Ok(())
             }

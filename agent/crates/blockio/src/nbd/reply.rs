@@ -390,7 +390,8 @@ impl Replies {
             } else {
                 fields.u32().zip(fields.u32()).map(|(length, state)| (length.into(), state.into()))
             };
-            let (length, state) = pair.filter(|&(length, _)| length > 0).ok_or(NbdError::Protocol("an empty extent"))?;
+            let (length, state) =
+                pair.filter(|&(length, _)| length > 0).ok_or(NbdError::Protocol("an empty extent"))?;
             // Only the last may reach beyond what was asked.
             if sum >= u64::from(part.length) {
                 return Err(NbdError::Protocol("extents beyond the request"));

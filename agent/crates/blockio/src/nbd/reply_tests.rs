@@ -32,9 +32,8 @@ struct Question {
 
 impl Question {
     fn strategy() -> impl Strategy<Value = Self> {
-        (1_u32..3000, prop::collection::vec(1_u32..3000, 0..7), any::<u64>(), any::<u64>(), any::<bool>()).prop_map(
-            |(length, cuts, order, holes, closing_none)| Self { length, cuts, order, holes, closing_none },
-        )
+        (1_u32..3000, prop::collection::vec(1_u32..3000, 0..7), any::<u64>(), any::<u64>(), any::<bool>())
+            .prop_map(|(length, cuts, order, holes, closing_none)| Self { length, cuts, order, holes, closing_none })
     }
 
     /// (start, end, hole) in the order of sending.
@@ -160,7 +159,12 @@ fn asked(questions: &[Question], headers: Headers) -> (Replies, Buffers) {
 }
 
 /// Feeds everything, `step` bytes at a time with a pause after each; the finished parts, or the error.
-fn feed(replies: &mut Replies, buffers: &mut Buffers, bytes: &[u8], step: usize) -> Result<Vec<Part>, (Vec<Part>, NbdError)> {
+fn feed(
+    replies: &mut Replies,
+    buffers: &mut Buffers,
+    bytes: &[u8],
+    step: usize,
+) -> Result<Vec<Part>, (Vec<Part>, NbdError)> {
     let mut finished = Vec::new();
     let mut rest = bytes;
     loop {
@@ -309,7 +313,8 @@ fn the_fuzz_targets_hold_over_a_seeded_corpus() {
             model.out.extend([(noise(&mut state) % 16) as u8, noise(&mut state) as u8]);
         }
         for cookie in 1..=u64::from(requests) {
-            let length = u32::from(u16::from_be_bytes([model.out[cookie as usize * 2 - 1], model.out[cookie as usize * 2]])) + 1;
+            let length =
+                u32::from(u16::from_be_bytes([model.out[cookie as usize * 2 - 1], model.out[cookie as usize * 2]])) + 1;
             let cuts = (0..noise(&mut state) % 5).map(|_| noise(&mut state) as u32 % 4096).collect();
             let (order, holes) = (noise(&mut state), noise(&mut state));
             model.answer(cookie, &Question { length, cuts, order, holes, closing_none: round % 2 == 0 }, None);
@@ -330,8 +335,9 @@ fn the_fuzz_targets_hold_over_a_seeded_corpus() {
         }
         super::fuzz::replies(&model.out);
         super::fuzz::negotiation(&negotiation);
-        let text: Vec<u8> =
-            (0..noise(&mut state) % 40).map(|_| b"nbds+unix:/?socket=%&@[]#host10"[noise(&mut state) as usize % 31]).collect();
+        let text: Vec<u8> = (0..noise(&mut state) % 40)
+            .map(|_| b"nbds+unix:/?socket=%&@[]#host10"[noise(&mut state) as usize % 31])
+            .collect();
         super::fuzz::uri(&[b"nbd://", &text[..]].concat());
     }
 }
