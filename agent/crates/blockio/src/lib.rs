@@ -1,19 +1,22 @@
-//! Reading block devices: aligned buffers, the three read engines (io_uring, Linux AIO, preadv) behind one trait, an
-//! ordered reader on top, zero detection, and the few ioctls that tell what a device is.
+//! Reading disks: aligned buffers, the read engines (io_uring, Linux AIO, preadv for block devices; an NBD client for
+//! servers) behind one trait, an ordered reader on top, zero detection, and the few ioctls that tell what a device is.
 //!
 //! This is the only crate of the project that may contain `unsafe`; every block carries its SAFETY argument. It knows
-//! nothing of vSphere, gRPC or the agent: a file goes in, blocks come out.
+//! nothing of vSphere, gRPC or the agent: a file or an address goes in, blocks come out.
 //!
-//! Reading order: [`buffer`] → [`engine`] → [`reader`] → [`device`] → [`zero`].
+//! Reading order: [`buffer`] → [`engine`] → [`source`] → [`reader`] → [`device`] → [`nbd`] → [`zero`].
 #![allow(unsafe_code, reason = "system calls and shared memory with the kernel; each block argues its safety")]
 
 pub mod buffer;
 pub mod device;
 pub mod engine;
+pub mod nbd;
 pub mod reader;
+pub mod source;
 pub mod zero;
 
 pub use buffer::{Arena, Buffer};
 pub use device::Device;
 pub use engine::{EngineKind, ReadEngine, Refusal, Selected};
 pub use reader::{Block, ReadError, ReadRequest, ReadStats};
+pub use source::Source;

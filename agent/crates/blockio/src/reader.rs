@@ -1,4 +1,4 @@
-//! Reads ranges of a device through an engine and hands blocks over in order of offset.
+//! Reads ranges of a source through an engine and hands blocks over in order of offset.
 //!
 //! ```text
 //! ranges → pieces on the block grid → engine (≤ depth in flight) → window, ordered → sink
@@ -10,15 +10,16 @@ use std::{
     collections::VecDeque,
     io,
     ops::{ControlFlow, Range},
-    os::unix::fs::FileExt as _,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use crate::{
-    Arena, Buffer, Device, ReadEngine,
+    Arena, Buffer, ReadEngine,
     device::SECTOR,
     engine::{Completion, ReadOp},
+    nbd::NbdError,
+    source::Source,
 };
 
 /// How often a reader that waits for a free buffer looks at its cancel flag.
@@ -79,15 +80,15 @@ pub enum ReadError {
 /// # Errors
 /// See [`ReadError`]. The engine has nothing in flight when this returns.
 pub fn read(
-    device: &Device,
+    source: &dyn Source,
     engine: &mut dyn ReadEngine,
     arena: &Arena,
     request: &ReadRequest<'_>,
     sink: &mut dyn FnMut(Block) -> ControlFlow<()>,
 ) -> Result<ReadStats, ReadError> {
-    validate(device, arena, request)?;
+    validate(source, arena, request)?;
     let mut run = Run {
-        device,
+        source,
         arena,
         cancel: request.cancel,
         window: VecDeque::with_capacity(engine.depth()),
@@ -95,13 +96,13 @@ pub fn read(
         stats: ReadStats::default(),
     };
     let outcome = run.pump(engine, &mut pieces(request.ranges, request.block), sink);
-    let drained = drain(engine);
+    let drained = drain(engine, run.stats.stopped);
     run.stats.elapsed = run.start.elapsed();
     outcome.and(drained).map(|()| run.stats)
 }
 
-fn validate(device: &Device, arena: &Arena, request: &ReadRequest<'_>) -> Result<(), ReadError> {
-    let align = device.logical_block();
+fn validate(source: &dyn Source, arena: &Arena, request: &ReadRequest<'_>) -> Result<(), ReadError> {
+    let align = source.logical_block();
     let block = request.block;
     if !block.is_power_of_two() || block < align || block as usize > arena.slot_bytes() {
         return Err(ReadError::BadBlock { block, align, slot: arena.slot_bytes() });
@@ -110,8 +111,8 @@ fn validate(device: &Device, arena: &Arena, request: &ReadRequest<'_>) -> Result
     for range in request.ranges {
         let unit = u64::from(align);
         let aligned = range.start.is_multiple_of(unit) && range.end.is_multiple_of(unit);
-        if range.start < previous || range.start >= range.end || range.end > device.size() || !aligned {
-            return Err(ReadError::BadRange { start: range.start, end: range.end, size: device.size(), align });
+        if range.start < previous || range.start >= range.end || range.end > source.size() || !aligned {
+            return Err(ReadError::BadRange { start: range.start, end: range.end, size: source.size(), align });
         }
         previous = range.end;
     }
@@ -143,7 +144,7 @@ struct Asked {
 }
 
 struct Run<'a> {
-    device: &'a Device,
+    source: &'a dyn Source,
     arena: &'a Arena,
     cancel: &'a AtomicBool,
     window: VecDeque<Asked>,
@@ -174,8 +175,9 @@ impl Run<'_> {
             if self.window.is_empty() && next.is_none() {
                 return Ok(());
             }
-            if engine.in_flight() > 0 {
-                self.settle_one(engine)?;
+            if engine.in_flight() > 0 && self.settle_one(engine)?.is_break() {
+                self.stats.stopped = true;
+                return Ok(());
             }
             if self.deliver(sink).is_break() {
                 self.stats.stopped = true;
@@ -197,14 +199,17 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn settle_one(&mut self, engine: &mut dyn ReadEngine) -> Result<(), ReadError> {
+    /// Breaks when the engine itself saw the wish to stop.
+    fn settle_one(&mut self, engine: &mut dyn ReadEngine) -> Result<ControlFlow<()>, ReadError> {
         let name = engine.kind().name();
-        let completion = engine.complete().map_err(|source| ReadError::Engine { engine: name, source })?;
-        let Some(Completion { op, result }) = completion else { return Ok(()) };
+        let completion = match engine.complete() {
+            Err(source) if was_stopped(&source) => return Ok(ControlFlow::Break(())),
+            other => other.map_err(|source| ReadError::Engine { engine: name, source })?,
+        };
+        let Some(Completion { op, result }) = completion else { return Ok(ControlFlow::Continue(())) };
         let got = match result {
             Ok(got) if got == op.length as usize => got,
-            Ok(got) => return Err(self.explain(&op, Ok(got))),
-            Err(error) => return Err(self.explain(&op, Err(error))),
+            other => return Err(self.explain(engine, op, other)),
         };
         debug_assert_eq!(op.buffer.as_ref().len(), got);
         self.stats.first_byte.get_or_insert_with(|| self.start.elapsed());
@@ -214,7 +219,7 @@ impl Run<'_> {
         {
             asked.answer = Some(op.buffer);
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     fn deliver(&mut self, sink: &mut dyn FnMut(Block) -> ControlFlow<()>) -> ControlFlow<()> {
@@ -228,45 +233,41 @@ impl Run<'_> {
     }
 
     /// Turns a failed or short completion into the error that says what is wrong with the disk.
-    fn explain(&self, op: &ReadOp, result: io::Result<usize>) -> ReadError {
-        let offset = op.offset;
-        if !self.device.is_present() {
+    fn explain(&self, engine: &mut dyn ReadEngine, op: ReadOp, result: io::Result<usize>) -> ReadError {
+        let (offset, length) = (op.offset, op.length);
+        if !self.source.is_present() {
             return ReadError::Gone { offset };
         }
-        if let Some((bad, source)) = first_bad_sector(self.device, offset, op.length) {
+        if let Some((bad, source)) = self.source.first_bad(engine, op, &result) {
             return match source.raw_os_error() {
                 Some(libc::ENODEV | libc::ENXIO) => ReadError::Gone { offset: bad },
                 _ => ReadError::Media { lba: bad / SECTOR, offset: bad, source },
             };
         }
         match result {
-            Ok(got) => ReadError::Short { offset, wanted: op.length, got },
+            Ok(got) => ReadError::Short { offset, wanted: length, got },
             Err(source) if matches!(source.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => {
                 ReadError::Gone { offset }
             }
-            Err(source) => ReadError::Io { offset, length: op.length, source },
+            Err(source) => ReadError::Io { offset, length, source },
         }
     }
 }
 
-/// Reads the failed piece again, one logical block at a time; the first that fails is named.
-fn first_bad_sector(device: &Device, offset: u64, length: u32) -> Option<(u64, io::Error)> {
-    let unit = device.logical_block();
-    let arena = Arena::new(1, unit as usize).ok()?;
-    let mut buffer = arena.try_take()?;
-    (offset..offset + u64::from(length)).step_by(unit as usize).find_map(|at| {
-        match device.file().read_at(buffer.spare(unit as usize), at) {
-            Ok(0) => Some((at, io::Error::from_raw_os_error(libc::ENODEV))),
-            Ok(_) => None,
-            Err(error) => Some((at, error)),
-        }
-    })
+fn was_stopped(error: &io::Error) -> bool {
+    matches!(NbdError::of(error), Some(NbdError::Stopped))
 }
 
-fn drain(engine: &mut dyn ReadEngine) -> Result<(), ReadError> {
+fn drain(engine: &mut dyn ReadEngine, stopped: bool) -> Result<(), ReadError> {
     let name = engine.kind().name();
-    while engine.complete().map_err(|source| ReadError::Engine { engine: name, source })?.is_some() {}
-    Ok(())
+    loop {
+        match engine.complete() {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(()),
+            Err(source) if stopped && was_stopped(&source) => return Ok(()),
+            Err(source) => return Err(ReadError::Engine { engine: name, source }),
+        }
+    }
 }
 
 #[cfg(test)]

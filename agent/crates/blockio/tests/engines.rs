@@ -1,4 +1,5 @@
 //! The conformance suite: every engine is held to the same contract (src/engine/mod.rs), through the trait only.
+//! The NBD engine is, over a Unix socket, over TCP with several connections, and over TLS, with nbdkit behind it.
 #![allow(clippy::unwrap_used, reason = "test")]
 use std::{
     collections::HashSet,
@@ -9,10 +10,14 @@ use std::{
 };
 
 use hotadd_blockio::{
-    Arena, Device, EngineKind, ReadEngine, ReadError, ReadRequest,
+    Arena, Device, EngineKind, ReadEngine, ReadError, ReadRequest, Source,
     engine::{self, ReadOp},
+    nbd::Options,
     reader,
 };
+
+mod nbd_support;
+use nbd_support::{Certificates, have, nbdkit, nbdkit_tcp};
 
 const BLOCK: u32 = 64 << 10;
 const BLOCKS: u64 = 40;
@@ -20,7 +25,7 @@ const BLOCKS: u64 = 40;
 const TAIL: u64 = 512;
 
 struct Bench {
-    device: Arc<Device>,
+    device: Arc<dyn Source>,
     arena: Arena,
     file: tempfile::NamedTempFile,
 }
@@ -29,13 +34,18 @@ fn content(offset: u64) -> u8 {
     (offset / 512 % 251) as u8 ^ (offset % 7) as u8
 }
 
-fn bench(slots: u32) -> Bench {
+fn file() -> tempfile::NamedTempFile {
     let mut file = tempfile::Builder::new().tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let bytes: Vec<u8> = (0..u64::from(BLOCK) * BLOCKS + TAIL).map(content).collect();
     file.write_all(&bytes).unwrap();
     file.as_file().sync_all().unwrap();
+    file
+}
+
+fn bench(slots: u32) -> (Bench, Arc<Device>) {
+    let file = file();
     let device = Arc::new(Device::open(file.path()).unwrap());
-    Bench { device, arena: Arena::new(slots, BLOCK as usize).unwrap(), file }
+    (Bench { device: Arc::clone(&device) as _, arena: Arena::new(slots, BLOCK as usize).unwrap(), file }, device)
 }
 
 fn op(bench: &Bench, block: u64) -> ReadOp {
@@ -45,14 +55,41 @@ fn op(bench: &Bench, block: u64) -> ReadOp {
 /// Runs `check` on every engine. On a kernel that refuses one, that is an error here: these tests prove engines.
 fn each(depth: u32, slots: u32, check: impl Fn(&Bench, &mut dyn ReadEngine)) {
     for kind in EngineKind::PREFERENCE {
-        let bench = bench(slots);
-        let mut engine =
-            engine::make(kind, &bench.device, &bench.arena, depth).unwrap_or_else(|e| panic!("{kind}: {e}"));
+        let (bench, device) = bench(slots);
+        let mut engine = engine::make(kind, &device, &bench.arena, depth).unwrap_or_else(|e| panic!("{kind}: {e}"));
         assert_eq!(engine.kind(), kind);
         check(&bench, engine.as_mut());
         drop(engine);
         assert_eq!(bench.arena.available(), slots as usize, "{kind}: a buffer was lost");
     }
+    if have("nbdkit", "conformance") {
+        for way in ["unix", "tcp", "tls"] {
+            each_nbd(way, depth, slots, &check);
+        }
+    }
+}
+
+fn each_nbd(way: &str, depth: u32, slots: u32, check: &impl Fn(&Bench, &mut dyn ReadEngine)) {
+    let file = file();
+    let path = file.path().display().to_string();
+    let certificates = Certificates::new();
+    let mut options = Options::default();
+    let server = match way {
+        "unix" => nbdkit(&["-r", "file", &path]),
+        "tcp" => nbdkit_tcp(&["-r", "file", &path]),
+        _ => {
+            options.tls = Some(certificates.tls(false, Some("disk.example.org")));
+            nbdkit(&["-r", "--tls=require", &certificates.argument(), "file", &path])
+        }
+    };
+    let mut engine = server.open(&options, depth).unwrap_or_else(|e| panic!("{way}: {e}"));
+    assert_eq!(engine.kind(), EngineKind::Nbd);
+    assert_eq!(engine.connections(), depth.min(4) as usize, "nbdkit's file plugin says multi-conn");
+    let bench =
+        Bench { device: Arc::clone(engine.source()) as _, arena: Arena::new(slots, BLOCK as usize).unwrap(), file };
+    check(&bench, &mut engine);
+    drop(engine);
+    assert_eq!(bench.arena.available(), slots as usize, "nbd {way}: a buffer was lost");
 }
 
 #[test]
@@ -111,7 +148,7 @@ fn the_end_of_the_file_is_short_and_beyond_it_is_zero() {
 #[test]
 fn a_read_error_is_that_completion_only() {
     for kind in EngineKind::PREFERENCE {
-        let bench = bench(4);
+        let (bench, _) = bench(4);
         let write_only = OpenOptions::new().write(true).open(bench.file.path()).unwrap();
         let device = Arc::new(Device::from_file(write_only).unwrap());
         let mut engine = engine::make(kind, &device, &bench.arena, 4).unwrap();
@@ -175,7 +212,12 @@ fn a_file_that_shrank_is_gone_never_a_short_success() {
             bytes += block.data.as_ref().len() as u64;
             ControlFlow::Continue(())
         });
-        assert!(matches!(result, Err(ReadError::Gone { .. })), "{result:?}");
+        // A server keeps its size and answers EIO for what its file lost.
+        match (engine.kind(), &result) {
+            (EngineKind::Nbd, Err(ReadError::Media { offset, .. })) => assert!(*offset >= size / 2 - 512),
+            (EngineKind::Nbd, other) => panic!("{other:?}"),
+            (_, result) => assert!(matches!(result, Err(ReadError::Gone { .. })), "{result:?}"),
+        }
         assert!(bytes <= size / 2);
         assert_eq!(engine.in_flight(), 0);
     });
@@ -244,8 +286,8 @@ fn bad_requests_are_refused_before_any_read() {
 
 #[test]
 fn selection_takes_the_first_that_works_and_says_why_not_the_others() {
-    let bench = bench(4);
-    let selected = engine::select(&EngineKind::PREFERENCE, &bench.device, &bench.arena, 4).unwrap();
+    let (bench, device) = bench(4);
+    let selected = engine::select(&EngineKind::PREFERENCE, &device, &bench.arena, 4).unwrap();
     assert_eq!(selected.engine.kind(), EngineKind::IoUring);
     assert!(selected.refused.is_empty());
     let write_only: File = OpenOptions::new().write(true).open(bench.file.path()).unwrap();

@@ -19,10 +19,12 @@ pub enum EngineKind {
     IoUring,
     LinuxAio,
     Preadv,
+    /// A server on the network is asked instead; see [`crate::nbd`].
+    Nbd,
 }
 
 impl EngineKind {
-    /// Best first. The stock kernels of EL 8.3 (4.18) and SLES 15 SP1 (4.12) have no io_uring, so Linux AIO is what
+    /// The engines of devices, best first. The stock kernels of EL 8.3 (4.18) and SLES 15 SP1 (4.12) have no io_uring, so Linux AIO is what
     /// many installations run.
     pub const PREFERENCE: [Self; 3] = [Self::IoUring, Self::LinuxAio, Self::Preadv];
 
@@ -33,10 +35,11 @@ impl EngineKind {
             Self::IoUring => "io_uring",
             Self::LinuxAio => "linux-aio",
             Self::Preadv => "preadv",
+            Self::Nbd => "nbd",
         }
     }
 
-    /// The kind with this [`EngineKind::name`].
+    /// The engine of devices with this [`EngineKind::name`].
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::PREFERENCE.into_iter().find(|kind| kind.name() == name)
@@ -113,7 +116,7 @@ pub struct Selected {
     pub refused: Vec<Refusal>,
 }
 
-/// Makes one engine of the given kind.
+/// Makes one engine of the given kind for a device.
 ///
 /// # Errors
 /// The kernel's refusal: ENOSYS (old kernel), EPERM (sysctl, seccomp), ENOMEM (locked-memory limit), …
@@ -122,6 +125,7 @@ pub fn make(kind: EngineKind, device: &Arc<Device>, arena: &Arena, depth: u32) -
         EngineKind::IoUring => Box::new(IoUring::new(device, arena, depth)?),
         EngineKind::LinuxAio => Box::new(LinuxAio::new(device, depth)?),
         EngineKind::Preadv => Box::new(Preadv::new(device, depth)?),
+        EngineKind::Nbd => return Err(io::Error::new(io::ErrorKind::Unsupported, "NBD reads servers, not devices")),
     })
 }
 
@@ -158,7 +162,7 @@ fn probe(mut engine: Box<dyn ReadEngine>, device: &Device, arena: &Arena) -> io:
 
 /// What every engine refuses before it asks the kernel.
 #[allow(clippy::result_large_err, reason = "the operation has to come back")]
-fn admit(op: ReadOp, in_flight: usize, depth: usize) -> Result<ReadOp, Rejected> {
+pub(crate) fn admit(op: ReadOp, in_flight: usize, depth: usize) -> Result<ReadOp, Rejected> {
     if in_flight >= depth {
         return Err(Rejected { op, error: io::ErrorKind::WouldBlock.into() });
     }
