@@ -2,9 +2,10 @@
 
 use crate::client::Client;
 use crate::error::{Error, ErrorKind};
-use crate::fault::{Fault, FaultKind};
+use crate::fault::Fault;
 use crate::moref::MoRef;
 use crate::soap::{Effect, Request};
+use crate::wait;
 use crate::xml::{Node, Shape};
 
 /// State of a task.
@@ -105,11 +106,7 @@ impl Client {
 
 /// Turns "object not found" for the task itself into `TaskGone`.
 pub(crate) fn gone(error: Error, task: &MoRef) -> Error {
-    let about_task = match error.fault().map(|f| &f.kind) {
-        Some(FaultKind::ManagedObjectNotFound { object }) => object.as_ref().is_none_or(|o| o.value == task.value),
-        _ => false,
-    };
-    if about_task { Error::new(ErrorKind::TaskGone, error.op(), task.to_string()).with_source(error) } else { error }
+    wait::gone(error, task, ErrorKind::TaskGone)
 }
 
 fn task_info(node: &Node, task: &MoRef) -> Result<TaskInfo, Shape> {
