@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -17,6 +17,8 @@ use crate::Sim;
 
 /// Chunks that wait for a slow reader.
 const AHEAD: usize = 4;
+/// Between two looks of a slow download.
+const SLICE: Duration = Duration::from_millis(10);
 
 /// An answer's body: whole, or as it is made.
 #[derive(Debug)]
@@ -99,10 +101,19 @@ fn send(
             l.ok_or_else(|| io::Error::other("the lease is over"))?.sent += bytes.len() as u64;
         }
         if let Some(bps) = cues.bps {
-            std::thread::sleep(Duration::from_secs(bytes.len() as u64) / u32::try_from(bps.max(1)).unwrap_or(u32::MAX));
+            slow(sim, lease, bytes.len() as u64, bps, tx);
         }
         tx.blocking_send(Ok(Bytes::from(bytes))).map_err(io::Error::other)?;
         if cut.is_some() { Err(io::Error::other("disconnected on cue")) } else { Ok(()) }
     };
     encode::disk(chain, name, cues, &mut Out { position: 0, send: &mut put })
+}
+
+/// Takes the time that so many bytes need; a reader or lease that goes away ends it.
+fn slow(sim: &Sim, lease: &str, bytes: u64, bps: u64, tx: &mpsc::Sender<io::Result<Bytes>>) {
+    let until = Instant::now() + Duration::from_secs(bytes) / u32::try_from(bps.max(1)).unwrap_or(u32::MAX);
+    let ready = || sim.lock().leases.get(lease).is_some_and(|l| l.phase == Phase::Ready);
+    while Instant::now() < until && !tx.is_closed() && !*sim.stopped().borrow() && ready() {
+        std::thread::sleep(SLICE);
+    }
 }
