@@ -85,6 +85,12 @@ async fn leases_that_never_get_ready() {
     let error = hotadd_vsphere::ExportLease::hold(&lab.client, &lease, Duration::from_millis(300), None).await;
     assert_eq!(*error.unwrap_err().kind(), ErrorKind::Deadline);
     lab.lease_until(|l| l["fault"] == "RequestCanceled").await;
+    lab.control(json!({"cmd": "restart"})).await;
+    // A caller that goes away while it waits.
+    let lease = lab.client.export_snapshot(&lab.snapshot).await.unwrap();
+    let waiting = hotadd_vsphere::ExportLease::hold(&lab.client, &lease, LONG, None);
+    tokio::time::timeout(Duration::from_millis(300), waiting).await.expect_err("never ready");
+    lab.lease_until(|l| l["fault"] == "RequestCanceled").await;
     lab.end().await;
 }
 

@@ -20,9 +20,16 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// that must know calls [`ExportLease::abort`].
 #[derive(Debug)]
 pub struct ExportLease {
-    client: Client,
+    guard: Guard,
     info: LeaseInfo,
     shared: Arc<Shared>,
+}
+
+/// Aborts its lease when dropped, unless it was ended.
+#[derive(Debug)]
+struct Guard {
+    client: Client,
+    lease: MoRef,
     ended: bool,
 }
 
@@ -47,21 +54,22 @@ impl ExportLease {
         deadline: Duration,
         cancel: Option<&CancellationToken>,
     ) -> Result<ExportLease, Error> {
+        // Before the wait: a caller that goes away meanwhile leaves no lease behind.
+        let mut guard = Guard { client: client.clone(), lease: lease.clone(), ended: false };
         match client.lease_ready(lease, deadline, cancel).await {
-            Ok(info) => Ok(ExportLease::keep(client.clone(), info)),
+            Ok(info) => {
+                let shared = Arc::new(Shared::default());
+                tokio::spawn(keeper(client.clone(), lease.clone(), info.timeout, Arc::clone(&shared)));
+                Ok(ExportLease { guard, info, shared })
+            }
             Err(error) => {
-                if let Err(e) = client.abort_lease(lease).await {
-                    tracing::warn!(%lease, error = %e, "export lease not aborted, it ends by its timeout");
+                match client.abort_lease(lease).await {
+                    Ok(()) => guard.ended = true,
+                    Err(e) => tracing::warn!(%lease, error = %e, "export lease not aborted"),
                 }
                 Err(error)
             }
         }
-    }
-
-    fn keep(client: Client, info: LeaseInfo) -> ExportLease {
-        let shared = Arc::new(Shared::default());
-        tokio::spawn(keeper(client.clone(), info.lease.clone(), info.timeout, Arc::clone(&shared)));
-        ExportLease { client, info, shared, ended: false }
     }
 
     /// What the lease gives access to.
@@ -79,7 +87,7 @@ impl ExportLease {
     /// # Errors
     /// As [`Client::lease_download`].
     pub async fn download(&self, file: &LeaseFile, stall: Duration) -> Result<LeaseStream, Error> {
-        Ok(self.client.lease_download(file, stall).await?.until(self.shared.lost.clone()))
+        Ok(self.guard.client.lease_download(file, stall).await?.until(self.shared.lost.clone()))
     }
 
     /// Why the lease was lost, when it was.
@@ -93,8 +101,8 @@ impl ExportLease {
     /// As [`Client::complete_lease`]; the lease is aborted then.
     pub async fn complete(mut self) -> Result<(), Error> {
         self.shared.stop.cancel();
-        self.client.complete_lease(&self.info.lease).await?;
-        self.ended = true;
+        self.guard.client.complete_lease(&self.info.lease).await?;
+        self.guard.ended = true;
         Ok(())
     }
 
@@ -104,8 +112,8 @@ impl ExportLease {
     /// What calls can meet: it may live on until its timeout.
     pub async fn abort(mut self) -> Result<(), Error> {
         self.shared.stop.cancel();
-        self.client.abort_lease(&self.info.lease).await?;
-        self.ended = true;
+        self.guard.client.abort_lease(&self.info.lease).await?;
+        self.guard.ended = true;
         Ok(())
     }
 }
@@ -113,10 +121,15 @@ impl ExportLease {
 impl Drop for ExportLease {
     fn drop(&mut self) {
         self.shared.stop.cancel();
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
         if self.ended {
             return;
         }
-        let (client, lease) = (self.client.clone(), self.info.lease.clone());
+        let (client, lease) = (self.client.clone(), self.lease.clone());
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(async move {
                 if let Err(error) = client.abort_lease(&lease).await {

@@ -42,7 +42,7 @@ pub enum LeaseState {
     /// Completed.
     Done,
     /// Ended by a failure, an abort or its timeout.
-    Error(Option<Fault>),
+    Error(Option<Box<Fault>>),
     /// The server does not know it (any more).
     Gone,
 }
@@ -112,7 +112,7 @@ impl Client {
         let p = self.persist(op, lease, deadline, cancel, attempt).await?;
         match state(&p).map_err(|e| Error::shape(op, e))? {
             LeaseState::Ready => info(&p, lease).map_err(|e| Error::shape(op, e)),
-            LeaseState::Error(Some(fault)) => Err(Error::fault_of(op, fault)),
+            LeaseState::Error(Some(fault)) => Err(Error::fault_of(op, *fault)),
             other => Err(Error::new(ErrorKind::LeaseGone, op, format!("{lease} is {other:?}"))),
         }
     }
@@ -169,7 +169,7 @@ fn state(p: &Properties) -> Result<LeaseState, Shape> {
         Some("initializing") => LeaseState::Initializing,
         Some("ready") => LeaseState::Ready,
         Some("done") => LeaseState::Done,
-        Some("error") => LeaseState::Error(p.get("error").map(Fault::from_localized)),
+        Some("error") => LeaseState::Error(p.get("error").map(|e| Box::new(Fault::from_localized(e)))),
         _ => return Err(Shape(format!("{} has no known state", p.object))),
     })
 }
