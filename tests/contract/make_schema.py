@@ -20,7 +20,8 @@ MANAGED = {
     "VirtualMachine": ["ReconfigVM_Task", "CreateSnapshot_Task", "CreateSnapshotEx_Task", "RemoveAllSnapshots_Task",
                        "ConsolidateVMDisks_Task", "PowerOnVM_Task", "PowerOffVM_Task", "RelocateVM_Task", "MigrateVM_Task",
                        "CloneVM_Task", "RevertToCurrentSnapshot_Task", "UnregisterVM", "MarkAsTemplate"],
-    "VirtualMachineSnapshot": ["RemoveSnapshot_Task", "RevertToSnapshot_Task"],
+    "VirtualMachineSnapshot": ["RemoveSnapshot_Task", "RevertToSnapshot_Task", "ExportSnapshot"],
+    "HttpNfcLease": ["HttpNfcLeaseComplete", "HttpNfcLeaseAbort", "HttpNfcLeaseProgress"],
     "Task": ["CancelTask"],
     "TaskManager": [],
     "AuthorizationManager": ["HasPrivilegeOnEntities"],
@@ -59,6 +60,7 @@ DatacenterConfigInfo ComputeResourceConfigInfo ComputeResourceSummary ResourcePo
 ResourcePoolSummary EntityPrivilege PrivilegeAvailability Permission CustomFieldValue CustomFieldDef Tag AlarmState
 VirtualMachineProfileSpec VirtualMachineEmptyProfileSpec VirtualMachineDefaultProfileSpec VirtualMachineDefinedProfileSpec
 VirtualDeviceConfigSpecBackingSpec CryptoSpec
+HttpNfcLeaseInfo HttpNfcLeaseDeviceUrl HttpNfcLeaseDatastoreLeaseInfo HttpNfcLeaseHostInfo HttpNfcLeaseCapabilities
 MethodFault RuntimeFault ManagedObjectNotFound InvalidRequest InvalidType InvalidArgument NotSupported NotImplemented MethodNotFound
 RequestCanceled UnexpectedFault SystemError HostCommunication HostNotConnected HostNotReachable SecurityError
 NotAuthenticated NoPermission InvalidLogin InvalidLocale InvalidProperty InvalidCollectorVersion VimFault InvalidState

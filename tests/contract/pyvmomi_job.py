@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """VMware's own client drives the whole hot-add job against vcenter-sim: log in, find, snapshot, attach, wait, list, detach, remove
 the snapshot, wrong password, ended session. Usage: pyvmomi_job.py --sim BINARY [--dump DIR] [--api VERSION …]"""
-import argparse, os, ssl, sys
+import argparse, hashlib, os, shutil, ssl, subprocess, sys, time, urllib.request
 
 from pyVim.connect import Disconnect, SmartConnect
 from pyVmomi import vim, vmodl
@@ -149,6 +149,53 @@ def operators(si, sim, proxy, target):
     raises("and then it is gone", vmodl.fault.ManagedObjectNotFound, lambda: twin.name)
 
 
+def export(si, sim, target, api):
+    """As a program on pyvmomi exports a snapshot: lease, progress, download by thumbprint, complete."""
+    snap = wait(si, target.CreateSnapshot_Task(name="export", memory=False, quiesce=False))
+    sim.control("export", ready_ms=50)
+    lease = snap.ExportSnapshot()
+    for _ in range(500):
+        if lease.state != vim.HttpNfcLease.State.initializing: break
+        time.sleep(0.01)
+    check("the lease gets ready", lease.state == vim.HttpNfcLease.State.ready and lease.error is None and lease.initializeProgress == 100)
+    info = lease.info
+    files = {u.key.rsplit("/", 1)[1]: u for u in info.deviceUrl if u.disk}
+    own = {d.unitNumber: d for d in snap.config.hardware.device if isinstance(d, vim.vm.device.VirtualDisk)}
+    check("a file for each disk, by controller and unit", info.entity == target and sorted(files) == [f"ParaVirtualSCSIController0:{u}" for u in sorted(own)])
+    check("capacity and timeout", info.totalDiskCapacityInKB == sum(d.capacityInKB for d in own.values()) and info.leaseTimeout == 300)
+    lease.HttpNfcLeaseProgress(50)
+    # Properties of 6.7 and later; pyvmomi refuses them itself on older ones.
+    if api != "6.5": check("progress and mode are told", lease.transferProgress == 50 and lease.capabilities.pullModeSupported)
+    raises("a second lease of the VM is TaskInProgress", vim.fault.TaskInProgress, snap.ExportSnapshot)
+    raises("and so is its migration", vim.fault.TaskInProgress, lambda: wait(si, target.MigrateVM_Task(priority="defaultPriority")))
+    for name, url in files.items():
+        host, port = url.url.split("/")[2].split(":")
+        der = ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((host, int(port))))
+        check(f"{name}: the thumbprint is the host's", hashlib.sha1(der).hexdigest().upper() == url.sslThumbprint.replace(":", ""))
+        context = ssl.create_default_context(cafile=sim.ca)
+        with urllib.request.urlopen(url.url, context=context, timeout=60) as answer, open(os.path.join(sim.dir.name, "export.vmdk"), "wb") as out:
+            shutil.copyfileobj(answer, out)
+        same_as_source(sim, target, own[int(name.split(":")[1])], name)
+    lease.HttpNfcLeaseComplete()
+    check("completed", lease.state == vim.HttpNfcLease.State.done)
+    raises("progress of a lease that is over", vim.fault.InvalidState, lambda: lease.HttpNfcLeaseProgress(60))
+    lease = snap.ExportSnapshot()
+    lease.HttpNfcLeaseAbort()
+    check("an aborted lease tells its fault", lease.state == vim.HttpNfcLease.State.error and lease.error is not None)
+    sim.control("export")
+    wait(si, snap.RemoveSnapshot_Task(removeChildren=False))
+
+
+def same_as_source(sim, vm, disk, name):
+    """A foreign decoder reads what the simulator encoded."""
+    if not shutil.which("qemu-img"): return
+    vmdk = os.path.join(sim.dir.name, "export.vmdk")
+    # The VM has not written since, so that the file below its chain is what the snapshot holds.
+    raw = sim.control("disk_file", vm=vm._moId, disk=f"0:{disk.unitNumber}")["file"]
+    done = subprocess.run(["qemu-img", "compare", "-f", "vmdk", "-F", "raw", vmdk, raw], capture_output=True, text=True)
+    check(f"{name}: qemu-img reads it as the source has it", done.returncode == 0)
+
+
 def hosts(si, sim, proxy):
     host = proxy.runtime.host
     sim.control("host", name=host.name, entering=True)
@@ -239,6 +286,8 @@ def job(sim, api):
     raises("a removed snapshot is ManagedObjectNotFound", vmodl.fault.ManagedObjectNotFound, lambda: snap.config)
 
     layout_and_revert(si, target)
+    sim.control("vm_write", vm=target._moId, disk="0:0", offset=70000, pattern=0xa5, length=200000)
+    export(si, sim, target, api)
     operators(si, sim, proxy, target)
     hosts(si, sim, proxy)
     fence(si, sim)

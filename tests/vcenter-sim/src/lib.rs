@@ -9,6 +9,7 @@ mod backend;
 mod collector;
 pub mod control;
 mod cue;
+mod export;
 mod fault;
 pub mod inventory;
 mod ops;
@@ -177,6 +178,7 @@ pub async fn start(opt: Options) -> Result<Running> {
     });
     attach_boot_disks(&sim).await?;
     let identity = tls::identity(&opt.san)?;
+    sim.lock().thumbprint = identity.thumbprint;
     let port = Port::reserve(opt.listen).with_context(|| opt.listen.to_string())?;
     let listener = port.listen().with_context(|| opt.listen.to_string())?;
     let addr = port.addr;

@@ -9,6 +9,7 @@ use rcgen::{
 };
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use tokio_rustls::TlsAcceptor;
 
@@ -17,6 +18,8 @@ pub(crate) struct Identity {
     pub ca_pem: String,
     /// SHA-256 of the leaf certificate, lower-case hex without separators.
     pub sha256: String,
+    /// SHA-1 of it in the form of vSphere's thumbprints.
+    pub thumbprint: String,
 }
 
 fn named(names: &[String], cn: &str) -> Result<CertificateParams> {
@@ -43,11 +46,17 @@ pub(crate) fn identity(extra: &[String]) -> Result<Identity> {
     let cert = leaf.signed_by(&key, &issuer)?;
     let der: CertificateDer<'static> = cert.der().clone();
     let sha256: String = Sha256::digest(&der).iter().map(|b| format!("{b:02x}")).collect();
+    let pairs: Vec<String> = Sha1::digest(&der).iter().map(|b| format!("{b:02X}")).collect();
     let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(vec![der, ca_cert.der().clone()], private)?;
-    Ok(Identity { acceptor: TlsAcceptor::from(Arc::new(config)), ca_pem: ca_cert.pem(), sha256 })
+    Ok(Identity {
+        acceptor: TlsAcceptor::from(Arc::new(config)),
+        ca_pem: ca_cert.pem(),
+        sha256,
+        thumbprint: pairs.join(":"),
+    })
 }

@@ -30,6 +30,8 @@ pub enum ErrorKind {
     UnknownOutcome,
     /// The server no longer knows the task (it forgets them after a while, and when it restarts).
     TaskGone,
+    /// The server no longer knows the export lease, or it has ended: its files can't be read any more.
+    LeaseGone,
     /// The caller cancelled the wait. The task itself goes on.
     Cancelled,
     /// The configuration or the request cannot be served by this client or server version.
@@ -49,6 +51,7 @@ impl fmt::Display for ErrorKind {
             ErrorKind::Deadline => f.write_str("deadline exceeded"),
             ErrorKind::UnknownOutcome => f.write_str("outcome unknown, the answer was lost"),
             ErrorKind::TaskGone => f.write_str("the server no longer knows the task"),
+            ErrorKind::LeaseGone => f.write_str("the export lease has ended"),
             ErrorKind::Cancelled => f.write_str("cancelled"),
             ErrorKind::Unsupported => f.write_str("not supported"),
         }

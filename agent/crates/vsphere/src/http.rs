@@ -6,9 +6,9 @@ use std::time::Duration;
 use reqwest::header::{CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
 use reqwest::{Method, StatusCode, Url, redirect};
 
-use crate::config::Config;
+use crate::config::{Config, Trust};
 use crate::error::{Error, ErrorKind};
-use crate::tls;
+use crate::tls::{self, Accept};
 
 /// Most cookies kept of one server.
 const MAX_COOKIES: usize = 16;
@@ -63,24 +63,59 @@ pub(crate) struct Http {
     client: reqwest::Client,
     endpoint: Url,
     max_bytes: usize,
+    trust: Trust,
+    connect_timeout: Duration,
+}
+
+fn client(accept: &Accept, connect_timeout: Duration) -> Result<reqwest::Client, Error> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls::client_config(accept)?)
+        .https_only(true)
+        .http1_only()
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .connect_timeout(connect_timeout)
+        .pool_idle_timeout(POOL_IDLE)
+        .tcp_keepalive(Duration::from_secs(30))
+        .user_agent(concat!("hotadd-vsphere/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|e| Error::new(ErrorKind::Tls, "connect", chain(&e)))
 }
 
 impl Http {
     pub(crate) fn new(config: &Config) -> Result<Http, Error> {
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::client_config(&config.trust)?)
-            .https_only(true)
-            .http1_only()
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(config.connect_timeout)
-            .pool_idle_timeout(POOL_IDLE)
-            .tcp_keepalive(Duration::from_secs(30))
-            .user_agent(concat!("hotadd-vsphere/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| Error::new(ErrorKind::Tls, "connect", chain(&e)))?;
-        Ok(Http { client, endpoint: config.endpoint()?, max_bytes: config.max_response_bytes })
+        let (trust, connect_timeout) = (config.trust.clone(), config.connect_timeout);
+        let client = client(&Accept::Trust(trust.clone()), connect_timeout)?;
+        let max_bytes = config.max_response_bytes;
+        Ok(Http { client, endpoint: config.endpoint()?, max_bytes, trust, connect_timeout })
+    }
+
+    pub(crate) fn endpoint(&self) -> &Url {
+        &self.endpoint
+    }
+
+    /// Asks for a file of any size, at another host too; the body is the caller's to read. The session's cookie goes to
+    /// the vCenter only.
+    pub(crate) async fn open(
+        &self,
+        op: &'static str,
+        url: Url,
+        only: Option<tls::Fingerprint>,
+        cookies: &Cookies,
+        deadline: Duration,
+    ) -> Result<reqwest::Response, Error> {
+        let accept = only.map_or_else(|| Accept::Trust(self.trust.clone()), Accept::Only);
+        let ours =
+            url.host() == self.endpoint.host() && url.port_or_known_default() == self.endpoint.port_or_known_default();
+        let mut request = client(&accept, self.connect_timeout)?.get(url);
+        if let Some(value) = cookies.header().filter(|_| ours) {
+            request = request.header(COOKIE, value);
+        }
+        match tokio::time::timeout(deadline, request.send()).await {
+            Ok(answer) => answer.map_err(|e| classify(op, e).error),
+            Err(_) => Err(Error::new(ErrorKind::Deadline, op, format!("no answer in {deadline:?}"))),
+        }
     }
 
     /// Reads a document below the endpoint.
@@ -145,7 +180,7 @@ impl Http {
     }
 }
 
-fn classify(op: &'static str, error: reqwest::Error) -> Failure {
+pub(crate) fn classify(op: &'static str, error: reqwest::Error) -> Failure {
     let error = error.without_url();
     let sent = !(error.is_connect() || error.is_builder());
     let kind = match tls_error(&error) {

@@ -4,7 +4,7 @@
 //! May not live here: anything about agents, sessions of ours, journals, policies or block devices; `unsafe`.
 //!
 //! ```text
-//! Client ─ inventory, vm, layout, snapshot, reconfigure, guard, task, datastore, host     one file per subject
+//! Client ─ inventory, vm, layout, snapshot, reconfigure, guard, task, datastore, host, lease   one file per subject
 //!    └── session   one login, re-login when it ended, who may be retried
 //!          └── soap, xml   envelope, bounded tree, writer
 //!                └── http, tls   deadline, size limit, CA or pinned certificate
@@ -28,6 +28,7 @@ mod host;
 mod http;
 mod inventory;
 mod layout;
+mod lease;
 mod login;
 mod moref;
 mod property;
@@ -54,6 +55,7 @@ pub use fault::{Fault, FaultKind};
 pub use guard::Fenced;
 pub use host::{Entering, HostInfo, HostState};
 pub use layout::{LayoutFile, VmLayout};
+pub use lease::{DiskAddress, ExportLease, LeaseFile, LeaseInfo, LeaseState, LeaseStream};
 pub use login::{LoginRefused, PasswordSource};
 pub use moref::{MoRef, ParseMoRefError};
 pub use property::MissingProperty;

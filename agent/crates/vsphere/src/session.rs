@@ -176,6 +176,27 @@ impl Session {
         }
     }
 
+    /// Opens a file that a lease names; `*` as its host stands for the server's own, with its port (as govmomi reads it).
+    pub(crate) async fn open_file(
+        &self,
+        op: &'static str,
+        url: &str,
+        only: Option<crate::tls::Fingerprint>,
+        deadline: Duration,
+    ) -> Result<reqwest::Response, Error> {
+        let bad = |why: &str| Error::protocol(op, format!("URL of the file: {why}"));
+        let mut url = reqwest::Url::parse(url).map_err(|e| bad(&e.to_string()))?;
+        if url.scheme() != "https" {
+            return Err(bad("not https"));
+        }
+        if url.host_str() == Some("*") {
+            let endpoint = self.http.endpoint();
+            url.set_host(endpoint.host_str()).map_err(|e| bad(&e.to_string()))?;
+            url.set_port(endpoint.port()).map_err(|()| bad("port"))?;
+        }
+        self.http.open(op, url, only, &self.current().0, deadline).await
+    }
+
     fn current(&self) -> (Cookies, u64) {
         let login = self.login.read().unwrap_or_else(PoisonError::into_inner);
         (login.cookies.clone(), login.generation)

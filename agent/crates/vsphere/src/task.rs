@@ -2,10 +2,11 @@
 
 use crate::client::Client;
 use crate::error::{Error, ErrorKind};
-use crate::fault::{Fault, FaultKind};
+use crate::fault::Fault;
 use crate::moref::MoRef;
 use crate::property::Properties;
 use crate::soap::{Effect, Request};
+use crate::wait;
 use crate::xml::{Node, Shape};
 
 /// State of a task.
@@ -121,11 +122,7 @@ impl Client {
 
 /// Turns "object not found" for the task itself into `TaskGone`.
 pub(crate) fn gone(error: Error, task: &MoRef) -> Error {
-    let about_task = match error.fault().map(|f| &f.kind) {
-        Some(FaultKind::ManagedObjectNotFound { object }) => object.as_ref().is_none_or(|o| o.value == task.value),
-        _ => false,
-    };
-    if about_task { Error::new(ErrorKind::TaskGone, error.op(), task.to_string()).with_source(error) } else { error }
+    wait::gone(error, task, ErrorKind::TaskGone)
 }
 
 fn info_of(props: Properties) -> Result<TaskInfo, Error> {

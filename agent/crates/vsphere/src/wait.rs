@@ -1,12 +1,12 @@
-//! Waiting for a task by property updates. Source: vSphere API 8.0, PropertyCollector.CreateFilter, WaitForUpdatesEx.
+//! Waiting for a task, or another object with a state, by property updates. Source: vSphere API 8.0, PropertyCollector.CreateFilter, WaitForUpdatesEx.
 //!
 //! ```text
 //!  watch ──CreatePropertyCollector, CreateFilter──▶ poll ──WaitForUpdatesEx──┐
 //!    ▲                                               ▲ idle, truncated, state not final │
 //!    │                                               └──────────────────────────────────┤
 //!    ├── session ended, collector gone, connection lost (back off) ◀────────────────────┤ error
-//!    └── no answer in time: the task is read by itself; not ended (back off) ◀───────────┤
-//!        TaskGone, Deadline, Cancelled, anything else: give up ◀────────────────────────┤
+//!    └── no answer in time: a task is read by itself; not ended (back off) ◀─────────────┤
+//!        object gone, Deadline, Cancelled, anything else: give up ◀─────────────────────┤
 //!                                                      final: read info, destroy ◀──────┘
 //! ```
 //! Every waiter has a collector of its own: updates of one collector come to one caller only, and a caller that goes away
@@ -24,12 +24,22 @@ use crate::moref::MoRef;
 use crate::property;
 use crate::session::Scoped;
 use crate::soap::Request;
-use crate::task::{TaskInfo, TaskState, gone};
+use crate::task::{TaskInfo, TaskState};
 use crate::xml::Node;
 
 const OP: &str = "wait_task";
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// An object, the path of its state, and which states are awaited.
+#[derive(Clone, Copy)]
+pub(crate) struct Watched<'a> {
+    pub(crate) object: &'a MoRef,
+    pub(crate) path: &'static str,
+    pub(crate) is_final: fn(&str) -> bool,
+    /// What it is called when the server forgot the object.
+    pub(crate) gone: fn() -> ErrorKind,
+}
 
 impl Client {
     /// Waits until a task ends, at most `deadline`. Survives ended sessions and lost connections.
@@ -45,24 +55,45 @@ impl Client {
         cancel: Option<&CancellationToken>,
     ) -> Result<TaskInfo, Error> {
         let end = Instant::now() + deadline;
+        let watched = Watched {
+            object: task,
+            path: "info.state",
+            is_final: |s| TaskState::parse(s).is_some_and(TaskState::is_final),
+            gone: || ErrorKind::TaskGone,
+        };
+        // The whole info in one read: an update may carry the state before the result.
+        let attempt = || async move {
+            match self.reach(watched, end).await {
+                Ok(scoped) => Ok((self.task(task).await?, Some(scoped))),
+                // The lost answer may have been the task's end.
+                Err(error) if *error.kind() == ErrorKind::Deadline => {
+                    let info = self.task(task).await?;
+                    if info.state.is_final() { Ok((info, None)) } else { Err(error) }
+                }
+                Err(error) => Err(error),
+            }
+        };
+        self.persist(OP, task, deadline, cancel, attempt).await
+    }
+
+    /// Tries until it is done, the deadline is over or the wait is cancelled.
+    pub(crate) async fn persist<'a, T, F: Future<Output = Result<(T, Option<Scoped<'a>>), Error>>>(
+        &'a self,
+        op: &'static str,
+        object: &MoRef,
+        deadline: Duration,
+        cancel: Option<&CancellationToken>,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Error> {
         let last: Mutex<Option<Error>> = Mutex::default();
-        let remember = |error| *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         let work = async {
             self.session.sweep().await;
             let mut pause = FIRST_PAUSE;
             loop {
-                match self.watch(task, end).await {
+                match attempt().await {
                     Err(error) if may_watch_again(&error) => {
-                        tracing::debug!(%task, %error, "watching the task anew");
-                        // The lost answer may have been the task's end.
-                        let ask = *error.kind() == ErrorKind::Deadline;
-                        remember(error);
-                        match if ask { Some(self.task(task).await) } else { None } {
-                            Some(Ok(info)) if info.state.is_final() => return Ok((info, None)),
-                            Some(Err(error)) if !may_watch_again(&error) => return Err(error),
-                            Some(Err(error)) => remember(error),
-                            _ => {}
-                        }
+                        tracing::debug!(%object, %error, "watching anew");
+                        *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                         tokio::time::sleep(pause).await;
                         pause = (pause * 2).min(LONGEST_PAUSE);
                     }
@@ -78,19 +109,19 @@ impl Client {
         };
         let done = tokio::select! {
             result = tokio::time::timeout(deadline, work) => result.ok(),
-            () = cancelled => return Err(Error::new(ErrorKind::Cancelled, OP, format!("{task} goes on"))),
+            () = cancelled => return Err(Error::new(ErrorKind::Cancelled, op, format!("{object} goes on"))),
         };
         match done {
-            Some(Ok((info, collector))) => {
+            Some(Ok((result, collector))) => {
                 // After the deadline's reach: a slow clean-up must not turn a known end into an unknown one.
                 if let Some(collector) = collector {
                     collector.discard().await;
                 }
-                Ok(info)
+                Ok(result)
             }
             Some(Err(error)) => Err(error),
             None => {
-                let late = Error::new(ErrorKind::Deadline, OP, format!("{task} not done in {deadline:?}"));
+                let late = Error::new(ErrorKind::Deadline, op, format!("{object} not done in {deadline:?}"));
                 Err(match last.into_inner().unwrap_or_else(PoisonError::into_inner) {
                     Some(cause) => late.with_source(cause),
                     None => late,
@@ -99,24 +130,26 @@ impl Client {
         }
     }
 
-    /// One try: from a new collector to the task's end.
-    async fn watch(&self, task: &MoRef, end: Instant) -> Result<(TaskInfo, Option<Scoped<'_>>), Error> {
+    /// One try: from a new collector to the awaited state.
+    pub(crate) async fn reach(&self, watched: Watched<'_>, end: Instant) -> Result<Scoped<'_>, Error> {
         let s = &self.session;
+        let object = watched.object;
         let create = Request::read("CreatePropertyCollector", &s.content.property_collector, |_| {});
         let collector = s.call_value(&create, s.timeout).await?.moref().map_err(|e| Error::shape(create.op, e))?;
         let scoped = Scoped::new(s, collector.clone());
         let filter = Request::read("CreateFilter", &collector, |w| {
-            w.nest("spec", |w| property::object_spec(w, task, &["info.state"]));
+            w.nest("spec", |w| property::object_spec(w, object, &[watched.path]));
             w.value("partialUpdates", false);
         });
-        s.call(&filter, s.timeout).await.map_err(|e| gone(e, task))?;
+        s.call(&filter, s.timeout).await.map_err(|e| gone(e, object, (watched.gone)()))?;
         let mut version: Option<String> = None;
         loop {
-            let update = self.poll(&collector, version.as_deref(), end).await.map_err(|e| gone(e, task))?;
+            let update = self.poll(&collector, version.as_deref(), end).await;
+            let update = update.map_err(|e| gone(e, object, (watched.gone)()))?;
             let Some(update) = update else { continue };
-            match seen(&update, task) {
-                Seen::Final => break,
-                Seen::Gone => return Err(Error::new(ErrorKind::TaskGone, "WaitForUpdatesEx", task.to_string())),
+            match seen(&update, watched) {
+                Seen::Final => return Ok(scoped),
+                Seen::Gone => return Err(Error::new((watched.gone)(), "WaitForUpdatesEx", object.to_string())),
                 Seen::Nothing => {}
             }
             let next = update.string("version");
@@ -125,8 +158,6 @@ impl Client {
             }
             version = next;
         }
-        // The whole info in one read: an update may carry the state before the result.
-        Ok((self.task(task).await?, Some(scoped)))
     }
 
     /// One long poll; `None` when nothing happened.
@@ -152,25 +183,38 @@ enum Seen {
     Gone,
 }
 
-/// Looks for the end of the task in an update set.
-fn seen(update: &Node, task: &MoRef) -> Seen {
+/// Looks for the awaited state in an update set.
+fn seen(update: &Node, watched: Watched<'_>) -> Seen {
     for object in update.all("filterSet").flat_map(|f| f.all("objectSet")) {
-        if object.opt_ref("obj").ok().flatten().is_some_and(|o| o.value != task.value) {
+        if object.opt_ref("obj").ok().flatten().is_some_and(|o| o.value != watched.object.value) {
             continue;
         }
         if object.str("kind") == Some("leave") {
             return Seen::Gone;
         }
+        let (head, tail) = watched.path.split_once('.').unwrap_or((watched.path, ""));
         let state = |c: &Node| match c.str("name") {
-            Some("info.state") => c.str("val").and_then(TaskState::parse),
-            Some("info") => c.child("val").and_then(|v| v.str("state")).and_then(TaskState::parse),
+            Some(name) if name == watched.path => c.string("val"),
+            // A server may tell the whole of which the state is a part.
+            Some(name) if name == head => c.child("val").and_then(|v| v.string(tail)),
             _ => None,
         };
-        if object.all("changeSet").filter_map(state).any(TaskState::is_final) {
+        if object.all("changeSet").filter_map(state).any(|s| (watched.is_final)(&s)) {
             return Seen::Final;
         }
     }
     Seen::Nothing
+}
+
+/// Turns "object not found" for the object itself into `kind`.
+pub(crate) fn gone(error: Error, object: &MoRef, kind: ErrorKind) -> Error {
+    let about_it = match error.fault().map(|f| &f.kind) {
+        Some(FaultKind::ManagedObjectNotFound { object: named }) => {
+            named.as_ref().is_none_or(|o| o.value == object.value)
+        }
+        _ => false,
+    };
+    if about_it { Error::new(kind, error.op(), object.to_string()).with_source(error) } else { error }
 }
 
 /// Whether a failed watch is worth another one: the collector or the way to it was lost, not the task.

@@ -146,6 +146,9 @@ async fn snapshots() {
     assert_eq!(node.children[0].moref, second);
     let devices = client.snapshot_devices(&first).await.unwrap();
     assert_eq!(devices.iter().filter(|d| d.as_disk().is_some()).count(), vm.disks().count());
+    // quirk: no export of a VM or a snapshot there; its leases exist for imports only
+    let error = client.export_snapshot(&first).await.unwrap_err();
+    assert_eq!(error.fault().unwrap().kind, FaultKind::MethodNotFound, "{error}");
     let task = client.remove_snapshot(&first, true).await.unwrap();
     assert_eq!(done(&client, &task).await.state, TaskState::Success);
     let tree = client.vm(&vm.moref).await.unwrap().snapshots.unwrap();

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::{device, inventory, operator};
 use crate::Sim;
 use crate::cue::Cue;
+use crate::export;
 use crate::ops::{power, writer};
 use crate::soap;
 
@@ -91,6 +92,7 @@ fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
             };
         }
         "fault" => s.cues.push(Cue::parse(v)?),
+        "leases" | "export" | "end_lease" => return export::control(s, v),
         "clear_faults" => s.cues.clear(),
         "disk_fault" => {
             s.disk_faults.insert(text(v, "path")?.to_owned(), v.clone());
@@ -152,6 +154,7 @@ async fn away(sim: &Arc<Sim>, v: &Value) -> Result<Value, String> {
     let mut s = sim.lock();
     soap::session::end_all(&mut s);
     s.tasks.clear();
+    s.leases.clear();
     for vm in s.vms.values_mut() {
         vm.busy = None;
     }

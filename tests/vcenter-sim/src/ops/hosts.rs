@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use crate::export;
 use crate::fault::{Fault, Res};
 use crate::ops::task;
 use crate::schema::SCHEMA;
@@ -109,6 +110,7 @@ fn enter(s: &mut State, id: &str, on: bool, description: &str) {
         t.progress = Some(2);
     }
     host_mut(s, id, |h| h.entering = Some(task));
+    export::host_leaves(s, id);
 }
 
 fn end_task(s: &mut State, id: &str, done: bool) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::Sim;
 use crate::cue::CueKind;
+use crate::export;
 use crate::fault::{Fault, Res};
 use crate::ops::task::{self, OpFuture, TaskSpec};
 use crate::ops::{clone, guard, hosts, moves, power, reconfig, revert, snapshot};
@@ -136,6 +137,7 @@ pub(crate) fn submit(
     let method = work.method();
     guard::check(v, method)?;
     hosts::check(s, v, method)?;
+    export::check(s, v, &work)?;
     if matches!(work, Work::Unregister | Work::MarkAsTemplate) {
         return power::at_once(s, vm, matches!(work, Work::Unregister)).map(|()| None);
     }

@@ -17,6 +17,8 @@ pub(crate) use service::{service_content, session_info};
 pub(crate) struct Ctx {
     pub session: Option<String>,
     pub ver: Ver,
+    /// How the caller named this server: `host:port`.
+    pub host: String,
 }
 
 struct Segment<'a> {
@@ -112,6 +114,7 @@ pub(crate) fn exists(s: &State, r: &MoRef) -> bool {
         "VirtualMachine" => s.vms.contains_key(id),
         "VirtualMachineSnapshot" => s.snapshot(id).is_ok(),
         "Task" => s.task(id).is_ok(),
+        "HttpNfcLease" => s.leases.contains_key(id),
         "Datastore" => s.datastores.iter().any(|d| d.id == id),
         "HostSystem" => s.hosts.iter().any(|h| h.id == id),
         "ComputeResource" => s.hosts.iter().any(|h| entity::compute_id(h) == id),
@@ -136,6 +139,7 @@ fn top(s: &State, r: &MoRef, name: &str, ctx: &Ctx) -> Res<Option<Val>> {
             Ok(vm::snapshot_top(s, vm, snap, name))
         }
         "Task" => Ok((name == "info").then(|| Val::Obj(service::task_info(s.task(&r.id).ok())))),
+        "HttpNfcLease" => Ok(crate::export::top(s, &r.id, name, ctx)),
         "Datastore" | "HostSystem" | "ComputeResource" | "ResourcePool" | "Datacenter" | "Folder" => {
             Ok(entity::top(s, r, name))
         }
@@ -149,7 +153,7 @@ pub(crate) fn children(s: &State, id: &str) -> Vec<MoRef> {
 }
 
 pub(crate) fn entity_name(s: &State, r: &MoRef) -> String {
-    match top(s, r, "name", &Ctx { session: None, ver: s.api }) {
+    match top(s, r, "name", &Ctx { session: None, ver: s.api, host: String::new() }) {
         Ok(Some(Val::Str(n))) => n,
         _ => r.id.clone(),
     }

@@ -6,6 +6,7 @@ use super::{Reply, pc, search, session};
 use crate::Sim;
 use crate::collector::moref;
 use crate::cue::CueKind;
+use crate::export;
 use crate::fault::{Fault, Res};
 use crate::ops::work::{self, By, Work};
 use crate::ops::{guard, reconfig};
@@ -86,6 +87,8 @@ fn locked_call(
         "AuthorizationManager" if method == "EnableMethods" => guard::enable(s, body).map(|()| Reply::none()),
         "AuthorizationManager" => Ok(has_privileges(s, body)),
         "Task" => cancel(s, this),
+        "HttpNfcLease" => export::call(s, this, method, body),
+        "VirtualMachineSnapshot" if method == "ExportSnapshot" => export::begin(sim, s, this, ctx),
         "VirtualMachine" | "VirtualMachineSnapshot" => vm_work(sim, s, this, body, ctx, cues),
         _ => Err(Fault::new("NotSupported", "The operation is not supported on the object.")),
     }

@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{call, envelope, versions};
 use crate::Sim;
 use crate::cue::{self, CueKind};
+use crate::export::serve::{self, Content};
 use crate::fault::Fault;
 use crate::ops::task::cued_fault;
 use crate::outage::{self, Port};
@@ -33,7 +34,7 @@ const HANG: Duration = Duration::from_secs(600);
 /// Between two tries to listen again after an outage.
 const REBIND: Duration = Duration::from_millis(20);
 
-type Answer = Result<Response<Full<Bytes>>, io::Error>;
+type Answer = Result<Response<Content>, io::Error>;
 
 /// Serves until the simulator stops; while an outage is on nobody listens, so that connections are refused.
 pub(crate) async fn serve(sim: Arc<Sim>, port: Port, listener: TcpListener, tls: TlsAcceptor) {
@@ -85,8 +86,8 @@ async fn connection(sim: Arc<Sim>, stream: TcpStream, tls: TlsAcceptor) {
     }
 }
 
-fn respond(status: StatusCode, kind: &str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut r = Response::new(Full::new(body.into()));
+fn respond(status: StatusCode, kind: &str, body: impl Into<Bytes>) -> Response<Content> {
+    let mut r = Response::new(Content::Whole(Full::new(body.into())));
     *r.status_mut() = status;
     if let Ok(v) = kind.parse() {
         r.headers_mut().insert(CONTENT_TYPE, v);
@@ -102,6 +103,10 @@ async fn handle(sim: Arc<Sim>, req: Request<Incoming>) -> Answer {
             Ok(respond(StatusCode::OK, "text/xml", doc))
         }
         (&Method::POST, "/sdk" | "/sdk/" | "/sdk/vimService") => soap(sim, req).await,
+        (&Method::GET, file) if file.starts_with("/nfc/") => Ok(match serve::open(&sim, file) {
+            Some(content) => Response::new(content),
+            None => respond(StatusCode::NOT_FOUND, "text/plain", "not found"),
+        }),
         _ => Ok(respond(StatusCode::NOT_FOUND, "text/plain", "not found")),
     }
 }
@@ -131,7 +136,7 @@ async fn soap(sim: Arc<Sim>, req: Request<Incoming>) -> Answer {
         (Err(e), _) => return Ok(fault_answer(&sim, "unparsable", &Fault::bad_request(e), Ver::default())),
         (_, Err(e)) => return Ok(fault_answer(&sim, "version", &Fault::bad_request(e.clone()), Ver::default())),
     };
-    let ctx = Ctx { session, ver: asked.unwrap_or_default() };
+    let ctx = Ctx { session, ver: asked.unwrap_or_default(), host: header("host") };
     record(&sim, &body, &text, &ctx);
     let cues = cue::take(&mut sim.lock().cues, &body.name);
     if let Some(answer) = connection_cue(&sim, &body, &ctx, &cues).await {
@@ -166,7 +171,7 @@ fn note_problems(sim: &Sim, problems: Vec<String>) {
     }
 }
 
-fn fault_answer(sim: &Sim, method: &str, f: &Fault, ver: Ver) -> Response<Full<Bytes>> {
+fn fault_answer(sim: &Sim, method: &str, f: &Fault, ver: Ver) -> Response<Content> {
     let (xml, problems) = envelope::fault(f, ver);
     note_problems(sim, problems);
     sim.dump(method, ver, "fault", &xml);
@@ -263,7 +268,7 @@ async fn land(sim: &Arc<Sim>, body: &Node, ctx: &Ctx, fenced: Option<bool>) {
 }
 
 /// Well-formed, and longer than any honest answer.
-fn huge(bytes: u64) -> Response<Full<Bytes>> {
+fn huge(bytes: u64) -> Response<Content> {
     let mut body = b"<?xml version=\"1.0\"?><Envelope><Body><X><returnval>".to_vec();
     body.resize(usize::try_from(bytes).unwrap_or(usize::MAX >> 8), b'A');
     body.extend_from_slice(b"</returnval></X></Body></Envelope>");

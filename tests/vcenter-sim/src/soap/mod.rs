@@ -22,11 +22,11 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    fn none() -> Reply {
+    pub(crate) fn none() -> Reply {
         Reply { declared: "-", val: None, cookie: None }
     }
 
-    fn of(declared: &'static str, val: impl crate::value::IntoVal) -> Reply {
+    pub(crate) fn of(declared: &'static str, val: impl crate::value::IntoVal) -> Reply {
         Reply { declared, val: val.into_val(), cookie: None }
     }
 }

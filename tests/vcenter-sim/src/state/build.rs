@@ -69,6 +69,9 @@ impl State {
             denied: BTreeSet::new(),
             page_max: usize::MAX,
             seq: 100,
+            leases: BTreeMap::new(),
+            exports: crate::export::Cues::default(),
+            thumbprint: String::new(),
         };
         let mut datastores = inv.datastores.clone();
         if datastores.is_empty() {

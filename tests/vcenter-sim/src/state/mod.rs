@@ -170,6 +170,10 @@ pub(crate) struct State {
     /// The server's own page limit.
     pub page_max: usize,
     pub seq: u64,
+    pub leases: BTreeMap<String, crate::export::Lease>,
+    pub exports: crate::export::Cues,
+    /// Of the server's certificate.
+    pub thumbprint: String,
 }
 
 pub(crate) const ROOT: &str = "group-d1";

@@ -117,6 +117,55 @@ pub fn task_info(state: &str, more: &str) -> Reply {
 
 static LOGINS: AtomicUsize = AtomicUsize::new(0);
 
+pub const LEASE_FILES: &str = "<deviceUrl><key>/vm-42/ParaVirtualSCSIController0:1</key><importKey>k</importKey>\
+    <url>https://esx1.lab/nfc/52d/disk-0.vmdk</url><sslThumbprint>00:11</sslThumbprint><disk>true</disk></deviceUrl>";
+
+pub fn lease_ref() -> MoRef {
+    MoRef::new("HttpNfcLease", "session[1]lease")
+}
+
+fn object_update(type_name: &str, value: &str, path: &str, state: &str) -> String {
+    format!(
+        "<objectSet><kind>enter</kind><obj type=\"{type_name}\">{value}</obj><changeSet><name>{path}</name><op>assign</op>\
+         <val xsi:type=\"xsd:string\">{state}</val></changeSet></objectSet>"
+    )
+}
+
+/// An update set of a filter with these objects.
+pub fn update_of(objects: &str) -> Reply {
+    answer(
+        "WaitForUpdatesEx",
+        &format!(
+            "<returnval><version>1</version><filterSet><filter type=\"PropertyFilter\">session[1]f</filter>{objects}\
+             </filterSet></returnval>"
+        ),
+    )
+}
+
+pub fn lease_update(state: &str) -> Reply {
+    update_of(&object_update("HttpNfcLease", "session[1]lease", "state", state))
+}
+
+/// A lease that is ready and a task that is done: whoever waits takes what is about its own object.
+fn update_of_all() -> Reply {
+    let lease = object_update("HttpNfcLease", "session[1]lease", "state", "ready");
+    update_of(&(lease + &object_update("Task", "task-9", "info.state", "success")))
+}
+
+/// A lease in this state with these files.
+pub fn lease(state: &str, files: &str) -> Reply {
+    answer(
+        "RetrievePropertiesEx",
+        &format!(
+            "<returnval><objects><obj type=\"HttpNfcLease\">session[1]lease</obj><propSet><name>info</name><val \
+             xsi:type=\"HttpNfcLeaseInfo\"><lease type=\"HttpNfcLease\">session[1]lease</lease><entity \
+             type=\"VirtualMachine\">vm-42</entity>{files}<totalDiskCapacityInKB>1024</totalDiskCapacityInKB><leaseTimeout>300\
+             </leaseTimeout></val></propSet><propSet><name>state</name><val xsi:type=\"HttpNfcLeaseState\">{state}</val>\
+             </propSet></objects></returnval>"
+        ),
+    )
+}
+
 /// The happy answer to every call that the client can make.
 pub fn happy(seen: &Seen, own: &str, prior: &[&str]) -> Reply {
     let op = seen.op.as_str();
@@ -130,7 +179,8 @@ pub fn happy(seen: &Seen, own: &str, prior: &[&str]) -> Reply {
         "CreateContainerView" => moref_value(op, "ContainerView", "session[1]view"),
         "CreatePropertyCollector" => moref_value(op, "PropertyCollector", "session[1]pc"),
         "CreateFilter" => moref_value(op, "PropertyFilter", "session[1]f"),
-        "WaitForUpdatesEx" => update("1", Some("success"), false),
+        "ExportSnapshot" => moref_value(op, "HttpNfcLease", "session[1]lease"),
+        "WaitForUpdatesEx" => update_of_all(),
         _ if op.ends_with("_Task") => moref_value(op, "Task", "task-9"),
         "RetrievePropertiesEx" if seen.body.contains("type=\"ContainerView\"") => answer(
             op,
@@ -142,6 +192,7 @@ pub fn happy(seen: &Seen, own: &str, prior: &[&str]) -> Reply {
             "<returnval><objects><obj type=\"VirtualMachine\">vm-2</obj><propSet><name>name</name><val \
              xsi:type=\"xsd:string\">web01</val></propSet></objects></returnval>",
         ),
+        "RetrievePropertiesEx" if seen.body.contains("type=\"HttpNfcLease\"") => lease("ready", LEASE_FILES),
         "RetrievePropertiesEx" if seen.body.contains("type=\"Task\"") => task_info("success", ""),
         "RetrievePropertiesEx" if seen.body.contains("type=\"VirtualMachineSnapshot\"") => page(SNAPSHOT),
         "RetrievePropertiesEx" if seen.body.contains("type=\"Datastore\"") => page(DATASTORE),
@@ -242,5 +293,11 @@ pub async fn drive_all(client: &Client) {
     client.tasks(std::slice::from_ref(&task)).await.unwrap();
     client.wait_task(&task, std::time::Duration::from_secs(60), None).await.unwrap();
     client.cancel_task(&task).await.unwrap();
+    let lease = client.export_snapshot(&snapshot).await.unwrap();
+    client.lease_ready(&lease, std::time::Duration::from_secs(60), None).await.unwrap();
+    client.lease_progress(&lease, 50).await.unwrap();
+    client.complete_lease(&lease).await.unwrap();
+    client.abort_lease(&lease).await.unwrap();
+    client.lease_state(&lease).await.unwrap();
     client.logout().await.unwrap();
 }

@@ -8,6 +8,7 @@ mod support;
 mod facts;
 mod guard;
 mod hostile;
+mod lease;
 mod login;
 mod many;
 mod requests;
