@@ -57,7 +57,7 @@ pub use layout::{LayoutFile, VmLayout};
 pub use login::{LoginRefused, PasswordSource};
 pub use moref::{MoRef, ParseMoRefError};
 pub use property::MissingProperty;
-pub use reconfigure::{AddDisk, DeviceChanges, Reconfigure, RemoveDisk};
+pub use reconfigure::{AddController, AddDisk, DeviceChanges, Reconfigure, RemoveDisk};
 pub use session::About;
 pub use snapshot::{Quiesce, SnapshotNode, SnapshotSpec, SnapshotTree};
 pub use task::{TaskInfo, TaskResult, TaskState};

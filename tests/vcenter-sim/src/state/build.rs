@@ -57,6 +57,8 @@ impl State {
                 need_attach: NEED,
                 privileges: inv.privileges.as_ref().map(|p| p.iter().cloned().collect()),
                 task_ms: 0,
+                controller_hotplug: true,
+                told_slot: None,
             },
             counters: Counters::default(),
             requests: Vec::new(),
@@ -208,6 +210,7 @@ impl State {
                 bus: c.bus,
                 pci_slot,
                 hidden_slot: c.in_extra_config_only || c.no_slot,
+                guest_slot: None,
                 sharing: c.sharing.unwrap_or_else(|| "noSharing".into()),
             };
             vm.devices.push(Device {
@@ -305,6 +308,7 @@ fn fixed_devices() -> Vec<Device> {
             bus,
             pci_slot: None,
             hidden_slot: false,
+            guest_slot: None,
             sharing: String::new(),
         },
     };
