@@ -88,6 +88,7 @@ registry! {
     ATT_DATASTORE = "HA-ATT-004", FailedPrecondition, "vCenter can't reach the disk's datastore", "check the datastore's state and its mount on the proxy's host";
     ATT_UNKNOWN = "HA-ATT-005", Unavailable, "it is unknown whether the attach happened", "nothing: the agent settles it before it answers done";
     ATT_CONTROLLER = "HA-ATT-006", FailedPrecondition, "no SCSI controller of the proxy can be identified in the guest", "keep one anchor disk on each controller and set disk.EnableUUID = TRUE; see GetCapacity";
+    ATT_ADD = "HA-ATT-007", FailedPrecondition, "no SCSI controller could be added to the proxy", "see the fault's text; add PVSCSI controllers with an anchor disk each by hand, or set add_controllers = false";
 
     DSC_MISSING = "HA-DSC-001", DeadlineExceeded, "the attached disk did not appear in the guest", "check the proxy's kernel log; spread disks over more controllers";
     DSC_IDENTITY = "HA-DSC-002", FailedPrecondition, "the device in the slot is not the disk that was attached", "set disk.EnableUUID = TRUE on the proxy and power-cycle it; report if it is set";

@@ -24,6 +24,7 @@ MANAGED = {
     "HttpNfcLease": ["HttpNfcLeaseComplete", "HttpNfcLeaseAbort", "HttpNfcLeaseProgress"],
     "Task": ["CancelTask"],
     "TaskManager": [],
+    "EventManager": ["QueryEvents"],
     "AuthorizationManager": ["HasPrivilegeOnEntities"],
     "Datastore": [], "HostSystem": [], "Datacenter": [], "Folder": [], "ComputeResource": [], "ResourcePool": [],
 }
@@ -75,6 +76,10 @@ MultipleSnapshotsNotSupported TooManySnapshotLevels MemorySnapshotOnIndependentD
 InsufficientResourcesFault NotEnoughLicenses MethodDisabled MethodAlreadyDisabledFault QuestionPending HostConfigFault
 CannotAccessVmComponent CannotAccessVmDevice CannotAccessVmDisk MigrationFault VmFaultToleranceIssue
 NoCompatibleHost DisallowedDiskModeChange OperationNotSupportedByGuest OperationDisallowedOnHost
+EventFilterSpec EventFilterSpecByEntity EventFilterSpecByTime EventFilterSpecByUsername Event HostEvent HostEventArgument
+EnteringMaintenanceModeEvent EnteredMaintenanceModeEvent ExitMaintenanceModeEvent CanceledHostOperationEvent
+EnteringStandbyModeEvent EnteredStandbyModeEvent ExitedStandbyModeEvent DrsEnteringStandbyModeEvent DrsEnteredStandbyModeEvent
+DrsExitedStandbyModeEvent HostDisconnectedEvent HostConnectionLostEvent HostConnectedEvent HostShutdownEvent
 """.split()
 
 # Not in the public interface, so not in pyvmomi: names and order as in govmomi (object/authorization_manager_internal.go).

@@ -100,6 +100,7 @@ async fn an_unreachable_datastore_and_full_controllers_are_refused() -> Result<(
         let at = spec.inventory.datastores[0].dir.with_file_name("ds2");
         spec.inventory.datastores.push(datastore_spec("ds2", at));
         spec.target().disks[1].path = Some("[ds2] web01/data.vmdk".into());
+        spec.set("limits", "add_controllers", false);
         let proxy = spec.proxy();
         proxy.controllers.as_mut().unwrap().truncate(1);
         proxy.disks.truncate(1);

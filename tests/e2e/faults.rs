@@ -163,6 +163,7 @@ async fn an_unreachable_datastore_is_refused_before_any_snapshot() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn full_controllers_are_refused_before_any_snapshot() -> Result<()> {
     let (dir, scene) = scene(&[Content::new(2 * MIB, 1), Content::new(2 * MIB, 2)], |spec| {
+        spec.set("limits", "add_controllers", false);
         let proxy = spec.proxy();
         proxy.controllers.as_mut().unwrap().truncate(1);
         proxy.disks.truncate(1);

@@ -7,6 +7,7 @@ mod around;
 mod backpressure;
 mod cli;
 mod consistency;
+mod controllers;
 mod crash;
 mod events;
 mod faults;

@@ -14,10 +14,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::own_disks;
+use super::{own_disks, room::Learnt};
 use crate::{
     config::{Config, Deadlines, GuardPolicy, Limits},
-    discover::{ControllerMap, DeviceFacts, Finder, Platform},
+    discover::{ControllerMap, DeviceFacts, Finder, Guest, Platform},
     error::{Error, Result},
     events::Events,
     hypervisor::{Hypervisor, ProxyFacts, Site},
@@ -49,6 +49,10 @@ pub struct ProxyVm {
     pub fatal: CancellationToken,
     /// Held over: read the device list, write the intent, reconfigure, read back.
     pub(super) gate: Mutex<()>,
+    /// Held by who attaches to a controller on trial, from before the gate until the verdict.
+    pub(super) trial: Mutex<()>,
+    /// See [`super::room`].
+    pub(super) learnt: StdMutex<Learnt>,
     /// The last look at the proxy's host, and when it began.
     site: StdMutex<Option<(Instant, Site)>>,
 }
@@ -86,6 +90,8 @@ impl ProxyVm {
             events: Events::default(),
             fatal: CancellationToken::new(),
             gate: Mutex::new(()),
+            trial: Mutex::new(()),
+            learnt: StdMutex::default(),
             site: StdMutex::default(),
         }
     }
@@ -190,14 +196,18 @@ impl ProxyVm {
 
     async fn look(&self, proxy: &ProxyFacts) -> Result<(Vec<DeviceFacts>, ControllerMap)> {
         let platform = Arc::clone(&self.platform);
-        let read = move || Ok::<_, std::io::Error>((platform.slots()?, platform.devices()?));
+        let read = move || Ok::<_, std::io::Error>((platform.slots()?, platform.hosts()?, platform.devices()?));
         let unreadable = || Error::new(&reason::INTERNAL, "the guest's devices are not told in time");
-        let (slots, devices) = timeout(self.deadlines.guest, tokio::task::spawn_blocking(read))
+        let (slots, hosts, devices) = timeout(self.deadlines.guest, tokio::task::spawn_blocking(read))
             .await
             .map_err(|_| unreadable())??
             .map_err(|e| Error::new(&reason::INTERNAL, "the guest's devices can't be read").with_source(e))?;
         let own = own_disks(proxy, &self.listed_own);
-        let map = ControllerMap::build(&proxy.controllers, &own, &slots, &devices);
+        let guest = Guest { slots: &slots, hosts: &hosts, devices: &devices };
+        let mut learnt = self.learnt();
+        learnt.trials.keep(&proxy.controllers);
+        let map = ControllerMap::build(&proxy.controllers, &own, guest, &learnt.trials);
+        drop(learnt);
         Ok((devices, map))
     }
 }

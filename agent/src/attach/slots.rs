@@ -19,6 +19,12 @@ pub fn units_of(controller: &ControllerFacts, hardware_version: u32) -> impl Ite
     (0..if wide { 64 } else { 16 }).filter(move |unit| *unit != reserved)
 }
 
+/// Units of a PVSCSI controller that is added now.
+pub(super) fn new_pvscsi_units(hardware_version: u32) -> usize {
+    let wide = hardware_version >= WIDE_PVSCSI_HARDWARE;
+    if wide { 63 } else { 15 }
+}
+
 /// Free units per controller key: neither on vCenter's list nor named by an open duty.
 #[must_use]
 pub fn free_units(proxy: &ProxyFacts, reserved: &BTreeSet<Slot>) -> BTreeMap<i32, Vec<u32>> {

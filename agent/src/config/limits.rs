@@ -8,6 +8,8 @@ use serde::Deserialize;
 pub struct Limits {
     /// Disks in one reconfigure task. 15: what one LSI controller holds, and small enough to bisect quickly.
     pub attach_batch: usize,
+    /// Whether a PVSCSI controller is added to the proxy when every unit is taken.
+    pub add_controllers: bool,
     /// Disks read at the same time by one job.
     pub parallel_reads: usize,
     /// Reads in flight per disk.
@@ -33,6 +35,7 @@ pub struct Limits {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawLimits {
     attach_batch: usize,
+    add_controllers: bool,
     parallel_reads: usize,
     depth: u32,
     memory_mib: u64,
@@ -49,6 +52,7 @@ impl Default for RawLimits {
     fn default() -> Self {
         Self {
             attach_batch: 15,
+            add_controllers: true,
             parallel_reads: 4,
             depth: 16,
             memory_mib: 1024,
@@ -93,6 +97,7 @@ impl RawLimits {
         let above_zero = |value: u64| (value > 0).then_some(value);
         Limits {
             attach_batch: raw.attach_batch,
+            add_controllers: raw.add_controllers,
             parallel_reads: raw.parallel_reads,
             depth: raw.depth,
             memory_bytes: raw.memory_mib << 20,

@@ -59,6 +59,19 @@ impl Platform for Linux {
             .collect())
     }
 
+    fn hosts(&self) -> io::Result<Vec<PciAddress>> {
+        let dir = match fs::read_dir("/sys/class/scsi_host") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let function = |entry: io::Result<fs::DirEntry>| {
+            let path = fs::canonicalize(entry.ok()?.path()).ok()?;
+            let parts: Vec<&str> = path.to_str()?.split('/').collect();
+            host_function(&parts).map(|(_, controller)| controller)
+        };
+        Ok(dir.filter_map(function).collect())
+    }
+
     fn devices(&self) -> io::Result<Vec<DeviceFacts>> {
         let mut enumerator = udev::Enumerator::new()?;
         enumerator.match_subsystem("block")?;
@@ -144,20 +157,21 @@ struct Place {
 impl Place {
     fn parse(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.split('/').collect();
-        let host = parts.iter().position(|part| {
-            part.strip_prefix("host").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
-        })?;
-        let controller = parts.get(host.checked_sub(1)?)?;
-        let is_pci = controller.len() >= 12 && controller.as_bytes().get(4) == Some(&b':') && controller.contains('.');
+        let (host, controller) = host_function(&parts)?;
         let address: Vec<&str> = parts.get(host + 2)?.split(':').collect();
         let [_, channel, target, lun] = address[..] else { return None };
-        is_pci.then_some(Self {
-            controller: PciAddress::new(*controller),
-            channel: channel.parse().ok()?,
-            target: target.parse().ok()?,
-            lun: lun.parse().ok()?,
-        })
+        Some(Self { controller, channel: channel.parse().ok()?, target: target.parse().ok()?, lun: lun.parse().ok()? })
     }
+}
+
+/// Where a sysfs path has its SCSI host, and the PCI function right before it.
+fn host_function(parts: &[&str]) -> Option<(usize, PciAddress)> {
+    let is_host =
+        |part: &&str| part.strip_prefix("host").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let host = parts.iter().position(is_host)?;
+    let function = parts.get(host.checked_sub(1)?)?;
+    let is_pci = function.len() >= 12 && function.as_bytes().get(4) == Some(&b':') && function.contains('.');
+    is_pci.then(|| (host, PciAddress::new(*function)))
 }
 
 #[cfg(test)]
@@ -169,6 +183,15 @@ mod tests {
         let path = "/sys/devices/pci0000:00/0000:00:15.0/0000:03:00.0/host2/target2:0:3/2:0:3:0/block/sdb";
         let want = Place { controller: PciAddress::new("0000:03:00.0"), channel: 0, target: 3, lun: 0 };
         assert_eq!(Place::parse(path), Some(want));
+    }
+
+    #[test]
+    fn an_empty_controller_has_a_host_too() {
+        let parts = |path: &'static str| path.split('/').collect::<Vec<_>>();
+        let path = parts("/sys/devices/pci0000:00/0000:00:15.0/0000:03:00.0/host2/scsi_host/host2");
+        assert_eq!(host_function(&path).map(|(_, f)| f), Some(PciAddress::new("0000:03:00.0")));
+        let ata = parts("/sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/scsi_host/host0");
+        assert_eq!(host_function(&ata), None);
     }
 
     #[test]

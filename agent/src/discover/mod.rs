@@ -12,7 +12,7 @@ pub mod proof;
 pub mod vpd;
 
 pub use self::{
-    controllers::ControllerMap,
+    controllers::{ControllerMap, Guest, Trials},
     finder::Finder,
     platform::{DeviceEvent, DeviceFacts, HostIdentity, Platform, SlotFacts},
     proof::{Expectation, Mismatch, ProvenDisk},

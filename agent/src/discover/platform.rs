@@ -68,6 +68,11 @@ pub trait Platform: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Of reading sysfs.
     fn slots(&self) -> io::Result<Vec<SlotFacts>>;
+    /// PCI functions that carry a SCSI host: a driver serves them, disks or none.
+    ///
+    /// # Errors
+    /// Of reading sysfs.
+    fn hosts(&self) -> io::Result<Vec<PciAddress>>;
     /// Every SCSI disk now.
     ///
     /// # Errors

@@ -207,7 +207,9 @@ pub(crate) mod tests {
             reserved_unit: 7,
         };
         let slots = [super::super::SlotFacts { slot: 192, pci_address: "0000:0b:00".into() }];
-        ControllerMap::build(&[facts], &[], &slots, &[])
+        let hosts = [PciAddress::new(ADDRESS)];
+        let guest = crate::discover::Guest { slots: &slots, hosts: &hosts, devices: &[] };
+        ControllerMap::build(&[facts], &[], guest, &crate::discover::Trials::default())
     }
 
     fn expectation() -> Expectation {

@@ -33,7 +33,7 @@ use crate::{
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
 /// How one reconfigure ended.
-enum Ended {
+pub(super) enum Ended {
     Success,
     Fault(Box<vim::Fault>),
     Unclear(Error),
@@ -45,8 +45,9 @@ pub(super) async fn attach(vsphere: &Vsphere, proxy: &Moref, requests: &[AttachR
     // One deadline for the whole batch: a busy proxy must not cost it once per part.
     let end = Instant::now() + vsphere.deadlines.reconfigure;
     while let Some(part) = work.pop() {
-        let chosen: Vec<&AttachRequest> = part.iter().filter_map(|&i| requests.get(i)).collect();
-        let ended = add(vsphere, proxy, &chosen, end).await;
+        let chosen = part.iter().filter_map(|&i| requests.get(i));
+        let disks = chosen.zip(1_i32..).map(|(request, n)| add_disk(request, -100 - n)).collect();
+        let ended = change(vsphere, proxy, vim::DeviceChanges::Add(disks), end).await;
         match split(&ended, &part) {
             Some((blamed, rest)) => {
                 if let Some(index) = blamed {
@@ -154,9 +155,11 @@ pub(super) fn proves_refusal(fault: &vim::Fault) -> bool {
         )
 }
 
-async fn add(vsphere: &Vsphere, proxy: &Moref, requests: &[&AttachRequest], end: Instant) -> Ended {
+/// One reconfigure, sent again while the proxy is busy, at most until `end`.
+pub(super) async fn change(vsphere: &Vsphere, proxy: &Moref, change: vim::DeviceChanges, end: Instant) -> Ended {
+    let spec = vim::Reconfigure { change_version: None, change };
     loop {
-        let ended = add_once(vsphere, proxy, requests).await;
+        let ended = change_once(vsphere, proxy, &spec).await;
         match &ended {
             Ended::Fault(fault) if is_busy(fault) && Instant::now() < end => tokio::time::sleep(BUSY_PAUSE).await,
             _ => return ended,
@@ -169,10 +172,8 @@ pub(super) fn is_busy(fault: &vim::Fault) -> bool {
     matches!(fault.kind, FaultKind::TaskInProgress { .. } | FaultKind::ConcurrentAccess | FaultKind::VAppTaskInProgress)
 }
 
-async fn add_once(vsphere: &Vsphere, proxy: &Moref, requests: &[&AttachRequest]) -> Ended {
-    let disks = requests.iter().zip(1_i32..).map(|(request, n)| add_disk(request, -100 - n)).collect();
-    let spec = vim::Reconfigure { change_version: None, change: vim::DeviceChanges::Add(disks) };
-    let task = match vsphere.client.reconfigure(&vm_ref(proxy), &spec).await {
+async fn change_once(vsphere: &Vsphere, proxy: &Moref, spec: &vim::Reconfigure) -> Ended {
+    let task = match vsphere.client.reconfigure(&vm_ref(proxy), spec).await {
         Ok(task) => task,
         Err(e) => return ended(e),
     };

@@ -4,6 +4,7 @@
 //! A batch of adds is atomic in vSphere; the adapter takes it apart on a fault, so that one bad disk costs only
 //! itself. A lost reply is *unknown*, never *failed*. Nothing here can ask for the deletion of a file.
 mod batch;
+mod controllers;
 pub mod convert;
 mod facts;
 mod guards;
@@ -157,6 +158,17 @@ pub enum AttachOutcome {
     /// vCenter refused it and its device list, read afterwards with no task running, does not have it.
     Refused(Error),
     /// It may be attached, or may still become so.
+    Unknown(Error),
+}
+
+/// What became of a wish for a controller.
+#[derive(Debug)]
+pub enum ControllerOutcome {
+    /// There is a PVSCSI controller on the bus.
+    Added { key: i32 },
+    /// vCenter refused it and there is none.
+    Refused(Error),
+    /// It may still come.
     Unknown(Error),
 }
 
@@ -314,6 +326,8 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     async fn fence(&self, login: &str) -> Result<()>;
     /// Adds all in one task; on a fault the batch is taken apart. One outcome per request, in order.
     async fn attach(&self, proxy: &Moref, batch: &[AttachRequest]) -> Vec<AttachOutcome>;
+    /// Adds an empty ParaVirtualSCSIController on a free bus, in a task of its own. Nothing can remove one.
+    async fn add_controller(&self, proxy: &Moref, bus: i32) -> ControllerOutcome;
     /// Removes all in one task, keeping their files. `Ok` means that the task succeeded, not yet that they are gone:
     /// the caller reads the proxy again.
     async fn detach(&self, proxy: &Moref, batch: &[OurDisk]) -> Result<()>;

@@ -7,8 +7,8 @@ use hotadd_vsphere as vim;
 use vim::FaultKind;
 
 use super::{
-    About, AttachOutcome, AttachRequest, Guarding, Hypervisor, OurDisk, ProxyFacts, Quiesce, Site, SnapshotOutcome,
-    SnapshotTree, TargetDisk, TargetFacts, TargetSite, batch,
+    About, AttachOutcome, AttachRequest, ControllerOutcome, Guarding, Hypervisor, OurDisk, ProxyFacts, Quiesce, Site,
+    SnapshotOutcome, SnapshotTree, TargetDisk, TargetFacts, TargetSite, batch, controllers,
     convert::{self, datastore_ref, error, fault_error, moref, snapshot_ref, vm_ref},
     facts::{believable, macs_agree, uuid_candidates},
 };
@@ -250,6 +250,10 @@ impl Hypervisor for Vsphere {
 
     async fn attach(&self, proxy: &Moref, requests: &[AttachRequest]) -> Vec<AttachOutcome> {
         batch::attach(self, proxy, requests).await
+    }
+
+    async fn add_controller(&self, proxy: &Moref, bus: i32) -> ControllerOutcome {
+        controllers::add(self, proxy, bus).await
     }
 
     async fn detach(&self, proxy: &Moref, disks: &[OurDisk]) -> Result<()> {

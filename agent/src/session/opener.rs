@@ -5,7 +5,7 @@ use hotadd_api::v1::Consistency;
 
 use super::snapshot::{self, HeldSnapshot, Wish};
 use crate::{
-    attach::{Attached, Attacher, ProxyVm, Settler, Wanted, free_units, guards},
+    attach::{Attached, Attacher, ProxyVm, Settler, Wanted, guards},
     discover::Platform,
     error::{Error, Result},
     hypervisor::TargetFacts,
@@ -84,7 +84,8 @@ impl Opener {
         }
         let proxy = self.vm.facts().await?;
         let map = self.vm.controller_map(&proxy).await?;
-        if map.usable().next().is_none() {
+        let room = self.vm.room(&proxy, &map);
+        if room == 0 && map.usable().next().is_none() {
             let why: Vec<String> = proxy
                 .controllers
                 .iter()
@@ -92,8 +93,6 @@ impl Opener {
                 .collect();
             return Err(Error::new(&reason::ATT_CONTROLLER, why.join("; ")));
         }
-        let free = free_units(&proxy, &self.vm.journal.state().reserved_slots());
-        let room: usize = map.usable().filter_map(|key| free.get(&key)).map(Vec::len).sum();
         if room == 0 || (!partial && room < able) {
             return Err(Error::new(&reason::ATT_NO_SLOT, format!("{able} disks, {room} free units")));
         }

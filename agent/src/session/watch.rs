@@ -296,6 +296,7 @@ mod tests {
     fn limits() -> Limits {
         Limits {
             attach_batch: 1,
+            add_controllers: false,
             parallel_reads: 1,
             depth: 1,
             memory_bytes: 1 << 20,

@@ -100,6 +100,11 @@ impl Platform for SimHost {
         Ok(slots.into_iter().map(|s| SlotFacts { slot: s.slot, pci_address: s.pci_address }).collect())
     }
 
+    fn hosts(&self) -> io::Result<Vec<PciAddress>> {
+        let hosts: Vec<String> = self.part("hosts")?;
+        Ok(hosts.into_iter().map(PciAddress::new).collect())
+    }
+
     fn devices(&self) -> io::Result<Vec<DeviceFacts>> {
         let devices: Vec<Device> = self.part("devices")?;
         devices.into_iter().map(facts).collect()

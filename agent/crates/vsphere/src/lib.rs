@@ -59,7 +59,7 @@ pub use lease::{DiskAddress, ExportLease, LeaseFile, LeaseInfo, LeaseState, Leas
 pub use login::{LoginRefused, PasswordSource};
 pub use moref::{MoRef, ParseMoRefError};
 pub use property::MissingProperty;
-pub use reconfigure::{AddDisk, DeviceChanges, Reconfigure, RemoveDisk};
+pub use reconfigure::{AddController, AddDisk, DeviceChanges, Reconfigure, RemoveDisk};
 pub use session::About;
 pub use snapshot::{Quiesce, SnapshotNode, SnapshotSpec, SnapshotTree};
 pub use task::{TaskInfo, TaskResult, TaskState};

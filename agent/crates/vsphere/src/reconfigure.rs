@@ -1,7 +1,7 @@
-//! Attach and detach of disks by reconfigure. Source: vSphere API 8.0, VirtualMachine.ReconfigVM_Task, VirtualDeviceConfigSpec.
+//! Attach and detach of disks by reconfigure, and the addition of a controller for them. Source: vSphere API 8.0, VirtualMachine.ReconfigVM_Task, VirtualDeviceConfigSpec.
 //!
 //! What keeps the customer's files safe is what these types can't say: a change only connects or disconnects a device, an
-//! added disk is always independent_nonpersistent, and only a disk that a server described can be removed.
+//! added disk is always independent_nonpersistent, only a disk that a server described can be removed, and no controller ever.
 
 use std::sync::Arc;
 
@@ -14,7 +14,12 @@ use crate::xml::{Node, Writer};
 
 const OP: &str = "ReconfigVM_Task";
 
-/// A change of a VM's disks. The server applies it as a whole or not at all.
+/// SCSI controllers that a VM can have.
+const MAX_SCSI_BUSES: i32 = 4;
+/// Key of every VM's PCI controller, by convention.
+const PCI_CONTROLLER: i32 = 100;
+
+/// A change of a VM's devices. The server applies it as a whole or not at all.
 #[derive(Clone, Debug)]
 pub struct Reconfigure {
     /// Apply only when the VM's `changeVersion` is still this one; a mismatch is the fault `ConcurrentAccess`.
@@ -23,13 +28,22 @@ pub struct Reconfigure {
     pub change: DeviceChanges,
 }
 
-/// Either adds or removes, never both in one request.
+/// Adds disks, removes disks or adds a controller, never two of them in one request.
 #[derive(Clone, Debug)]
 pub enum DeviceChanges {
     /// Attach existing disks.
     Add(Vec<AddDisk>),
     /// Detach disks; their files stay.
     Remove(Vec<RemoveDisk>),
+    /// Add one empty controller.
+    AddController(AddController),
+}
+
+/// A ParaVirtualSCSIController to add, noSharing. Source: vSphere API 8.0, VirtualController, VirtualSCSIController.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddController {
+    /// Bus number that no SCSI controller of the VM has, 0..3.
+    pub bus: i32,
 }
 
 /// An existing disk to attach, always independent_nonpersistent: writes go to a log that is thrown away.
@@ -92,6 +106,7 @@ impl Client {
                 match &spec.change {
                     DeviceChanges::Add(disks) => disks.iter().for_each(|d| add(w, d)),
                     DeviceChanges::Remove(disks) => disks.iter().for_each(|d| remove(w, d)),
+                    DeviceChanges::AddController(controller) => add_controller(w, *controller),
                 }
             });
         });
@@ -103,6 +118,8 @@ fn check(change: &DeviceChanges) -> Result<(), String> {
     let mut keys: Vec<i32> = match change {
         DeviceChanges::Add(disks) => disks.iter().map(|d| d.temp_key).collect(),
         DeviceChanges::Remove(disks) => disks.iter().map(|d| d.key).collect(),
+        DeviceChanges::AddController(AddController { bus }) if (0..MAX_SCSI_BUSES).contains(bus) => return Ok(()),
+        DeviceChanges::AddController(AddController { bus }) => return Err(format!("there is no SCSI bus {bus}")),
     };
     let count = keys.len();
     keys.sort_unstable();
@@ -162,5 +179,17 @@ fn remove(w: &mut Writer, disk: &RemoveDisk) {
     w.nest("deviceChange", |w| {
         w.text("operation", "remove");
         w.echo("device", &disk.raw);
+    });
+}
+
+fn add_controller(w: &mut Writer, controller: AddController) {
+    w.nest("deviceChange", |w| {
+        w.text("operation", "add");
+        w.typed("device", "ParaVirtualSCSIController", |w| {
+            w.value("key", -1);
+            w.value("controllerKey", PCI_CONTROLLER);
+            w.value("busNumber", controller.bus);
+            w.text("sharedBus", "noSharing");
+        });
     });
 }

@@ -118,6 +118,14 @@ impl Live {
         }
     }
 
+    /// A running guest gets an empty controller. Loop devices need none.
+    pub(crate) async fn add_controller(&self, bus: u32, slot: u32) -> Result<(), String> {
+        match self {
+            Live::Qemu(b) => b.add_controller(bus, slot).await,
+            Live::Loop(_) | Live::None => Ok(()),
+        }
+    }
+
     /// Gone already is fine: a disk removed by surprise is still detached by vCenter.
     pub(crate) async fn detach(&self, vm: &str, key: i32) -> Result<(), String> {
         self.detach_id(&device_id(vm, key)).await
@@ -162,9 +170,14 @@ impl Live {
     }
 }
 
-/// PCI address of a controller as ESXi's bridges give it: slot 160 → 0000:03:00, 192 → 0000:0b:00, …
+/// PCI address of a controller as ESXi's bridges give it: slot 160 → 0000:03:00, 192 → 0000:0b:00, 1184 → 0000:04:00, …
+/// The low ten bits tell the bridge, the others its function.
 pub(crate) fn pci_address(slot: u32) -> String {
-    if slot < 160 { format!("0000:00:{:02x}", slot & 31) } else { format!("0000:{:02x}:00", 3 + (slot - 160) / 4) }
+    if slot < 160 {
+        return format!("0000:00:{:02x}", slot & 31);
+    }
+    let (bridge, function) = ((slot & 0x3ff) >> 5, slot >> 10);
+    format!("0000:{:02x}:00", 3 + bridge.saturating_sub(5) * 8 + function)
 }
 
 pub(crate) fn event(kind: &str, device: &Value) -> Value {

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 
 use super::AttachReq;
 use super::qmp::Qmp;
+use crate::state::vm::FIRST_HOT_PLUG_SLOT;
 
 const DELETED_DEADLINE: Duration = Duration::from_secs(60);
 const IN_USE_RETRIES: u32 = 200;
@@ -66,6 +67,15 @@ impl QemuBackend {
 
     pub(crate) fn devices(&self) -> Vec<Value> {
         self.lock().values().filter(|e| !e.gone).map(|e| e.facts.clone()).collect()
+    }
+
+    /// The guest has one spare port, on the first slot for controllers that come later.
+    pub(crate) async fn add_controller(&self, bus: u32, slot: u32) -> Result<(), String> {
+        if slot != FIRST_HOT_PLUG_SLOT {
+            return Err(format!("the guest has no port on slot {slot}"));
+        }
+        let args = json!({"driver": "pvscsi", "id": format!("pvscsi{bus}"), "bus": "spare"});
+        self.qmp.lock().await.command("device_add", args).await.map(drop)
     }
 
     pub(crate) async fn attach(&self, req: &AttachReq) -> Result<(), String> {

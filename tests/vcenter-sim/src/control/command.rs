@@ -66,6 +66,10 @@ fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
         "set_wrap_locked" => s.knobs.wrap_locked = on(v)?,
         "set_show_redo" => s.knobs.show_redo = on(v)?,
         "set_shared_reads" => s.knobs.shared_reads = on(v)?,
+        "set_controllers" => {
+            s.knobs.controller_hotplug = v["hotplug"].as_bool().unwrap_or(true);
+            s.knobs.told_slot = v["told_slot"].as_u64().and_then(|n| u32::try_from(n).ok());
+        }
         "set_task_ms" => s.knobs.task_ms = v["ms"].as_u64().ok_or("ms missing")?,
         "set_page_max" => {
             s.page_max = usize::try_from(v["objects"].as_u64().ok_or("objects missing")?).unwrap_or(usize::MAX)

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::command::text;
 use crate::Sim;
 use crate::backend::{AttachReq, Live, pci_address};
+use crate::inventory::ControllerKind;
 use crate::state::{Kind, Vm};
 use crate::store::create_sparse;
 
@@ -34,6 +35,14 @@ pub(crate) async fn run(sim: &Arc<Sim>, v: &Value) -> Result<Value, String> {
 async fn reconnect(sim: &Arc<Sim>, qmp: Option<&str>) -> Result<Value, String> {
     let Live::Qemu(b) = &sim.backend else { return Err("only the qemu backend connects".into()) };
     b.reconnect(qmp.map(std::path::Path::new)).await?;
+    let hot_plugged: Vec<(u32, u32)> = {
+        let s = sim.lock();
+        let vm = sim.proxy.as_deref().and_then(|p| s.find_vm(p)).and_then(|id| s.vms.get(&id)).ok_or("no backend")?;
+        vm.devices.iter().filter_map(|d| d.kind.hot_plugged()).collect()
+    };
+    for (bus, slot) in hot_plugged {
+        b.add_controller(bus, slot).await?;
+    }
     let attached = crate::attach_boot_disks(sim).await.map_err(|e| format!("{e:#}"))?;
     Ok(json!({"attached": attached}))
 }
@@ -52,17 +61,17 @@ fn devices(sim: &Sim) -> Result<Value, String> {
     let s = sim.lock();
     let proxy = sim.proxy.as_deref().and_then(|p| s.find_vm(p)).ok_or("no backend")?;
     let vm = s.vm(&proxy).map_err(|f| f.text)?;
-    let slots: Vec<Value> = vm
-        .devices
-        .iter()
-        .filter_map(|d| match d.kind {
-            Kind::Controller { pci_slot: Some(slot), .. } => {
-                Some(json!({"slot": slot, "pci_address": pci_address(slot)}))
-            }
-            _ => None,
-        })
-        .collect();
-    Ok(json!({"slots": slots, "dmi": dmi(vm), "devices": sim.backend.devices()}))
+    // A slot that vCenter tells wrongly is there too, with a host of its own: else nobody could believe it.
+    let places = vm.devices.iter().flat_map(|d| match d.kind {
+        Kind::Controller { kind, pci_slot, guest_slot, .. } => [pci_slot, guest_slot].map(|slot| (kind, slot)),
+        _ => [(ControllerKind::Ide, None); 2],
+    });
+    let places: Vec<(ControllerKind, u32)> = places.filter_map(|(kind, slot)| Some((kind, slot?))).collect();
+    let slot = |(_, slot): &(_, u32)| json!({"slot": slot, "pci_address": pci_address(*slot)});
+    let hosts = places.iter().filter(|(kind, _)| kind.is_scsi());
+    let hosts: Vec<String> = hosts.map(|(_, slot)| format!("{}.0", pci_address(*slot))).collect();
+    let slots: Vec<Value> = places.iter().map(slot).collect();
+    Ok(json!({"slots": slots, "hosts": hosts, "dmi": dmi(vm), "devices": sim.backend.devices()}))
 }
 
 /// What the guest's firmware tells: product_serial in vCenter's byte order, product_uuid swapped from hardware version 13 on.
@@ -109,7 +118,9 @@ async fn attach_raw(sim: &Arc<Sim>, v: &Value) -> Result<Value, String> {
         let s = sim.lock();
         let vm = sim.proxy.as_deref().and_then(|p| s.find_vm(p)).and_then(|id| s.vms.get(&id)).ok_or("no backend")?;
         vm.devices.iter().find_map(|d| match d.kind {
-            Kind::Controller { kind, bus: b, pci_slot, .. } if b == bus && kind.is_scsi() => pci_slot,
+            Kind::Controller { kind, bus: b, pci_slot, guest_slot, .. } if b == bus && kind.is_scsi() => {
+                guest_slot.or(pci_slot)
+            }
             _ => None,
         })
     };

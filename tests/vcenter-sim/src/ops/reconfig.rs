@@ -76,10 +76,22 @@ pub(crate) async fn run(sim: &Sim, id: &str, spec: &Node, who: Who) -> Res<()> {
         let backs = requests(&mut s, sim, id, &before, &plan.removed)?;
         (plan, attaches, backs)
     };
+    for (bus, slot) in controllers(sim, id, &plan) {
+        sim.backend.add_controller(bus, slot).await.map_err(|e| Fault::vm_config(&e))?;
+    }
     if let Err(e) = move_disks(sim, id, &plan.removed, &attaches, &removed_anchors).await {
         return Err(Fault::vm_config(&format!("Failed to add disk: {e}")));
     }
     commit(sim, id, plan)
+}
+
+/// Bus and slot in the guest of the controllers that a plan adds to the proxy.
+fn controllers(sim: &Sim, id: &str, plan: &Plan) -> Vec<(u32, u32)> {
+    if !sim.is_proxy(&sim.lock(), id) {
+        return Vec::new();
+    }
+    let added = plan.devices.iter().filter(|d| plan.added.contains(&d.key));
+    added.filter_map(|d| d.kind.hot_plugged()).collect()
 }
 
 /// Removes, then adds; what was done is undone when one fails.
@@ -137,7 +149,9 @@ pub(crate) fn requests(s: &mut State, sim: &Sim, id: &str, devices: &[Device], k
     for d in devices.iter().filter(|d| keys.contains(&d.key)) {
         let Kind::Disk(disk) = &d.kind else { continue };
         let place = devices.iter().find(|c| Some(c.key) == d.controller).and_then(|c| match &c.kind {
-            Kind::Controller { kind, bus, pci_slot, .. } if kind.is_scsi() => Some((*bus, *pci_slot)),
+            Kind::Controller { kind, bus, pci_slot, guest_slot, .. } if kind.is_scsi() => {
+                Some((*bus, guest_slot.or(*pci_slot)))
+            }
             _ => None,
         });
         let (Some((bus, slot)), Some(file)) = (place, s.store.files.get(&disk.path)) else { continue };
@@ -245,14 +259,14 @@ fn add(
     let given: i32 = device.int("key").unwrap_or(0);
     let key = match device.xsi_type().unwrap_or("") {
         "VirtualDisk" => add_disk(s, id, p, temporary, change, device, index)?,
-        ty => add_controller(p, ty, device, index)?,
+        ty => add_controller(s, id, p, ty, device, index)?,
     };
     temporary.push((given, key));
     p.added.push(key);
     Ok(())
 }
 
-fn add_controller(p: &mut Plan, ty: &str, device: &Node, index: usize) -> Res<i32> {
+fn add_controller(s: &State, id: &str, p: &mut Plan, ty: &str, device: &Node, index: usize) -> Res<i32> {
     let kind = match ty {
         "ParaVirtualSCSIController" => ControllerKind::Pvscsi,
         "VirtualLsiLogicController" => ControllerKind::Lsilogic,
@@ -269,9 +283,15 @@ fn add_controller(p: &mut Plan, ty: &str, device: &Node, index: usize) -> Res<i3
     let bus: u32 = device.int("busNumber").ok_or_else(|| Fault::device("InvalidDeviceSpec", index))?;
     slots::controller_bus(&p.devices, kind, bus, index)?;
     let key = controller_key_base(kind) + i32::try_from(bus).unwrap_or(0);
-    let pci_slot = [160, 192, 224, 256].get(bus as usize).copied();
+    let running = s.vm(id)?.on;
+    if running && !s.knobs.controller_hotplug {
+        return Err(Fault::device("DeviceHotPlugNotSupported", index));
+    }
+    let real = if running { slots::hot_plug_slot(&p.devices) } else { slots::cold_slot(bus) };
+    let told = s.knobs.told_slot.filter(|_| running);
+    let (pci_slot, guest_slot) = (told.or(real), told.and(real));
     let sharing = device.str("sharedBus").map(|t| t.trim().to_owned()).unwrap_or_else(|| "noSharing".into());
-    let kind = Kind::Controller { kind, bus, pci_slot, hidden_slot: false, sharing };
+    let kind = Kind::Controller { kind, bus, pci_slot, hidden_slot: false, guest_slot, sharing };
     p.devices.push(Device { key, controller: Some(100), unit: Some(3 + i32::try_from(bus).unwrap_or(0)), kind });
     Ok(key)
 }

@@ -2,7 +2,8 @@
 
 use crate::fault::{Fault, Res};
 use crate::inventory::ControllerKind;
-use crate::state::{Device, Vm};
+use crate::state::vm::FIRST_HOT_PLUG_SLOT;
+use crate::state::{Device, Kind, Vm};
 
 /// Checks the wanted place of a disk or picks a free unit. `index` is its position in the spec.
 pub(crate) fn place(
@@ -41,4 +42,20 @@ pub(crate) fn controller_bus(devices: &[Device], kind: ControllerKind, bus: u32,
         return Err(too_many(index));
     }
     if taken { Err(Fault::device("InvalidDeviceSpec", index)) } else { Ok(()) }
+}
+
+/// Slot of a controller that the VM has at power-on.
+pub(crate) fn cold_slot(bus: u32) -> Option<u32> {
+    [160, 192, 224, 256].get(bus as usize).copied()
+}
+
+/// The first free of the slots that a running VM has for one more controller.
+pub(crate) fn hot_plug_slot(devices: &[Device]) -> Option<u32> {
+    let taken = |slot: u32| {
+        devices.iter().any(|d| match d.kind {
+            Kind::Controller { pci_slot, guest_slot, .. } => guest_slot.or(pci_slot) == Some(slot),
+            _ => false,
+        })
+    };
+    (0..4).map(|n| FIRST_HOT_PLUG_SLOT + 32 * n).find(|slot| !taken(*slot))
 }

@@ -173,7 +173,7 @@ fn child_keys(all: &[Device], key: i32) -> Vec<i32> {
 }
 
 fn controller(all: &[Device], d: &Device) -> Obj {
-    let Kind::Controller { kind, bus, pci_slot, hidden_slot, sharing } = &d.kind else {
+    let Kind::Controller { kind, bus, pci_slot, hidden_slot, sharing, .. } = &d.kind else {
         return obj("VirtualController");
     };
     let (ty, label, summary) = match kind {

@@ -57,6 +57,8 @@ impl State {
                 need_attach: NEED,
                 privileges: inv.privileges.as_ref().map(|p| p.iter().cloned().collect()),
                 task_ms: 0,
+                controller_hotplug: true,
+                told_slot: None,
             },
             counters: Counters::default(),
             requests: Vec::new(),
@@ -211,6 +213,7 @@ impl State {
                 bus: c.bus,
                 pci_slot,
                 hidden_slot: c.in_extra_config_only || c.no_slot,
+                guest_slot: None,
                 sharing: c.sharing.unwrap_or_else(|| "noSharing".into()),
             };
             vm.devices.push(Device {
@@ -308,6 +311,7 @@ fn fixed_devices() -> Vec<Device> {
             bus,
             pci_slot: None,
             hidden_slot: false,
+            guest_slot: None,
             sharing: String::new(),
         },
     };

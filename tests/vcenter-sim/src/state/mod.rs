@@ -126,6 +126,10 @@ pub(crate) struct Knobs {
     pub need_attach: u64,
     pub privileges: Option<BTreeSet<String>>,
     pub task_ms: u64,
+    /// A running VM takes a new controller.
+    pub controller_hotplug: bool,
+    /// The slot that is told of a controller that comes to a running VM, whatever its real one is.
+    pub told_slot: Option<u32>,
 }
 
 #[derive(Clone, Debug)]

@@ -64,6 +64,8 @@ pub(crate) enum Kind {
         bus: u32,
         pci_slot: Option<u32>,
         hidden_slot: bool,
+        /// Where the guest really has it, if that is another slot than vCenter tells.
+        guest_slot: Option<u32>,
         sharing: String,
     },
     Disk(Disk),
@@ -77,6 +79,22 @@ pub(crate) enum Kind {
         bus: Option<u32>,
     },
 }
+
+impl Kind {
+    /// Bus and slot in the guest of a SCSI controller that was added while the VM ran.
+    pub(crate) fn hot_plugged(&self) -> Option<(u32, u32)> {
+        match self {
+            Kind::Controller { kind, bus, pci_slot, guest_slot, .. } if kind.is_scsi() => {
+                let slot = guest_slot.or(*pci_slot)?;
+                (slot >= FIRST_HOT_PLUG_SLOT).then_some((*bus, slot))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The first slot of a controller that comes to a running VM (the others are taken at power-on).
+pub(crate) const FIRST_HOT_PLUG_SLOT: u32 = 1184;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Device {

@@ -2,8 +2,8 @@
 
 use crate::support::{Seen, Server, vim};
 use hotadd_vsphere::{
-    AddDisk, BackingKind, BackingPath, Client, DeviceChanges, ErrorKind, MoRef, Quiesce, Reconfigure, RemoveDisk,
-    SnapshotSpec,
+    AddController, AddDisk, BackingKind, BackingPath, Client, DeviceChanges, ErrorKind, MoRef, Quiesce, Reconfigure,
+    RemoveDisk, SnapshotSpec,
 };
 
 async fn start() -> (Server, Client) {
@@ -46,6 +46,22 @@ async fn attach() {
     };
     client.reconfigure(&vim::vm_ref(), &spec).await.unwrap();
     assert_eq!(inner(&server.last("ReconfigVM_Task")), ATTACH);
+}
+
+#[tokio::test]
+async fn a_controller() {
+    let (server, client) = start().await;
+    let controller = |bus| vim::change(DeviceChanges::AddController(AddController { bus }));
+    client.reconfigure(&vim::vm_ref(), &controller(2)).await.unwrap();
+    let expected = "<_this type=\"VirtualMachine\">vm-42</_this><spec><deviceChange><operation>add</operation><device \
+        xsi:type=\"ParaVirtualSCSIController\"><key>-1</key><controllerKey>100</controllerKey><busNumber>2</busNumber>\
+        <sharedBus>noSharing</sharedBus></device></deviceChange></spec>";
+    assert_eq!(inner(&server.last("ReconfigVM_Task")), expected);
+    for bus in [-1, 4] {
+        let refused = client.reconfigure(&vim::vm_ref(), &controller(bus)).await.unwrap_err();
+        assert!(matches!(refused.kind(), ErrorKind::Unsupported), "{bus}: {refused}");
+    }
+    assert_eq!(server.count("ReconfigVM_Task"), 1);
 }
 
 #[tokio::test]
