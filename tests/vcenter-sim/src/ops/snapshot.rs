@@ -138,7 +138,8 @@ pub(crate) fn read_by(s: &State, snapshots: &[String], user: &str) -> Vec<String
         let others = s.vms.values().filter(|other| other.id != vm.id).flat_map(Vm::disks);
         let readers = others.filter(|(_, d)| d.nonpersistent() && d.by.as_deref() == Some(user));
         let open: Vec<String> = readers.flat_map(|(_, d)| s.store.chain(&d.path)).collect();
-        let frozen = snapshot.devices.iter().filter_map(|d| if let Kind::Disk(k) = &d.kind { Some(&k.path) } else { None });
+        let frozen =
+            snapshot.devices.iter().filter_map(|d| if let Kind::Disk(k) = &d.kind { Some(&k.path) } else { None });
         read.extend(frozen.filter(|path| open.contains(path)).map(|path| format!("{}: {path}", snapshot.id)));
     }
     read

@@ -40,6 +40,7 @@ impl State {
             vms: BTreeMap::new(),
             store: Store::default(),
             tasks: BTreeMap::new(),
+            under_way: 0,
             sessions: HashMap::new(),
             views: BTreeMap::new(),
             pcs: HashMap::new(),

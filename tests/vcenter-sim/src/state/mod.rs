@@ -149,6 +149,8 @@ pub(crate) struct State {
     pub vms: BTreeMap<String, Vm>,
     pub store: Store,
     pub tasks: BTreeMap<u64, Task>,
+    /// Tasks whose work has not ended, those that a restart forgot included.
+    pub under_way: u64,
     pub sessions: HashMap<String, Session>,
     pub views: BTreeMap<String, (String, Vec<String>, String)>,
     pub pcs: HashMap<String, PcState>,
