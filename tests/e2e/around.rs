@@ -1,10 +1,7 @@
 //! What happens around disks that are held: hosts that leave service, snapshots that somebody takes away, deltas that fill a
 //! datastore. The read stops, everything is detached, the reason is told; never OK.
 use anyhow::{Context as _, Result};
-use hotadd_api::v1::{
-    BackupVmRequest, Cleanup, CloseDisksRequest, GetJobRequest, JobResult, JobState, KeepAliveRequest,
-    ListDutiesRequest, ListSessionsRequest, OpenDisksRequest, Phase, get_job_request::By,
-};
+use hotadd_api::v1::{BackupVmRequest, Cleanup, CloseDisksRequest, JobState, KeepAliveRequest, Phase};
 use hotadd_harness::{
     Scene, Spec,
     scene::{PROXY, TARGET},
@@ -14,8 +11,8 @@ use serde_json::json;
 use vcenter_sim::inventory::{DiskSpec, HostSpec, VmSpec};
 
 use crate::support::{
-    MIB, Running, Seen, backup, calls, codes, control, dense, disks, eventually, jobs, nothing_is_left, nothing_stays,
-    refused, request, scene, vsphere,
+    MIB, Running, Seen, backup, by_id, calls, codes, control, dense, disks, duties, ended, eventually, job,
+    nothing_is_left, nothing_stays, open_request, reading, refused, request, scene, session, vsphere,
 };
 
 /// Large enough that a client which takes nothing holds the read.
@@ -34,21 +31,13 @@ async fn maintenance(scene: &Scene, host: &str, on: bool) -> Result<()> {
     control(scene, json!({"cmd": "host", "name": host, "in_maintenance": on})).await.map(drop)
 }
 
-async fn job(scene: &Scene, id: &str) -> Result<JobResult> {
-    let by = Some(By::JobId(id.to_owned()));
-    Ok(jobs(scene).await?.get_job(GetJobRequest { by }).await?.into_inner())
-}
-
-async fn ended(scene: &Scene, id: &str) -> Result<JobResult> {
-    eventually("the job ends", async || Ok(job(scene, id).await?.state() != JobState::Running)).await?;
-    job(scene, id).await
-}
-
-/// A job that is read slowly: its client has a frame and takes no more.
-async fn reading(scene: &Scene, dir: &tempfile::TempDir, wanted: BackupVmRequest) -> Result<Running> {
-    let mut run = Running::start(scene, wanted, dir.path()).await?;
-    run.until(Seen::Frame).await?;
-    Ok(run)
+/// A job on hosts of their own that is read slowly.
+async fn held(change: impl FnOnce(&mut Spec)) -> Result<(tempfile::TempDir, Scene, Running)> {
+    let (dir, scene, run) = held(|spec| {
+        change(spec);
+    })
+    .await?;
+    Ok((dir, scene, run))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +68,7 @@ async fn a_hold_is_bounded_and_begins_nothing() -> Result<()> {
         result.reasons[0].retry_after_seconds > 0 && result.reasons[0].message.contains("esx-target"),
         "{result:#?}"
     );
-    let open = OpenDisksRequest { vm: TARGET.into(), ..OpenDisksRequest::default() };
+    let open = open_request(TARGET);
     refused(disks(&scene).await?.open_disks(open).await, "HA-HST-003")?;
     assert!(calls(&scene, "CreateSnapshot").await?.is_empty(), "something was begun");
     nothing_is_left(&scene).await
@@ -93,9 +82,9 @@ async fn a_job_stops_and_detaches_when_the_proxys_host_leaves_and_is_resumed_lat
     maintenance(&scene, "esx-proxy", true).await?;
     let id = run.delivered.job_id.clone();
     // A host in maintenance may refuse to detach until it is back.
-    eventually("the job detaches", async || Ok(job(&scene, &id).await?.phase() == Phase::Detach)).await?;
+    eventually("the job detaches", async || Ok(job(&scene, by_id(&id)).await?.phase() == Phase::Detach)).await?;
     maintenance(&scene, "esx-proxy", false).await?;
-    let result = ended(&scene, &id).await?;
+    let result = ended(&scene, by_id(&id)).await?;
     assert_eq!((result.state(), codes(&result)), (JobState::Failed, vec!["HA-HST-001"]), "{result:#?}");
     assert!(!result.resume_until.is_empty() && result.reasons[0].retry_after_seconds > 0, "{result:#?}");
     assert!(scene.left_attached().await?.is_empty());
@@ -110,16 +99,10 @@ async fn a_job_stops_and_detaches_when_the_proxys_host_leaves_and_is_resumed_lat
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_ended_when_the_proxys_host_leaves() -> Result<()> {
     let (_dir, scene) = scene(&[dense(4 * MIB, 1)], two_hosts)?;
-    let open = OpenDisksRequest { vm: TARGET.into(), ..OpenDisksRequest::default() };
+    let open = open_request(TARGET);
     let id = disks(&scene).await?.open_disks(open).await?.into_inner().session_id;
     maintenance(&scene, "esx-proxy", true).await?;
-    let in_state = async |state: &str| {
-        eventually(state, async || {
-            let all = disks(&scene).await?.list_sessions(ListSessionsRequest {}).await?.into_inner().sessions;
-            Ok(all.iter().any(|s| s.session_id == id && s.state == state))
-        })
-        .await
-    };
+    let in_state = async |state: &str| eventually(state, async || Ok(session(&scene, &id).await?.state == state)).await;
     in_state("closing").await?;
     let told =
         refused(disks(&scene).await?.keep_alive(KeepAliveRequest { session_id: id.clone() }).await, "HA-HST-001")?;
@@ -133,11 +116,10 @@ async fn a_session_is_ended_when_the_proxys_host_leaves() -> Result<()> {
 /// Reading goes on; only the removal of our snapshot waits, and whoever asks is told why.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_is_not_removed_while_the_targets_host_leaves() -> Result<()> {
-    let (dir, scene) = scene(&[dense(SIZE, 1)], |spec| {
-        two_hosts(spec);
+    let (dir, scene, run) = held(|spec| {
         spec.set("deadlines", "cleanup_seconds", 2);
-    })?;
-    let run = reading(&scene, &dir, request(TARGET)).await?;
+    })
+    .await?;
     maintenance(&scene, "esx-target", true).await?;
     let delivered = run.finish().await?;
     let result = delivered.result()?;
@@ -145,12 +127,12 @@ async fn a_snapshot_is_not_removed_while_the_targets_host_leaves() -> Result<()>
     assert!(result.disks.iter().all(|disk| disk.ok), "reading was not to stop: {result:#?}");
     assert_eq!((scene.left_attached().await?.len(), scene.snapshots().await?.len()), (0, 1));
     assert!(calls(&scene, "RemoveSnapshot_Task").await?.is_empty(), "the removal was asked for");
-    let duties = disks(&scene).await?.list_duties(ListDutiesRequest {}).await?.into_inner().duties;
+    let duties = duties(&scene).await?;
     let snapshot: Vec<_> = duties.iter().filter(|duty| duty.kind == "snapshot").collect();
     assert!(snapshot.len() == 1 && snapshot[0].last_error.contains("esx-target"), "{duties:#?}");
     maintenance(&scene, "esx-target", false).await?;
     nothing_stays(&scene).await?;
-    assert_eq!(job(&scene, &delivered.job_id).await?.cleanup(), Cleanup::Done);
+    assert_eq!(job(&scene, by_id(&delivered.job_id)).await?.cleanup(), Cleanup::Done);
     Ok(())
 }
 
@@ -163,12 +145,11 @@ async fn remove(scene: &Scene, snapshot: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_snapshot_is_taken_away_is_never_ok() -> Result<()> {
-    let (dir, scene) = scene(&[dense(SIZE, 1)], two_hosts)?;
-    let run = reading(&scene, &dir, request(TARGET)).await?;
+    let (dir, scene, run) = held(|_| {}).await?;
     let ours = scene.snapshots().await?.pop().context("no snapshot")?;
     remove(&scene, &ours).await?;
     let id = run.delivered.job_id.clone();
-    let result = ended(&scene, &id).await?;
+    let result = ended(&scene, by_id(&id)).await?;
     assert_eq!((result.state(), codes(&result)), (JobState::Failed, vec!["HA-CHN-001"]), "{result:#?}");
     run.finish().await?;
     nothing_stays(&scene).await
@@ -177,11 +158,10 @@ async fn a_job_whose_snapshot_is_taken_away_is_never_ok() -> Result<()> {
 /// Nobody looks while it is read: the last look, before the end, has to see it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_went_away_unseen_is_noticed_at_the_end() -> Result<()> {
-    let (dir, scene) = scene(&[dense(SIZE, 1)], |spec| {
-        two_hosts(spec);
+    let (dir, scene, run) = held(|spec| {
         spec.set("deadlines", "watch_seconds", 3600);
-    })?;
-    let run = reading(&scene, &dir, request(TARGET)).await?;
+    })
+    .await?;
     let ours = scene.snapshots().await?.pop().context("no snapshot")?;
     remove(&scene, &ours).await?;
     let delivered = run.finish().await?;
@@ -191,15 +171,14 @@ async fn a_snapshot_that_went_away_unseen_is_noticed_at_the_end() -> Result<()> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_datastore_that_fills_and_a_snapshot_that_ages_end_the_job() -> Result<()> {
-    let (dir, scene) = scene(&[dense(SIZE, 1)], |spec| {
-        two_hosts(spec);
+    let (dir, scene, run) = held(|spec| {
         spec.set("limits", "datastore_min_free_bytes", 1_u64 << 30);
         spec.set("limits", "snapshot_max_age_seconds", 8);
-    })?;
-    let run = reading(&scene, &dir, request(TARGET)).await?;
+    })
+    .await?;
     control(&scene, json!({"cmd": "datastore", "name": "ds1", "free": 12_345})).await?;
     let id = run.delivered.job_id.clone();
-    let result = ended(&scene, &id).await?;
+    let result = ended(&scene, by_id(&id)).await?;
     assert_eq!(codes(&result), ["HA-SNP-008"], "{result:#?}");
     for fact in ["ds1", "12345", "1073741824"] {
         assert!(result.reasons[0].message.contains(fact), "{fact}: {}", result.reasons[0].message);
@@ -208,7 +187,7 @@ async fn a_datastore_that_fills_and_a_snapshot_that_ages_end_the_job() -> Result
     nothing_stays(&scene).await?;
     control(&scene, json!({"cmd": "datastore", "name": "ds1", "free": 1_u64 << 40})).await?;
     let run = reading(&scene, &dir, request(TARGET)).await?;
-    let result = ended(&scene, &run.delivered.job_id).await?;
+    let result = ended(&scene, by_id(&run.delivered.job_id)).await?;
     assert_eq!(codes(&result), ["HA-SNP-007"], "{result:#?}");
     drop(run);
     nothing_stays(&scene).await
@@ -217,11 +196,10 @@ async fn a_datastore_that_fills_and_a_snapshot_that_ages_end_the_job() -> Result
 /// The task that empties the host runs; the flag comes only at its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_running_task_that_empties_a_host_is_seen() -> Result<()> {
-    let (dir, scene) = scene(&[dense(SIZE, 1)], two_hosts)?;
-    let run = reading(&scene, &dir, request(TARGET)).await?;
+    let (dir, scene, run) = held(|_| {}).await?;
     control(&scene, json!({"cmd": "host", "name": "esx-proxy", "entering": true})).await?;
     let id = run.delivered.job_id.clone();
-    let result = ended(&scene, &id).await?;
+    let result = ended(&scene, by_id(&id)).await?;
     assert_eq!(codes(&result).first(), Some(&"HA-HST-001"), "{result:#?}");
     assert!(result.reasons[0].message.contains("enterMaintenanceMode"), "{result:#?}");
     run.finish().await?;
@@ -246,7 +224,7 @@ async fn a_target_that_is_reverted_and_a_proxy_that_is_moved_end_the_job() -> Re
     let answer = control(&scene, revert).await?;
     assert!(answer["fault"].is_null(), "{answer}");
     let id = run.delivered.job_id.clone();
-    assert_eq!(codes(&ended(&scene, &id).await?).first(), Some(&"HA-CHN-001"));
+    assert_eq!(codes(&ended(&scene, by_id(&id)).await?).first(), Some(&"HA-CHN-001"));
     run.finish().await?;
     only_these_stay(&scene, &theirs).await?;
 
@@ -255,7 +233,7 @@ async fn a_target_that_is_reverted_and_a_proxy_that_is_moved_end_the_job() -> Re
     let answer =
         control(&scene, json!({"cmd": "operator", "call": "Migrate", "vm": PROXY, "host": "esx-target"})).await?;
     assert!(answer["fault"].is_null(), "{answer}");
-    assert_eq!(codes(&ended(&scene, &id).await?).first(), Some(&"HA-HST-002"));
+    assert_eq!(codes(&ended(&scene, by_id(&id)).await?).first(), Some(&"HA-HST-002"));
     run.finish().await?;
     only_these_stay(&scene, &theirs).await
 }
@@ -281,7 +259,7 @@ async fn looks_at_the_proxy_are_shared() -> Result<()> {
     })?;
     let mut open = Vec::new();
     for name in [TARGET, "more0", "more1", "more2"] {
-        let wanted = OpenDisksRequest { vm: name.into(), ..OpenDisksRequest::default() };
+        let wanted = open_request(name);
         open.push(disks(&scene).await?.open_disks(wanted).await?.into_inner().session_id);
     }
     let client = vsphere(&scene).await?;
@@ -320,17 +298,17 @@ async fn a_delta_that_grows_ends_the_job_before_its_datastore_is_full() -> Resul
     let (mut size, mut free) = (0, u64::MAX);
     eventually("the growth ends the job", async || {
         // What the datastore has left is told until the job ends: afterwards the delta is merged and gone.
-        if job(&scene, &id).await?.state() == JobState::Running && !scene.snapshots().await?.is_empty() {
+        if job(&scene, by_id(&id)).await?.state() == JobState::Running && !scene.snapshots().await?.is_empty() {
             let grow =
                 json!({"cmd": "delta_growth", "vm": TARGET, "bytes": if free >= 1 << 30 { 256 * MIB } else { 0 }});
             let grown = control(&scene, grow).await?;
             let told = |key: &str| grown[key].as_u64().unwrap_or(0);
             (size, free) = (told("size"), told("free"));
         }
-        Ok(job(&scene, &id).await?.state() != JobState::Running)
+        Ok(job(&scene, by_id(&id)).await?.state() != JobState::Running)
     })
     .await?;
-    let result = ended(&scene, &id).await?;
+    let result = ended(&scene, by_id(&id)).await?;
     assert_eq!((result.state(), codes(&result)), (JobState::Failed, vec!["HA-SNP-008"]), "{result:#?}");
     assert!(free > 0, "the datastore was full before");
     let message = &result.reasons[0].message;
@@ -364,7 +342,7 @@ async fn a_delta_that_stayed_behind_is_reported_with_all_that_is_to_be_removed()
     let gone = json!({"cmd": "operator", "call": "RemoveSnapshot", "vm": TARGET, "snapshot": ours});
     let answer = control(&scene, gone).await?;
     assert!(answer["fault"].is_null(), "{answer}");
-    assert_eq!(codes(&ended(&scene, &id).await?).first(), Some(&"HA-CHN-001"));
+    assert_eq!(codes(&ended(&scene, by_id(&id)).await?).first(), Some(&"HA-CHN-001"));
     run.finish().await?;
     let mut report = String::new();
     let agent = scene.agent()?;
@@ -387,9 +365,6 @@ async fn a_delta_that_stayed_behind_is_reported_with_all_that_is_to_be_removed()
     control(&scene, json!({"cmd": "host", "name": "esx-target", "entering": false})).await?;
     let answer = control(&scene, json!({"cmd": "operator", "call": "Consolidate", "vm": TARGET})).await?;
     assert!(answer["fault"].is_null(), "{answer}");
-    eventually("the duty ends", async || {
-        Ok(disks(&scene).await?.list_duties(ListDutiesRequest {}).await?.into_inner().duties.is_empty())
-    })
-    .await?;
+    eventually("the duty ends", async || Ok(duties(&scene).await?.is_empty())).await?;
     only_these_stay(&scene, &theirs).await
 }

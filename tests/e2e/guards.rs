@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     MIB, Running, Seen, backup, calls, codes, control, dense, eventually, fault, images_equal_sources, nothing_is_left,
-    nothing_stays, request, scene,
+    nothing_stays, reading, request, scene,
 };
 
 const SOURCE: &str = "hotadd-agent/";
@@ -34,16 +34,10 @@ async fn operator(scene: &Scene, call: &str, vm: &str) -> Result<Value> {
     Ok(control(scene, json!({"cmd": "operator", "call": call, "vm": vm, "name": "theirs"})).await?["fault"].clone())
 }
 
-async fn reading(scene: &Scene, dir: &tempfile::TempDir) -> Result<Running> {
-    let mut job = Running::start(scene, request(TARGET), dir.path()).await?;
-    job.until(Seen::Frame).await?;
-    Ok(job)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_moves_the_target_or_destroys_the_proxy_meanwhile() -> Result<()> {
     let (dir, scene) = scene(&[dense(96 * MIB, 1)], |_| {})?;
-    let job = reading(&scene, &dir).await?;
+    let job = reading(&scene, &dir, request(TARGET)).await?;
     assert_eq!(disabled(&scene, TARGET, SOURCE).await?, ["RelocateVM_Task"]);
     assert_eq!(operator(&scene, "Relocate", TARGET).await?, "MethodDisabled");
     for call in
@@ -63,7 +57,7 @@ async fn nobody_moves_the_target_or_destroys_the_proxy_meanwhile() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_kill_the_next_start_enables_them() -> Result<()> {
     let (dir, mut scene) = scene(&[dense(96 * MIB, 1)], |_| {})?;
-    let job = reading(&scene, &dir).await?;
+    let job = reading(&scene, &dir, request(TARGET)).await?;
     scene.take_agent()?.kill()?;
     drop(job);
     ensure!(!disabled(&scene, PROXY, SOURCE).await?.is_empty(), "nothing was disabled");

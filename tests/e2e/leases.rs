@@ -6,21 +6,21 @@ use anyhow::{Context as _, Result};
 use hotadd_api::{
     MAX_MESSAGE_BYTES,
     v1::{
-        Cleanup, CloseDisksRequest, GetJobRequest, JobResult, JobState, KeepAliveRequest, ListSessionsRequest,
-        OpenDisksRequest, ReadDiskRequest, Session, disk_service_client::DiskServiceClient, get_job_request::By,
-        job_service_client::JobServiceClient,
+        Cleanup, CloseDisksRequest, JobState, KeepAliveRequest, OpenDisksRequest, ReadDiskRequest,
+        disk_service_client::DiskServiceClient, job_service_client::JobServiceClient,
     },
 };
 use hotadd_harness::{
     Scene, Spec,
     scene::{FIRST_KEY, TARGET},
 };
+use tonic::transport::Channel;
 
 use crate::{
     relay::Relay,
     support::{
-        MIB, Running, Seen, backup, calls, codes, dense, disks, eventually, jobs, nothing_is_left, nothing_stays,
-        refused, request, scene,
+        MIB, backup, by_request, calls, codes, dense, disks, ended, eventually, job, jobs, nothing_is_left,
+        nothing_stays, open_request, reading, refused, request, scene, session,
     },
 };
 
@@ -31,37 +31,28 @@ fn pinged(spec: &mut Spec) {
     spec.set("limits", "lease_default_seconds", 600);
 }
 
-fn open_request() -> OpenDisksRequest {
-    OpenDisksRequest { request_id: uuid::Uuid::new_v4().to_string(), vm: TARGET.into(), ..OpenDisksRequest::default() }
+/// A scene whose controller sits behind a cable that can be cut.
+async fn wired() -> Result<(tempfile::TempDir, Scene, Relay)> {
+    let (dir, scene) = scene(&[dense(256 * MIB, 1)], pinged)?;
+    let relay = Relay::start(&scene).await?;
+    Ok((dir, scene, relay))
 }
 
-async fn job(scene: &Scene, request_id: &str) -> Result<JobResult> {
-    let by = Some(By::RequestId(request_id.to_owned()));
-    Ok(jobs(scene).await?.get_job(GetJobRequest { by }).await?.into_inner())
-}
-
-async fn ended(scene: &Scene, request_id: &str) -> Result<JobResult> {
-    eventually("the job ends", async || Ok(job(scene, request_id).await?.state() != JobState::Running)).await?;
-    job(scene, request_id).await
-}
-
-async fn session(scene: &Scene, id: &str) -> Result<Session> {
-    let all = disks(scene).await?.list_sessions(ListSessionsRequest {}).await?.into_inner().sessions;
-    all.into_iter().find(|s| s.session_id == id).context("no such session")
+async fn wired_jobs(scene: &Scene, relay: &Relay) -> Result<JobServiceClient<Channel>> {
+    Ok(JobServiceClient::new(relay.channel(scene).await?).max_decoding_message_size(MAX_MESSAGE_BYTES))
 }
 
 /// The lease is ten minutes: only pings can tell in time that nobody is there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_cable_was_cut_ends_without_a_fin() -> Result<()> {
-    let (_dir, scene) = scene(&[dense(256 * MIB, 1)], pinged)?;
-    let relay = Relay::start(&scene).await?;
-    let mut client = JobServiceClient::new(relay.channel(&scene).await?).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let (_dir, scene, relay) = wired().await?;
+    let mut client = wired_jobs(&scene, &relay).await?;
     let wanted = request(TARGET);
     let mut stream = client.backup_vm(wanted.clone()).await?.into_inner();
     let reader = tokio::spawn(async move { while let Ok(Some(_)) = stream.message().await {} });
     eventually("frames come", async || Ok(relay.from_agent.load(Ordering::Relaxed) > 4 * MIB)).await?;
     relay.cut();
-    let result = ended(&scene, &wanted.request_id).await?;
+    let result = ended(&scene, by_request(&wanted)).await?;
     assert_eq!((result.state(), codes(&result)), (JobState::Failed, vec!["HA-JOB-003"]), "{result:#?}");
     nothing_stays(&scene).await?;
     reader.abort();
@@ -71,9 +62,8 @@ async fn a_job_whose_cable_was_cut_ends_without_a_fin() -> Result<()> {
 /// The client had stopped reading before: everything between is full, so that not even a ping can be written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_client_was_deaf_before_the_cut_ends_too() -> Result<()> {
-    let (_dir, scene) = scene(&[dense(256 * MIB, 1)], pinged)?;
-    let relay = Relay::start(&scene).await?;
-    let mut client = JobServiceClient::new(relay.channel(&scene).await?).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let (_dir, scene, relay) = wired().await?;
+    let mut client = wired_jobs(&scene, &relay).await?;
     let wanted = request(TARGET);
     let mut stream = client.backup_vm(wanted.clone()).await?.into_inner();
     stream.message().await?;
@@ -85,12 +75,12 @@ async fn a_job_whose_client_was_deaf_before_the_cut_ends_too() -> Result<()> {
     })
     .await?;
     assert_eq!(
-        job(&scene, &wanted.request_id).await?.state(),
+        job(&scene, by_request(&wanted)).await?.state(),
         JobState::Running,
         "a deaf client alone ends nothing yet"
     );
     relay.cut();
-    let result = ended(&scene, &wanted.request_id).await?;
+    let result = ended(&scene, by_request(&wanted)).await?;
     assert_eq!(codes(&result), ["HA-JOB-003"], "{result:#?}");
     nothing_stays(&scene).await?;
     drop(stream);
@@ -99,10 +89,9 @@ async fn a_job_whose_client_was_deaf_before_the_cut_ends_too() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_whose_cable_was_cut_ends_by_its_lease_and_tells_why() -> Result<()> {
-    let (_dir, scene) = scene(&[dense(256 * MIB, 1)], pinged)?;
-    let relay = Relay::start(&scene).await?;
+    let (_dir, scene, relay) = wired().await?;
     let mut client = DiskServiceClient::new(relay.channel(&scene).await?).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let wanted = OpenDisksRequest { lease_seconds: 3, ..open_request() };
+    let wanted = OpenDisksRequest { lease_seconds: 3, ..open_request(TARGET) };
     let id = client.open_disks(wanted.clone()).await?.into_inner().session_id;
     let read = ReadDiskRequest { session_id: id.clone(), device_key: FIRST_KEY, ..ReadDiskRequest::default() };
     let mut stream = client.read_disk(read.clone()).await?.into_inner();
@@ -122,7 +111,7 @@ async fn a_session_whose_cable_was_cut_ends_by_its_lease_and_tells_why() -> Resu
     refused(back.open_disks(wanted.clone()).await, "HA-SES-004")?;
     let other = OpenDisksRequest { device_keys: vec![FIRST_KEY], ..wanted };
     refused(back.open_disks(other).await, "HA-SES-003")?;
-    let fresh = back.open_disks(open_request()).await?.into_inner().session_id;
+    let fresh = back.open_disks(open_request(TARGET)).await?.into_inner().session_id;
     back.close_disks(CloseDisksRequest { session_id: fresh }).await?;
     drop(stream);
     nothing_is_left(&scene).await
@@ -135,26 +124,24 @@ async fn after_a_kill_jobs_and_sessions_are_known_as_ended_by_it() -> Result<()>
     let good = request(TARGET);
     assert_eq!(backup(&scene, good.clone(), dir.path()).await?.result()?.state(), JobState::Ok);
     let broken = request(TARGET);
-    let mut run = Running::start(&scene, broken.clone(), dir.path()).await?;
-    run.until(Seen::Frame).await?;
+    let run = reading(&scene, &dir, broken.clone()).await?;
     drop(run);
-    assert_eq!(codes(&ended(&scene, &broken.request_id).await?), ["HA-JOB-003"]);
+    assert_eq!(codes(&ended(&scene, by_request(&broken)).await?), ["HA-JOB-003"]);
     nothing_stays(&scene).await?;
-    let opening = open_request();
+    let opening = open_request(TARGET);
     let id = disks(&scene).await?.open_disks(opening.clone()).await?.into_inner().session_id;
     scene.take_agent()?.kill()?;
     scene.start_agent()?;
     let killed = request(TARGET);
-    let mut run = Running::start(&scene, killed.clone(), dir.path()).await?;
-    run.until(Seen::Frame).await?;
+    let run = reading(&scene, &dir, killed.clone()).await?;
     scene.take_agent()?.kill()?;
     scene.start_agent()?;
     nothing_is_left(&scene).await?;
 
-    let result = job(&scene, &killed.request_id).await?;
+    let result = job(&scene, by_request(&killed)).await?;
     assert_eq!((result.state(), codes(&result)), (JobState::Failed, vec!["HA-JOB-005"]), "{result:#?}");
     assert_eq!((result.cleanup(), result.job_id.as_str()), (Cleanup::Done, run.delivered.job_id.as_str()));
-    assert_eq!(codes(&job(&scene, &broken.request_id).await?), ["HA-JOB-003"]);
+    assert_eq!(codes(&job(&scene, by_request(&broken)).await?), ["HA-JOB-003"]);
     let snapshots = calls(&scene, "CreateSnapshot").await?.len();
     let replayed = backup(&scene, good.clone(), dir.path()).await?;
     let result = replayed.result()?;

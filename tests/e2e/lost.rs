@@ -1,7 +1,5 @@
 //! Replies that never come: what was asked for may have happened, may still happen, or not. A lost reply is unknown,
 //! never failed; in the end nothing is attached.
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use hotadd_api::v1::{Cleanup, JobState};
 use hotadd_harness::{Content, Scene, scene::TARGET};
@@ -211,7 +209,10 @@ async fn a_vcenter_restart_in_any_task_leaves_nothing() -> Result<()> {
             _ => assert!(!result.reasons.is_empty(), "{method}: {result:#?}"),
         }
         // Work that is still under way has to be over before anybody can say that nothing is left.
-        tokio::time::sleep(Duration::from_millis(1600)).await;
+        eventually("no work is under way", async || {
+            Ok(control(&scene, json!({"cmd": "state"})).await?["under_way"] == 0)
+        })
+        .await?;
         nothing_stays(&scene).await?;
     }
     control(&scene, json!({"cmd": "set_task_ms", "ms": 0})).await?;

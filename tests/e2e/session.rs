@@ -1,8 +1,8 @@
 //! Sessions: open, read ranges, keep alive, close; leases; who may have what at the same time.
 use anyhow::{Context as _, Result, ensure};
 use hotadd_api::v1::{
-    Cleanup, CloseDisksRequest, DiskResult, KeepAliveRequest, ListSessionsRequest, OpenDisksRequest, OpenDisksResponse,
-    Range, ReadDiskRequest, Session, open_disks_request::From, read_disk_response::Item,
+    Cleanup, CloseDisksRequest, DiskResult, KeepAliveRequest, OpenDisksRequest, OpenDisksResponse, Range,
+    ReadDiskRequest, open_disks_request::From, read_disk_response::Item,
 };
 use hotadd_harness::{
     Content, Scene,
@@ -13,12 +13,8 @@ use vcenter_sim::inventory::DiskSpec;
 
 use crate::support::{
     MIB, backup, calls, codes, control, dense, disks, eventually, nothing_is_left, nothing_stays, only_these_are_left,
-    refused, request, scene,
+    open_request, refused, request, scene, session,
 };
-
-fn open_request(vm: &str) -> OpenDisksRequest {
-    OpenDisksRequest { request_id: uuid::Uuid::new_v4().to_string(), vm: vm.into(), ..OpenDisksRequest::default() }
-}
 
 async fn open(scene: &Scene, request: OpenDisksRequest) -> Result<OpenDisksResponse, tonic::Status> {
     let mut client = disks(scene).await.map_err(|e| tonic::Status::unknown(e.to_string()))?;
@@ -50,11 +46,6 @@ async fn read(scene: &Scene, request: ReadDiskRequest) -> Result<(Vec<(u64, Vec<
         }
     }
     anyhow::bail!("the stream ended without a result")
-}
-
-async fn session(scene: &Scene, id: &str) -> Result<Session> {
-    let all = disks(scene).await?.list_sessions(ListSessionsRequest {}).await?.into_inner().sessions;
-    all.into_iter().find(|s| s.session_id == id).context("no such session")
 }
 
 #[tokio::test(flavor = "multi_thread")]

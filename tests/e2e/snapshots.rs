@@ -8,7 +8,7 @@ use hotadd_harness::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    MIB, Running, Seen, calls, control, dense, disks, eventually, images_equal_sources, nothing_stays, request, scene,
+    MIB, calls, control, dense, disks, eventually, images_equal_sources, nothing_stays, reading, request, scene,
 };
 
 const OTHER: &str = "other-proxy";
@@ -52,16 +52,10 @@ async fn needs_consolidation(scene: &Scene) -> Result<bool> {
     Ok(target["consolidation_needed"] == true)
 }
 
-async fn reading(scene: &Scene, dir: &tempfile::TempDir) -> Result<Running> {
-    let mut job = Running::start(scene, request(TARGET), dir.path()).await?;
-    job.until(Seen::Frame).await?;
-    Ok(job)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_not_removed_under_another_proxy() -> Result<()> {
     let (dir, scene) = with_another_product(3600.0)?;
-    let job = reading(&scene, &dir).await?;
+    let job = reading(&scene, &dir, request(TARGET)).await?;
     hold(&scene, true).await?;
     let delivered = job.finish().await?;
     assert_eq!(delivered.result()?.cleanup(), Cleanup::Owed, "{:#?}", delivered.result);
@@ -77,7 +71,7 @@ async fn it_is_not_removed_under_another_proxy() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_younger_snapshot_of_somebody_else_is_waited_for_and_stays() -> Result<()> {
     let (dir, scene) = with_another_product(2.0)?;
-    let job = reading(&scene, &dir).await?;
+    let job = reading(&scene, &dir, request(TARGET)).await?;
     must(&scene, json!({"cmd": "operator", "call": "CreateSnapshot", "vm": TARGET, "name": "before the update"}))
         .await?;
     let delivered = job.finish().await?;
@@ -95,7 +89,7 @@ async fn a_younger_snapshot_of_somebody_else_is_waited_for_and_stays() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_that_needs_it_is_consolidated_once_when_nobody_holds_it() -> Result<()> {
     let (dir, scene) = with_another_product(3600.0)?;
-    let job = reading(&scene, &dir).await?;
+    let job = reading(&scene, &dir, request(TARGET)).await?;
     hold(&scene, true).await?;
     let ours = scene.snapshots().await?;
     let remove = json!({"cmd": "operator", "call": "RemoveSnapshot", "vm": TARGET, "snapshot": ours[0]});
@@ -115,7 +109,7 @@ async fn a_vm_that_needs_it_is_consolidated_once_when_nobody_holds_it() -> Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn it_tells_from_vcenter_alone_whose_it_is() -> Result<()> {
     let (dir, scene) = with_another_product(3600.0)?;
-    let job = reading(&scene, &dir).await?;
+    let job = reading(&scene, &dir, request(TARGET)).await?;
     let listed = control(&scene, json!({"cmd": "snapshots", "vm": TARGET})).await?;
     let text = listed["snapshots"][0]["description"].as_str().context("description")?.to_owned();
     let proxy = &scene.spec.inventory.vms[0];

@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use hotadd_api::{
     MAX_MESSAGE_BYTES, status,
     v1::{
-        BackupVmRequest, JobResult, ListDutiesRequest, Reason, disk_service_client::DiskServiceClient,
+        BackupVmRequest, Duty, GetJobRequest, JobResult, JobState, ListDutiesRequest, ListSessionsRequest,
+        OpenDisksRequest, Reason, Session, disk_service_client::DiskServiceClient, get_job_request::By,
         job_service_client::JobServiceClient,
     },
 };
@@ -53,6 +54,47 @@ pub async fn disks(scene: &Scene) -> Result<DiskServiceClient<Channel>> {
 /// A request for the scene's target.
 pub fn request(vm: &str) -> BackupVmRequest {
     BackupVmRequest { request_id: uuid::Uuid::new_v4().to_string(), vm: vm.into(), ..BackupVmRequest::default() }
+}
+
+/// A request to open the disks of a VM.
+pub fn open_request(vm: &str) -> OpenDisksRequest {
+    OpenDisksRequest { request_id: uuid::Uuid::new_v4().to_string(), vm: vm.into(), ..OpenDisksRequest::default() }
+}
+
+pub fn by_id(job: &str) -> By {
+    By::JobId(job.to_owned())
+}
+
+pub fn by_request(request: &BackupVmRequest) -> By {
+    By::RequestId(request.request_id.clone())
+}
+
+/// What the agent tells of a job now.
+pub async fn job(scene: &Scene, by: By) -> Result<JobResult> {
+    Ok(jobs(scene).await?.get_job(GetJobRequest { by: Some(by) }).await?.into_inner())
+}
+
+/// The result of a job that ends soon.
+pub async fn ended(scene: &Scene, by: By) -> Result<JobResult> {
+    eventually("the job ends", async || Ok(job(scene, by.clone()).await?.state() != JobState::Running)).await?;
+    job(scene, by).await
+}
+
+/// A job that is read slowly: its client has a frame and takes no more.
+pub async fn reading(scene: &Scene, dir: &tempfile::TempDir, wanted: BackupVmRequest) -> Result<Running> {
+    let mut run = Running::start(scene, wanted, dir.path()).await?;
+    run.until(Seen::Frame).await?;
+    Ok(run)
+}
+
+/// What the agent tells of a session now.
+pub async fn session(scene: &Scene, id: &str) -> Result<Session> {
+    let all = disks(scene).await?.list_sessions(ListSessionsRequest {}).await?.into_inner().sessions;
+    all.into_iter().find(|s| s.session_id == id).context("no such session")
+}
+
+pub async fn duties(scene: &Scene) -> Result<Vec<Duty>> {
+    Ok(disks(scene).await?.list_duties(ListDutiesRequest {}).await?.into_inner().duties)
 }
 
 /// Every image equals the file under the target's disk.
@@ -117,7 +159,7 @@ pub async fn only_these_are_left(scene: &Scene, disks: &[&str], snapshots: &[Str
     let seen = control.devices().await?.iter().filter(|device| !is_raw(device)).count();
     ensure!(told == seen, "vCenter tells {told} disks, the guest shows {seen}");
     if scene.has_agent() {
-        let duties = self::disks(scene).await?.list_duties(ListDutiesRequest {}).await?.into_inner().duties;
+        let duties = duties(scene).await?;
         ensure!(duties.is_empty(), "duties: {duties:#?}");
     }
     Ok(())

@@ -101,7 +101,10 @@ pub async fn perform(lab: &mut Lab, act: &Act, client: Option<&Controller>, rela
             cue_next(lab, act, json!({"kind": "late_land", "ms": ms, "fenced": v.is_multiple_of(2) || !lab.sweeps}))
                 .await
         }
-        Fault::SlowTask => cue_next(lab, act, json!({"kind": "delay_ms", "ms": 300 + v % 900})).await,
+        Fault::SlowTask => {
+            let ms = lab.slow.map_or(300 + v % 900, |slow| u64::try_from(slow.as_millis()).unwrap_or(u64::MAX));
+            cue_next(lab, act, json!({"kind": "delay_ms", "ms": ms})).await
+        }
         Fault::TaskFails => {
             cue_next(lab, act, json!({"kind": "task_fault", "fault": of(&TASK_FAULTS, v), "count": 1 + v % 2})).await
         }

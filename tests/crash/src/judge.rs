@@ -89,10 +89,23 @@ async fn foreign(lab: &mut Lab, verdict: &mut Verdict) -> Result<()> {
     if counters["foreign_destroyed"].as_array().is_some_and(|all| !all.is_empty()) {
         verdict.foreign.push(format!("destroyed: {}", counters["foreign_destroyed"]));
     }
+    if let Some(why) = removed_under_reader(&counters) {
+        verdict.other.push(why);
+    }
     if counters["problems"].as_array().is_some_and(|all| !all.is_empty()) {
         verdict.other.push(format!("answers against the type table: {}", counters["problems"]));
     }
     Ok(())
+}
+
+/// A snapshot has to outlive what is attached of it, also where the merge that this blocks is made up for later.
+pub fn removed_under_reader(counters: &Value) -> Option<String> {
+    let all = counters["removed_under_reader"].as_array().map(Vec::as_slice);
+    match all {
+        Some([]) => None,
+        Some(all) => Some(format!("snapshots removed while their disks were attached: {all:?}")),
+        None => Some("nobody counts what is removed under readers".to_owned()),
+    }
 }
 
 /// The guest shows what vCenter lists, nothing less and nothing more.

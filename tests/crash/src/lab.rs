@@ -44,6 +44,8 @@ pub struct Setup {
     /// Instead of the scaled `late_seconds`; 0: the agent looks for nothing that it retired, so that only an ended
     /// session keeps a late landing away, and only such landings are played.
     pub late: Option<f64>,
+    /// Instead of a slow task's own length: longer than the agent looks for what it does not see.
+    pub slow: Option<Duration>,
     /// Longest settling after a round.
     pub patience: Duration,
     pub log: String,
@@ -81,6 +83,7 @@ pub struct Lab {
     pub scale: Scale,
     /// The agent looks for what lands late, whether its session has ended or not.
     pub sweeps: bool,
+    pub slow: Option<Duration>,
     pub patience: Duration,
     pub anchors: BTreeSet<(String, i32)>,
     /// Files of each disk's chain on the target, as long as nobody else makes a snapshot.
@@ -120,6 +123,7 @@ impl Lab {
             dir,
             scale: setup.scale,
             sweeps: setup.late != Some(0.0),
+            slow: setup.slow,
             patience: setup.patience,
             anchors,
             depths,

@@ -62,6 +62,9 @@ struct Args {
     /// The agent's late_seconds instead of the scaled one; 0: only ended sessions keep late landings away. Tier a only.
     #[arg(long)]
     late: Option<f64>,
+    /// Seconds that a slow task takes, instead of 0.3 to 1.2. Tier a only.
+    #[arg(long)]
+    slow: Option<f64>,
     /// a: agent-sim with vcenter-sim on this host. b: the shipped daemon in a lab guest.
     #[arg(long, default_value = "a", value_parser = ["a", "b"])]
     tier: String,
@@ -141,7 +144,9 @@ fn run(mut args: Args) -> Result<bool> {
         println!("{}", tally.line(scale, seed, start.elapsed()));
         return Ok(tally.is_clean(rounds));
     }
-    let setup = Setup { scale: Scale(scale), late: args.late, patience, log: log.into(), root: root.clone() };
+    let slow = args.slow.map(Duration::try_from_secs_f64).transpose().context("--slow SECONDS")?;
+    let late = args.late;
+    let setup = Setup { scale: Scale(scale), late, slow, patience, log: log.into(), root: root.clone() };
     let campaign = Arc::new(Campaign {
         setup,
         seed: args.seed,

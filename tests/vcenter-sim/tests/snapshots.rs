@@ -74,6 +74,35 @@ async fn a_held_parent_leaves_the_vm_in_need_of_consolidation() {
     lab.shutdown().await;
 }
 
+/// Who removes a snapshot that another VM reads at his own request is counted; an operator is not, nor who reads another
+/// disk or reads no more.
+#[tokio::test]
+async fn a_removal_under_the_same_users_reader_is_counted() {
+    let mut lab = Lab::new().await;
+    let mut counted = async |lab: &mut Lab| lab.ctl.counters().await.unwrap()["removed_under_reader"].clone();
+    let remove_it = "<removeChildren>false</removeChildren>";
+    // Nobody reads; then another VM's disk is read.
+    let snap = lab.snapshot("web").await;
+    lab.task("VirtualMachineSnapshot", &snap, "RemoveSnapshot_Task", remove_it).await.unwrap();
+    lab.reconfig("proxy", &add("[ds1] off/off.vmdk", 1000, 3)).await.unwrap();
+    let snap = lab.snapshot("web").await;
+    lab.task("VirtualMachineSnapshot", &snap, "RemoveSnapshot_Task", remove_it).await.unwrap();
+    lab.reconfig("proxy", &remove(2002)).await.unwrap();
+    // An operator does it.
+    let snap = lab.snapshot("web").await;
+    lab.reconfig("proxy", &add("[ds1] web/web.vmdk", 1000, 3)).await.unwrap();
+    let request = json!({"cmd": "operator", "call": "RemoveSnapshot", "vm": "web", "snapshot": snap});
+    assert!(lab.ctl.call(request).await.unwrap()["fault"].is_null());
+    lab.reconfig("proxy", &remove(2002)).await.unwrap();
+    lab.ctl.call(json!({"cmd": "operator", "call": "Consolidate", "vm": "web"})).await.unwrap();
+    assert_eq!(counted(&mut lab).await, json!([]));
+    let snap = lab.snapshot("web").await;
+    lab.reconfig("proxy", &add("[ds1] web/web.vmdk", 1000, 3)).await.unwrap();
+    lab.task("VirtualMachineSnapshot", &snap, "RemoveSnapshot_Task", remove_it).await.unwrap();
+    assert_eq!(counted(&mut lab).await, json!([format!("{snap}: [ds1] web/web.vmdk")]));
+    lab.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_foreign_snapshot_stays_and_its_chain_is_told() {
     let mut lab = Lab::new().await;

@@ -7,7 +7,12 @@ use hotadd_harness::scene::{PROXY, TARGET};
 use serde_json::Value;
 
 use super::scene::Scene;
-use crate::{client::Outcome, journal, judge::Verdict, lab::names};
+use crate::{
+    client::Outcome,
+    journal,
+    judge::{Verdict, removed_under_reader},
+    lab::names,
+};
 
 /// Serial numbers of all SCSI disks, as the kernel read them.
 const SERIALS: &str = "for d in /sys/block/sd*; do tail -c +5 $d/device/vpd_pg80; echo; done";
@@ -45,6 +50,7 @@ pub async fn judge(scene: &mut Scene, outcome: Option<&Outcome>, verdict: &mut V
     if counters["file_operation_count"] != 0 || some("foreign_destroyed") || some("problems") {
         verdict.foreign.push(format!("counters: {counters}"));
     }
+    verdict.other.extend(removed_under_reader(&counters));
     let open = scene.open_duties()?;
     if !open.is_empty() {
         verdict.other.push(format!("open in the journal: {}", journal::told(&open)));

@@ -137,7 +137,8 @@ fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
         "counters" => {
             return Ok(
                 json!({"file_operation_count": s.counters.file_operations, "logins": s.counters.logins, "calls": s.counters.calls,
-                "sessions": s.sessions.len(), "foreign_destroyed": s.counters.foreign_destroyed, "problems": s.problems}),
+                "sessions": s.sessions.len(), "foreign_destroyed": s.counters.foreign_destroyed,
+                "removed_under_reader": s.counters.removed_under_reader, "problems": s.problems}),
             );
         }
         other => return Err(format!("unknown command '{other}'")),

@@ -131,7 +131,8 @@ fn state(s: &State) -> Value {
         .iter()
         .map(|d| json!({"id": d.id, "name": d.name, "dir": d.dir, "accessible": d.accessible, "free": d.free}))
         .collect();
-    json!({"api_version": s.api_text, "vms": vms, "datastores": ds, "sessions": s.sessions.len(), "tasks": s.tasks.len()})
+    json!({"api_version": s.api_text, "vms": vms, "datastores": ds, "sessions": s.sessions.len(), "tasks": s.tasks.len(),
+        "under_way": s.under_way})
 }
 
 /// Host path of the raw file that a snapshot froze: the base of the disk's chain.

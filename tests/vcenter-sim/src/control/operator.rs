@@ -27,7 +27,8 @@ pub(crate) async fn run(sim: &Arc<Sim>, v: &Value) -> Result<Value, String> {
             "attach_foreign" => attach(&mut s, &vm, v)?,
             _ => detach(&s, &vm, text(v, "path")?)?,
         };
-        let by = By { user: "VSPHERE.LOCAL\\Operator".into(), admin: true, run_ms: v["ms"].as_u64().unwrap_or(0) };
+        let run_ms = v["ms"].as_u64().unwrap_or(0);
+        let by = By { user: "VSPHERE.LOCAL\\Operator".into(), admin: true, late: false, run_ms };
         work::submit(sim, &mut s, &vm, work, by, &[])
     };
     sim.touch();

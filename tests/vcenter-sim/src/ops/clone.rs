@@ -40,6 +40,7 @@ pub(crate) fn run(s: &mut State, vm: &str, name: &str, datastore: Option<&str>, 
             Kind::Disk(k) => {
                 k.path = copy_disk(s, &k.path, &copy.datastore, name)?;
                 k.origin = Origin::Own;
+                k.by = None;
                 k.redo = None;
                 k.mode = "persistent".into();
             }

@@ -26,6 +26,8 @@ pub(crate) enum Who {
 #[derive(Debug, Default)]
 struct Plan {
     who: Who,
+    /// The user, if he may learn of it.
+    by: Option<String>,
     devices: Vec<Device>,
     added: Vec<i32>,
     removed: Vec<i32>,
@@ -59,10 +61,10 @@ pub(crate) fn privileges(spec: &Node) -> Vec<&'static str> {
     out
 }
 
-pub(crate) async fn run(sim: &Sim, id: &str, spec: &Node, who: Who) -> Res<()> {
+pub(crate) async fn run(sim: &Sim, id: &str, spec: &Node, who: Who, by: Option<String>) -> Res<()> {
     let (plan, attaches, removed_anchors) = {
         let mut s = sim.lock();
-        let plan = plan(&s, id, spec, who)?;
+        let plan = plan(&s, id, spec, Plan { who, by, ..Plan::default() })?;
         for (path, size) in &plan.create {
             s.add_file(path, &DiskSpec { capacity: Some(*size), ..DiskSpec::default() })
                 .map_err(|e| Fault::vm_config(&format!("{e:#}")))?;
@@ -211,7 +213,7 @@ fn commit(sim: &Sim, id: &str, plan: Plan) -> Res<()> {
     Ok(())
 }
 
-fn plan(s: &State, id: &str, spec: &Node, who: Who) -> Res<Plan> {
+fn plan(s: &State, id: &str, spec: &Node, empty: Plan) -> Res<Plan> {
     let vm = s.vm(id)?;
     if let Some(v) = spec.str("changeVersion")
         && v != vm.change_version
@@ -224,7 +226,7 @@ fn plan(s: &State, id: &str, spec: &Node, who: Who) -> Res<Plan> {
     if s.hosts.iter().any(|h| h.id == vm.host && h.in_maintenance) {
         return Err(Fault::new("InvalidState", "The operation is not allowed in the current state of the host."));
     }
-    let mut p = Plan { who, devices: vm.devices.clone(), ..Plan::default() };
+    let mut p = Plan { devices: vm.devices.clone(), ..empty };
     let mut temporary: Vec<(i32, i32)> = Vec::new();
     for (index, change) in spec.all("deviceChange").enumerate() {
         let device = change.kid("device").ok_or_else(|| Fault::device("InvalidDeviceSpec", index))?;
@@ -338,7 +340,7 @@ fn add_disk(
         Who::Client => Origin::Attached,
         Who::Actor | Who::Forced => Origin::Actor,
     };
-    let disk = Disk { path, mode, sharing, redo, origin };
+    let disk = Disk { path, mode, sharing, redo, origin, by: p.by.clone() };
     p.devices.push(Device { key, controller: Some(ctl), unit: Some(unit), kind: Kind::Disk(disk) });
     Ok(key)
 }

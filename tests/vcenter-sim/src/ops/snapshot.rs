@@ -2,7 +2,7 @@
 
 use crate::fault::{Fault, Res};
 use crate::ops::{hosts, space};
-use crate::state::{Kind, Snapshot, State, now};
+use crate::state::{Kind, Snapshot, State, Vm, now};
 use crate::store::split_path;
 use crate::value::{MoRef, Val};
 
@@ -117,20 +117,39 @@ fn delta_name(s: &State, vm: &str, top: &str) -> Res<(String, std::path::PathBuf
     free.map(|p| (p, store.dir.clone())).ok_or_else(|| Fault::new("TooManySnapshotLevels", "no free delta name"))
 }
 
+/// The snapshot, and with `children` all that stand on it, parents first.
+pub(crate) fn subtree(vm: &Vm, id: &str, children: bool) -> Vec<String> {
+    let mut all = vec![id.to_owned()];
+    let mut i = 0;
+    while children && i < all.len() {
+        let next: Vec<String> =
+            vm.snapshots.iter().filter(|x| x.parent.as_ref() == Some(&all[i])).map(|x| x.id.clone()).collect();
+        all.extend(next);
+        i += 1;
+    }
+    all
+}
+
+/// `snapshot: file` for each file of these snapshots that another VM has open for reading (nonpersistent) on behalf of
+/// this user.
+pub(crate) fn read_by(s: &State, snapshots: &[String], user: &str) -> Vec<String> {
+    let mut read = Vec::new();
+    for (vm, snapshot) in snapshots.iter().filter_map(|id| s.snapshot(id).ok()) {
+        let others = s.vms.values().filter(|other| other.id != vm.id).flat_map(Vm::disks);
+        let readers = others.filter(|(_, d)| d.nonpersistent() && d.by.as_deref() == Some(user));
+        let open: Vec<String> = readers.flat_map(|(_, d)| s.store.chain(&d.path)).collect();
+        let frozen =
+            snapshot.devices.iter().filter_map(|d| if let Kind::Disk(k) = &d.kind { Some(&k.path) } else { None });
+        read.extend(frozen.filter(|path| open.contains(path)).map(|path| format!("{}: {path}", snapshot.id)));
+    }
+    read
+}
+
 /// Takes a snapshot out of the tree. With `consolidate` its delta is merged; a file open elsewhere leaves the VM in need of consolidation.
 pub(crate) fn remove(s: &mut State, id: &str, children: bool, consolidate: bool) -> Res<()> {
     let vm = s.snapshot(id)?.0.id.clone();
-    let mut gone = vec![id.to_owned()];
     let v = s.vm_mut(&vm)?;
-    if children {
-        let mut i = 0;
-        while i < gone.len() {
-            let next: Vec<String> =
-                v.snapshots.iter().filter(|x| x.parent.as_ref() == Some(&gone[i])).map(|x| x.id.clone()).collect();
-            gone.extend(next);
-            i += 1;
-        }
-    }
+    let gone = subtree(v, id, children);
     for g in gone.iter().rev() {
         let parent = v.snapshots.iter().find(|x| x.id == *g).and_then(|x| x.parent.clone());
         v.snapshots.retain(|x| x.id != *g);

@@ -103,6 +103,7 @@ where
             _ => {}
         }
     }
+    s.under_way += 1;
     let (sim, vm, task_id) = (Arc::clone(sim), spec.vm, id.clone());
     tokio::spawn(async move {
         let outcome =
@@ -151,6 +152,7 @@ where
 fn finish(sim: &Arc<Sim>, vm: &str, id: &str, outcome: Res<Option<Val>>) {
     {
         let mut s = sim.lock();
+        s.under_way -= 1;
         if let Ok(v) = s.vm_mut(vm)
             && v.busy.as_deref() == Some(id)
         {

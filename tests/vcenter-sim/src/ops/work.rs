@@ -12,7 +12,7 @@ use crate::export;
 use crate::fault::{Fault, Res};
 use crate::ops::task::{self, OpFuture, TaskSpec};
 use crate::ops::{clone, guard, hosts, moves, power, reconfig, revert, snapshot};
-use crate::state::State;
+use crate::state::{State, Vm};
 use crate::value::{MoRef, Val};
 use crate::xml::Node;
 
@@ -39,8 +39,17 @@ pub(crate) struct By {
     pub user: String,
     /// The operator: may do everything.
     pub admin: bool,
+    /// The request lands when nobody waits for it any more.
+    pub late: bool,
     /// The task runs at least this long before its effect.
     pub run_ms: u64,
+}
+
+impl By {
+    /// The user whose doing it is: no operator's, and nothing that happens behind his back.
+    fn client(&self) -> Option<String> {
+        (!self.admin && !self.late).then(|| self.user.clone())
+    }
 }
 
 impl Work {
@@ -86,6 +95,15 @@ impl Work {
         }
     }
 
+    /// Snapshots of the VM that this takes away.
+    fn removed(&self, vm: &Vm) -> Vec<String> {
+        match self {
+            Work::RemoveSnapshot { id, children, .. } => snapshot::subtree(vm, id, *children),
+            Work::RemoveAllSnapshots => vm.snapshots.iter().map(|snapshot| snapshot.id.clone()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Privileges on the VM (vSphere API 8.0, the methods' own pages).
     fn privileges(&self, on: bool) -> Vec<&'static str> {
         match self {
@@ -128,6 +146,10 @@ pub(crate) fn submit(
     by: By,
     cues: &[CueKind],
 ) -> Res<Option<MoRef>> {
+    if let Some(user) = by.client() {
+        let read = snapshot::read_by(s, &work.removed(s.vm(vm)?), &user);
+        s.counters.removed_under_reader.extend(read);
+    }
     let v = s.vm(vm)?;
     if !by.admin {
         for p in work.privileges(v.on) {
@@ -141,6 +163,7 @@ pub(crate) fn submit(
     if matches!(work, Work::Unregister | Work::MarkAsTemplate) {
         return power::at_once(s, vm, matches!(work, Work::Unregister)).map(|()| None);
     }
+    let client = by.client();
     let spec = TaskSpec {
         name: method,
         description: work.description(),
@@ -149,13 +172,13 @@ pub(crate) fn submit(
         user: by.user,
         run_ms: by.run_ms,
     };
-    task::start(sim, s, spec, cues, op(vm.to_owned(), work)).map(Some)
+    task::start(sim, s, spec, cues, op(vm.to_owned(), work, client)).map(Some)
 }
 
-fn op(id: String, work: Work) -> Op {
+fn op(id: String, work: Work, client: Option<String>) -> Op {
     match work {
         Work::Reconfigure { spec, who } => Box::new(move |sim: Arc<Sim>| -> OpFuture {
-            Box::pin(async move { reconfig::run(&sim, &id, &spec, who).await.map(|()| None) })
+            Box::pin(async move { reconfig::run(&sim, &id, &spec, who, client).await.map(|()| None) })
         }),
         Work::Destroy => Box::new(move |sim: Arc<Sim>| -> OpFuture {
             Box::pin(async move { power::destroy(&sim, &id).await.map(|()| None) })

@@ -129,7 +129,8 @@ fn vm_work(sim: &Arc<Sim>, s: &mut State, this: &MoRef, body: &Node, ctx: &Ctx, 
     let vm = if this.ty == "VirtualMachine" { this.id.clone() } else { s.snapshot(&this.id)?.0.id.clone() };
     let user = ctx.session.as_ref().and_then(|k| s.sessions.get(k)).map(|x| x.user.clone()).unwrap_or_default();
     let work = work_of(s, this, body)?;
-    let task = work::submit(sim, s, &vm, work, By { user, admin: false, run_ms: 0 }, cues)?;
+    let late = cues.iter().any(|cue| matches!(cue, CueKind::LateLand(..)));
+    let task = work::submit(sim, s, &vm, work, By { user, admin: false, late, run_ms: 0 }, cues)?;
     Ok(task.map_or_else(Reply::none, |t| Reply::of("ref:Task", t)))
 }
 

@@ -250,7 +250,10 @@ async fn land(sim: &Arc<Sim>, body: &Node, ctx: &Ctx, fenced: Option<bool>) {
         let live = ctx.session.as_ref().is_some_and(|k| s.sessions.contains_key(k));
         fenced.unwrap_or(s.knobs.fence) && !live
     };
-    let done = if refused { Err(Fault::not_authenticated()) } else { call::call(sim, body, ctx, "", &[]).await };
+    let done = match refused {
+        true => Err(Fault::not_authenticated()),
+        false => call::call(sim, body, ctx, "", &[CueKind::LateLand(0, fenced)]).await,
+    };
     let task = match &done {
         Ok(reply) => match &reply.val {
             Some(Val::Ref(r)) => Some(r.id.clone()),

@@ -40,6 +40,7 @@ impl State {
             vms: BTreeMap::new(),
             store: Store::default(),
             tasks: BTreeMap::new(),
+            under_way: 0,
             sessions: HashMap::new(),
             views: BTreeMap::new(),
             pcs: HashMap::new(),
@@ -245,7 +246,7 @@ impl State {
         };
         let key = lowest_free_key(&vm.devices, disk_key_base(ctl.1));
         let mode = d.mode.clone().unwrap_or_else(|| "persistent".into());
-        let disk = Disk { path, mode, sharing: d.sharing.clone(), redo: None, origin: Origin::Own };
+        let disk = Disk { path, mode, sharing: d.sharing.clone(), redo: None, origin: Origin::Own, by: None };
         vm.devices.push(Device { key, controller: Some(ctl.0), unit: Some(unit), kind: Kind::Disk(disk) });
         Ok(())
     }

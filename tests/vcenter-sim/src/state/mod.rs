@@ -103,6 +103,8 @@ pub(crate) struct Counters {
     pub file_operations: u64,
     /// Files deleted with a VM that had another one's disk attached.
     pub foreign_destroyed: Vec<String>,
+    /// Snapshots whose removal a client asked for while another VM read their disks on behalf of the same user.
+    pub removed_under_reader: Vec<String>,
     pub calls: BTreeMap<String, u64>,
 }
 
@@ -151,6 +153,8 @@ pub(crate) struct State {
     pub vms: BTreeMap<String, Vm>,
     pub store: Store,
     pub tasks: BTreeMap<u64, Task>,
+    /// Tasks whose work has not ended, those that a restart forgot included.
+    pub under_way: u64,
     pub sessions: HashMap<String, Session>,
     pub views: BTreeMap<String, (String, Vec<String>, String)>,
     pub pcs: HashMap<String, PcState>,

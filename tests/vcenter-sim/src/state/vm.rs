@@ -13,6 +13,8 @@ pub(crate) struct Disk {
     /// Redo log of an independent_nonpersistent disk, in the VM that has it attached.
     pub redo: Option<String>,
     pub origin: Origin,
+    /// User whose request attached it; none if that landed late: he could not know.
+    pub by: Option<String>,
 }
 
 /// How a disk came to the VM.
