@@ -4,7 +4,7 @@
 //! May not live here: anything about agents, sessions of ours, journals, policies or block devices; `unsafe`.
 //!
 //! ```text
-//! Client ─ inventory, vm, layout, snapshot, reconfigure, guard, task, datastore, host     one file per subject
+//! Client ─ inventory, vm, layout, snapshot, reconfigure, guard, task, datastore, host, planning     one file per subject
 //!    └── session   one login, re-login when it ended, who may be retried
 //!          └── soap, xml   envelope, bounded tree, writer
 //!                └── http, tls   deadline, size limit, CA or pinned certificate
@@ -30,6 +30,7 @@ mod inventory;
 mod layout;
 mod login;
 mod moref;
+mod planning;
 mod property;
 mod reconfigure;
 mod session;
@@ -56,6 +57,7 @@ pub use host::{Entering, HostInfo, HostState};
 pub use layout::{LayoutFile, VmLayout};
 pub use login::{LoginRefused, PasswordSource};
 pub use moref::{MoRef, ParseMoRefError};
+pub use planning::{Automation, ComputeInfo, Override, PlannedHost, PlannedVm, Planning, PodInfo};
 pub use property::MissingProperty;
 pub use reconfigure::{AddDisk, DeviceChanges, Reconfigure, RemoveDisk};
 pub use session::About;
