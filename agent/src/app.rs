@@ -28,6 +28,7 @@ use crate::{
         Duty, Journal, JournalError, Opened, Record,
         file::{lock, reconciled},
     },
+    plan::Planner,
     reason,
     session::{Manager, Opener, jobs::Jobs},
     systemd,
@@ -55,8 +56,9 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
     settle_inherited(&core, None).await?;
     let listener = server::bind(config.listen).await?;
     let Core { vm, settler, proxy_name } = core;
+    let planner = Arc::new(Planner::new(config.plan.clone(), &config.state_dir));
     let attacher = Attacher::new(Arc::clone(&vm), settler.clone());
-    let manager = Manager::start(Opener { vm: Arc::clone(&vm), attacher, settler });
+    let manager = Manager::start(Opener { vm: Arc::clone(&vm), attacher, settler, planner });
     let jobs = Jobs::new(manager.clone());
     let context = Context { manager, jobs, engines: config.engines.clone(), proxy_name };
     vm.supervise("keep-alive panicked", keep_alive(Arc::clone(&vm)));

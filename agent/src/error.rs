@@ -21,19 +21,34 @@ struct Inner {
     reason: &'static ReasonCode,
     detail: String,
     cleanup: Cleanup,
+    /// Type of the vSphere fault, where one was the cause.
+    fault: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     /// `detail` holds the facts of this case: names, numbers, the server's text.
     pub fn new(reason: &'static ReasonCode, detail: impl Into<String>) -> Self {
-        Self(Box::new(Inner { reason, detail: detail.into(), cleanup: Cleanup::Done, source: None }))
+        Self(Box::new(Inner { reason, detail: detail.into(), cleanup: Cleanup::Done, fault: None, source: None }))
     }
 
     #[must_use]
     pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.0.source = Some(Box::new(source));
         self
+    }
+
+    /// Notes the type of the vSphere fault that was the cause.
+    #[must_use]
+    pub fn with_fault(mut self, type_name: &str) -> Self {
+        self.0.fault = Some(type_name.to_owned());
+        self
+    }
+
+    /// Type of the vSphere fault that was the cause, e.g. `FileLocked`.
+    #[must_use]
+    pub fn fault(&self) -> Option<&str> {
+        self.0.fault.as_deref()
     }
 
     /// Puts what it is about before the facts.
@@ -83,7 +98,8 @@ impl Error {
     /// The same failure for somebody else who waits for it; the chain of causes becomes text.
     #[must_use]
     pub fn copy(&self) -> Self {
-        Self(Box::new(Inner { reason: self.0.reason, detail: self.facts(), cleanup: self.0.cleanup, source: None }))
+        let Inner { reason, cleanup, ref fault, .. } = *self.0;
+        Self(Box::new(Inner { reason, detail: self.facts(), cleanup, fault: fault.clone(), source: None }))
     }
 
     /// Summary, facts and the chain of causes on one line.

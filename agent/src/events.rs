@@ -70,7 +70,11 @@ impl Events {
                     let vm = past.map(|past| past.began.vm.as_str()).unwrap_or_default();
                     self.send(EventKind::SessionEnded, session, vm, why(end).as_ref());
                 }
-                Record::Started { .. } | Record::Confirmed { .. } | Record::Lapsed { .. } | Record::LeaseBegan(_) => {}
+                Record::Started { .. }
+                | Record::Confirmed { .. }
+                | Record::Lapsed { .. }
+                | Record::LeaseBegan(_)
+                | Record::Tried(_) => {}
             }
         }
     }

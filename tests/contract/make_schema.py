@@ -27,6 +27,7 @@ MANAGED = {
     "EventManager": ["QueryEvents"],
     "AuthorizationManager": ["HasPrivilegeOnEntities"],
     "Datastore": [], "HostSystem": [], "Datacenter": [], "Folder": [], "ComputeResource": [], "ResourcePool": [],
+    "ClusterComputeResource": [], "StoragePod": [],
 }
 DATA = """
 DynamicProperty ServiceContent AboutInfo UserSession ObjectContent MissingProperty  RetrieveResult RetrieveOptions
@@ -57,7 +58,8 @@ DatastoreSummary DatastoreInfo VmfsDatastoreInfo NasDatastoreInfo LocalDatastore
 HostFileSystemVolume HostVmfsVolume HostNasVolume HostScsiDiskPartition DatastoreCapability DatastoreHostMount HostMountInfo
 StorageIORMInfo
 HostRuntimeInfo HostListSummary HostListSummaryQuickStats HostConfigInfo HostSystemInfo HostConnectInfo AboutInfo HostHardwareSummary HostConfigSummary
-DatacenterConfigInfo ComputeResourceConfigInfo ComputeResourceSummary ResourcePoolRuntimeInfo ResourcePoolResourceUsage
+DatacenterConfigInfo ComputeResourceConfigInfo ClusterConfigInfoEx ClusterDrsConfigInfo ClusterDrsVmConfigInfo
+PodStorageDrsEntry StorageDrsConfigInfo StorageDrsPodConfigInfo StorageDrsVmConfigInfo ComputeResourceSummary ResourcePoolRuntimeInfo ResourcePoolResourceUsage
 ResourcePoolSummary EntityPrivilege PrivilegeAvailability Permission CustomFieldValue CustomFieldDef Tag AlarmState
 VirtualMachineProfileSpec VirtualMachineEmptyProfileSpec VirtualMachineDefaultProfileSpec VirtualMachineDefinedProfileSpec
 VirtualDeviceConfigSpecBackingSpec CryptoSpec

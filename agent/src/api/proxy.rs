@@ -6,11 +6,12 @@ use hotadd_api::v1::{self, proxy_service_server::ProxyService};
 use hotadd_blockio::{Arena, Device, Refusal, engine};
 use tonic::{Request, Response, Status};
 
-use super::Context;
+use super::{Context, text};
 use crate::{
     attach::{free_units, units_of},
     error::{Error, Result},
-    reason,
+    id::Moref,
+    plan, reason,
 };
 
 #[tonic::async_trait]
@@ -23,6 +24,29 @@ impl ProxyService for Context {
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let events = self.manager.opener().vm.events.watch();
         Ok(Response::new(Box::pin(events.map(Ok))))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        let request = request.into_inner();
+        let vm = text("vm", &request.vm, true)?;
+        let snapshot = text("snapshot_moref", &request.snapshot_moref, false)?;
+        let snapshot = Some(snapshot).filter(|moref| !moref.is_empty()).map(Moref::new);
+        let asked = match v1::Transport::try_from(request.transport) {
+            Ok(v1::Transport::Unspecified) => None,
+            Ok(v1::Transport::Hotadd) => Some(plan::Transport::HotAdd),
+            Ok(v1::Transport::Nbd) => Some(plan::Transport::Nbd),
+            Ok(v1::Transport::San) => Some(plan::Transport::San),
+            Err(_) => {
+                let detail = format!("transport: {} is not known", request.transport);
+                return Err(Error::new(&reason::SES_REQUEST, detail).into());
+            }
+        };
+        let bytes = (request.bytes > 0).then_some(request.bytes);
+        let opener = self.manager.opener();
+        let explained = opener.explain(&vm, snapshot.as_ref(), &request.device_keys, asked, bytes).await?;
+        let policy = &opener.planner.policy;
+        let answer = plan::explain::to_api(&explained.facts, &explained.decisions, policy, &explained.rates);
+        Ok(Response::new(answer))
     }
 
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::GetInfoResponse>, Status> {

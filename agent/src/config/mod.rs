@@ -2,6 +2,7 @@
 //! [`Config`]; every fault is reported at once. Secrets are only named here (a file), never held in the text.
 mod deadlines;
 mod limits;
+mod plan;
 mod secret;
 
 use std::{
@@ -15,8 +16,12 @@ use hotadd_blockio::EngineKind;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-pub use self::{deadlines::Deadlines, limits::Limits};
-use self::{deadlines::RawDeadlines, limits::RawLimits};
+pub use self::{
+    deadlines::Deadlines,
+    limits::Limits,
+    plan::{NoSlot, Policy, Profile, SataNvme, TryVddk},
+};
+use self::{deadlines::RawDeadlines, limits::RawLimits, plan::RawPlan};
 use crate::id::DiskUuid;
 
 /// The checked configuration.
@@ -28,6 +33,7 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub limits: Limits,
     pub deadlines: Deadlines,
+    pub plan: Policy,
     /// Engines in order of preference.
     pub engines: Vec<EngineKind>,
     pub guards: GuardPolicy,
@@ -105,6 +111,8 @@ struct RawConfig {
     #[serde(default)]
     deadlines: RawDeadlines,
     #[serde(default)]
+    plan: RawPlan,
+    #[serde(default)]
     engines: Option<Vec<String>>,
     #[serde(default)]
     guards: GuardPolicy,
@@ -176,6 +184,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
     let vcenter = faults.vcenter(raw.vcenter);
     let limits = raw.limits.check(&mut faults.0);
     let deadlines = raw.deadlines.check(&mut faults.0);
+    let plan = raw.plan.check(&mut faults.0);
     let engines = faults.engines(raw.engines);
     let own_disks = raw
         .own_disks
@@ -190,6 +199,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
             state_dir: raw.state_dir,
             limits,
             deadlines,
+            plan,
             engines,
             guards: raw.guards,
             own_disks,

@@ -115,7 +115,6 @@ pub fn target_disk(disk: &vim::Disk, devices: &[vim::Device]) -> TargetDisk {
         backing_kind: backing_kind(&backing.kind),
         datastore: backing.datastore.as_ref().map(moref),
         datastore_name: backing.file_name.datastore().unwrap_or_default().to_owned(),
-        reachable: None,
         capacity_bytes: disk.capacity_bytes,
         uuid: backing.uuid.as_deref().and_then(|uuid| uuid.parse().ok()),
         change_id: backing.change_id.clone().unwrap_or_default(),
@@ -183,7 +182,7 @@ pub fn error(error: vim::Error) -> Error {
 #[must_use]
 pub fn fault_error(fault: &vim::Fault, otherwise: &'static ReasonCode) -> Error {
     let text = fault_text(fault);
-    match &fault.kind {
+    let error = match &fault.kind {
         vim::FaultKind::NoPermission { object, privilege } => {
             let object = object.as_ref().map_or_else(|| "an object".to_owned(), ToString::to_string);
             let privilege = privilege.as_deref().unwrap_or("a privilege");
@@ -195,7 +194,8 @@ pub fn fault_error(fault: &vim::Fault, otherwise: &'static ReasonCode) -> Error 
         _ if super::batch::is_busy(fault) => Error::new(&reason::VC_BUSY, text),
         vim::FaultKind::InvalidLogin | vim::FaultKind::NotAuthenticated => Error::new(&reason::VC_LOGIN, text),
         _ => Error::new(otherwise, text),
-    }
+    };
+    error.with_fault(&fault.type_name)
 }
 
 /// A fault of an attach.

@@ -8,11 +8,13 @@ mod controllers;
 pub mod convert;
 mod facts;
 mod guards;
+mod planning;
 mod snapshots;
 mod surroundings;
 #[cfg(test)]
 mod testing;
 mod tree;
+pub mod views;
 pub mod vsphere;
 
 use std::{fmt, time::Duration};
@@ -20,6 +22,7 @@ use std::{fmt, time::Duration};
 use async_trait::async_trait;
 
 pub use self::tree::{SNAPSHOT_NAME, SnapshotNode, SnapshotTree};
+pub use self::views::PlanFacts;
 
 use crate::{
     discover::HostIdentity,
@@ -120,8 +123,6 @@ pub struct TargetDisk {
     pub backing_kind: BackingKind,
     pub datastore: Option<Moref>,
     pub datastore_name: String,
-    /// Whether the proxy's host has it mounted, accessible and writable; `None`: could not be read.
-    pub reachable: Option<bool>,
     pub capacity_bytes: u64,
     pub uuid: Option<DiskUuid>,
     pub change_id: String,
@@ -299,8 +300,9 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     async fn proxy(&self, proxy: &Moref) -> Result<ProxyFacts>;
     /// By moref, UUID or exact name.
     async fn find_target(&self, what: &str) -> Result<TargetFacts>;
-    /// Disks of the live configuration (for preflight) or of a snapshot (for attaching).
-    async fn target_disks(&self, vm: &Moref, snapshot: Option<&Moref>, proxy: &Moref) -> Result<Vec<TargetDisk>>;
+    /// Everything that decides how disks may be read, with the disks of the live configuration (for preflight) or of a
+    /// snapshot (for attaching). Reads only, in one call.
+    async fn planning(&self, proxy: &Moref, target: &Moref, snapshot: Option<&Moref>) -> Result<PlanFacts>;
     /// `marker`: put into the description, for whoever finds the snapshot.
     async fn create_snapshot(&self, vm: &Moref, name: &str, marker: &str, quiesce: Quiesce) -> SnapshotOutcome;
     /// All snapshots of the VM; `None` when the VM itself is proven gone.

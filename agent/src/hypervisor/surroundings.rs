@@ -138,7 +138,7 @@ impl Vsphere {
     }
 }
 
-fn unrest(host: &vim::HostState) -> Option<Unrest> {
+pub(super) fn unrest(host: &vim::HostState) -> Option<Unrest> {
     if let Some(entering) = &host.entering {
         return Some(Unrest::Entering(entering.description_id.clone()));
     }
@@ -191,7 +191,7 @@ fn stands_on(tree: &vim::SnapshotTree) -> Vec<Moref> {
 }
 
 /// `[ds] vm/vm-000001` of `[ds] vm/vm-000001.vmdk`; `None`: not the descriptor of a delta.
-fn delta_stem(file: &str) -> Option<&str> {
+pub(super) fn delta_stem(file: &str) -> Option<&str> {
     let stem = file.strip_suffix(".vmdk")?;
     let (_, number) = stem.rsplit_once('-')?;
     (number.len() == 6 && number.bytes().all(|b| b.is_ascii_digit())).then_some(stem)

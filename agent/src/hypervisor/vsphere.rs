@@ -1,15 +1,15 @@
 //! The port's implementation over hotadd-vsphere. Taking a failed batch apart is in [`super::batch`]; conversions are
 //! in [`super::convert`].
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use hotadd_vsphere as vim;
 use vim::FaultKind;
 
 use super::{
-    About, AttachOutcome, AttachRequest, ControllerOutcome, Guarding, Hypervisor, OurDisk, ProxyFacts, Quiesce, Site,
-    SnapshotOutcome, SnapshotTree, TargetDisk, TargetFacts, TargetSite, batch, controllers,
-    convert::{self, datastore_ref, error, fault_error, moref, snapshot_ref, vm_ref},
+    About, AttachOutcome, AttachRequest, ControllerOutcome, Guarding, Hypervisor, OurDisk, PlanFacts, ProxyFacts,
+    Quiesce, Site, SnapshotOutcome, SnapshotTree, TargetFacts, TargetSite, batch, controllers,
+    convert::{self, error, fault_error, moref, vm_ref},
     facts::{believable, macs_agree, uuid_candidates},
 };
 use crate::{
@@ -80,20 +80,6 @@ impl Vsphere {
             }
         }
         self.client.find_vms_by_name(what).await.map_err(error)
-    }
-
-    /// Whether the proxy's host can use a datastore; `None` when that can't be read.
-    async fn reachable(&self, datastore: &Moref, host: Option<&vim::MoRef>) -> Option<bool> {
-        let info = self.client.datastore(&datastore_ref(datastore)).await.ok()?;
-        if !info.accessible {
-            return Some(false);
-        }
-        let mount = info.hosts.iter().find(|mount| Some(&mount.host) == host);
-        match mount {
-            Some(mount) => Some(mount.accessible != Some(false) && mount.access_mode.as_deref() != Some("readOnly")),
-            None if info.hosts.is_empty() || host.is_none() => None,
-            None => Some(false),
-        }
     }
 }
 
@@ -180,31 +166,8 @@ impl Hypervisor for Vsphere {
         }
     }
 
-    async fn target_disks(&self, vm: &Moref, snapshot: Option<&Moref>, proxy: &Moref) -> Result<Vec<TargetDisk>> {
-        let devices = match snapshot {
-            Some(snapshot) => self.client.snapshot_devices(&snapshot_ref(snapshot)).await.map_err(|e| {
-                let gone = e.is_not_found();
-                if gone { Error::new(&reason::SNAP_UNKNOWN, snapshot.to_string()) } else { error(e) }
-            })?,
-            None => {
-                let info = self.client.vm(&vm_ref(vm)).await.map_err(error)?;
-                believable(&info, &[DEVICES])?;
-                info.devices
-            }
-        };
-        let host = self.client.vm(&vm_ref(proxy)).await.map_err(error)?.host;
-        let mut disks: Vec<TargetDisk> =
-            devices.iter().filter_map(vim::Device::as_disk).map(|disk| convert::target_disk(disk, &devices)).collect();
-        let mut known: BTreeMap<Moref, Option<bool>> = BTreeMap::new();
-        for disk in &mut disks {
-            let Some(datastore) = disk.datastore.clone() else { continue };
-            if !known.contains_key(&datastore) {
-                let reachable = self.reachable(&datastore, host.as_ref()).await;
-                known.insert(datastore.clone(), reachable);
-            }
-            disk.reachable = known.get(&datastore).copied().flatten();
-        }
-        Ok(disks)
+    async fn planning(&self, proxy: &Moref, target: &Moref, snapshot: Option<&Moref>) -> Result<PlanFacts> {
+        self.plan_facts(proxy, target, snapshot).await
     }
 
     async fn create_snapshot(&self, vm: &Moref, name: &str, marker: &str, quiesce: Quiesce) -> SnapshotOutcome {

@@ -19,6 +19,8 @@ use crate::{
 pub const KEEP_JOBS: usize = 256;
 /// Sessions that are remembered.
 pub const KEEP_SESSIONS: usize = 256;
+/// Tries that are remembered.
+pub const KEEP_TRIES: usize = 256;
 /// Longest text of a reason in a record: the journal is no log.
 const MAX_TEXT: usize = 500;
 
@@ -75,6 +77,43 @@ impl End {
     }
 }
 
+/// HotAdd against a rule that is known from VDDK only, once per site, build and rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tried {
+    /// Id of the rule.
+    pub rule: String,
+    /// Instance UUID of the vCenter.
+    pub site: String,
+    /// Release of the proxy's host.
+    pub build: String,
+    #[serde(default)]
+    pub at: String,
+    #[serde(default)]
+    pub outcome: TryOutcome,
+}
+
+/// How a try ended. Recorded as begun before it is made: one that nobody ended counts as failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum TryOutcome {
+    #[default]
+    Begun,
+    Worked,
+    Failed {
+        #[serde(default)]
+        why: String,
+    },
+    /// Of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Tried {
+    fn same(&self, other: &Self) -> bool {
+        (&self.rule, &self.site, &self.build) == (&other.rule, &other.site, &other.build)
+    }
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 fn is_zero(n: &u64) -> bool {
     *n == 0
@@ -105,6 +144,7 @@ pub struct SessionPast {
 pub struct History {
     jobs: VecDeque<Arc<JobPast>>,
     sessions: VecDeque<Arc<SessionPast>>,
+    tries: VecDeque<Arc<Tried>>,
 }
 
 impl History {
@@ -118,6 +158,11 @@ impl History {
         self.sessions.iter().map(Arc::as_ref)
     }
 
+    /// The last word on every try, oldest first.
+    pub fn tries(&self) -> impl Iterator<Item = &Tried> {
+        self.tries.iter().map(Arc::as_ref)
+    }
+
     pub(super) fn apply(&mut self, record: &Record) {
         match record {
             Record::JobBegan(began) => {
@@ -128,6 +173,11 @@ impl History {
                 if let Some(past) = self.jobs.iter_mut().find(|past| past.began.job == *job) {
                     Arc::make_mut(past).end = Some(end.clone());
                 }
+            }
+            Record::Tried(tried) => {
+                self.tries.retain(|other| !other.same(tried));
+                self.tries.push_back(Arc::new(tried.clone()));
+                bound(&mut self.tries, KEEP_TRIES, |_| true);
             }
             Record::LeaseBegan(began) => {
                 self.sessions.push_back(Arc::new(SessionPast { began: began.clone(), end: None }));
@@ -167,6 +217,7 @@ impl History {
             records.push(Record::JobBegan(past.began.clone()));
             records.extend(past.end.clone().map(|end| Record::JobEnded { job: past.began.job, end }));
         }
+        records.extend(self.tries.iter().map(|tried| Record::Tried(Tried::clone(tried))));
         for past in &self.sessions {
             records.push(Record::LeaseBegan(past.began.clone()));
             records.extend(past.end.clone().map(|end| Record::LeaseEnded { session: past.began.session, end }));
@@ -257,5 +308,34 @@ mod tests {
         let end = End::new(String::new(), "", "");
         let state = folded(&[Record::JobEnded { job: JobId::new(), end }]);
         assert_eq!(state, State::default());
+    }
+
+    #[test]
+    fn the_last_word_on_a_try_is_kept() {
+        let tried = |build: &str, outcome| {
+            Record::Tried(Tried {
+                rule: "HA-PLAN-009".into(),
+                site: "vc".into(),
+                build: build.into(),
+                at: String::new(),
+                outcome,
+            })
+        };
+        let state = folded(&[
+            tried("8.0.2", TryOutcome::Begun),
+            tried("8.0.3", TryOutcome::Begun),
+            tried("8.0.2", TryOutcome::Worked),
+        ]);
+        let known: Vec<_> = state.history().tries().map(|t| (t.build.as_str(), t.outcome.clone())).collect();
+        assert_eq!(known, [("8.0.3", TryOutcome::Begun), ("8.0.2", TryOutcome::Worked)]);
+        assert_eq!(folded(&state.history().records()).history(), state.history());
+    }
+
+    #[test]
+    fn a_try_of_a_later_version_is_read() {
+        let text =
+            r#"{"record":"tried","rule":"HA-PLAN-099","site":"vc","build":"9","mood":1,"outcome":{"state":"halfway"}}"#;
+        let Record::Tried(tried) = serde_json::from_str(text).unwrap() else { panic!("not a try") };
+        assert_eq!(tried.outcome, TryOutcome::Unknown);
     }
 }

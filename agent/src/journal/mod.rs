@@ -27,7 +27,7 @@ use jiff::{SignedDuration, Timestamp};
 use self::file::JournalFile;
 pub use self::{
     file::{JournalError, Opened},
-    history::{End, History, JobBegan, LeaseBegan},
+    history::{End, History, JobBegan, LeaseBegan, Tried, TryOutcome},
     record::{AttachDuty, Duty, DutyKind, DutyPhase, GuardDuty, Record, SnapshotDuty},
 };
 use crate::id::{DutyId, SessionId, Slot};
@@ -117,7 +117,11 @@ impl State {
                 self.duties.insert(*into, adopted);
             }
             Record::Started { at, .. } => self.restart(at),
-            Record::LeaseBegan(_) | Record::LeaseEnded { .. } | Record::JobBegan(_) | Record::JobEnded { .. } => {
+            Record::LeaseBegan(_)
+            | Record::LeaseEnded { .. }
+            | Record::JobBegan(_)
+            | Record::JobEnded { .. }
+            | Record::Tried(_) => {
                 self.history.apply(record);
             }
         }

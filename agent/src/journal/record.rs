@@ -2,7 +2,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::history::{End, JobBegan, LeaseBegan};
+use super::history::{End, JobBegan, LeaseBegan, Tried};
 use crate::id::{BackingPath, DiskUuid, DutyId, JobId, Moref, SessionId, Slot, TargetId};
 
 /// One line of history.
@@ -53,6 +53,9 @@ pub enum Record {
         #[serde(flatten)]
         end: End,
     },
+    /// HotAdd was tried against a rule, or such a try ended; history only. Fields and outcomes that this version does not
+    /// know are kept apart or taken as unknown.
+    Tried(Tried),
     /// A job was accepted; history only.
     JobBegan(JobBegan),
     /// A job ended, and how.

@@ -1,26 +1,141 @@
-//! What may be hot-added and what not, and why: pure functions over facts. Per disk, never per VM.
+//! How each disk may be read, and why: pure functions over facts. Per disk, never per VM.
+//!
+//! ```text
+//! facts (one read of vCenter) ─▶ every rule of the table ─▶ verdicts ─▶ per disk: HotAdd │ the next transport │ refused
+//! ```
+//! [`facts`] is what rules see, [`rule`] what a rule is, [`rules`] the table, [`rates`] what was measured at this site,
+//! [`faults`] what a refused attach means for the next step, [`explain`] the same as the API shows it. A fact that could
+//! not be read is unknown, never fine: its rule says so, and binds only where going on could do harm.
+pub mod explain;
+pub mod facts;
+pub mod faults;
+pub mod rates;
+pub mod rule;
+pub mod rules;
+
+use std::{fmt, path::Path};
+
 use hotadd_api::v1;
 
+pub use self::faults::{After, after_fault};
+use self::{
+    facts::{Build, DiskView, Fact, Facts, PlanFacts, Tries},
+    rates::{RateBook, Rates},
+    rule::{Effect, Rule, Verdict},
+    rules::RULES,
+};
 use crate::{
     attach::Wanted,
+    config::{Policy, TryVddk},
     error::Error,
-    hypervisor::{BackingKind, TargetDisk},
+    hypervisor::TargetDisk,
     id::DiskUuid,
-    reason,
+    journal::history::TryOutcome,
 };
+
+/// A way to a disk's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    HotAdd,
+    Nbd,
+    San,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HotAdd => "HotAdd",
+            Self::Nbd => "NBD",
+            Self::San => "SAN",
+        })
+    }
+}
+
+/// What the agent plans with, for its whole life.
+#[derive(Debug)]
+pub struct Planner {
+    pub policy: Policy,
+    pub rates: RateBook,
+}
+
+impl Planner {
+    #[must_use]
+    pub fn new(policy: Policy, state_dir: &Path) -> Self {
+        Self { policy, rates: RateBook::open(state_dir) }
+    }
+}
+
+/// What is asked, and what this agent knows besides vCenter.
+#[derive(Debug)]
+pub struct Question<'a> {
+    pub policy: &'a Policy,
+    /// Free units of the proxy.
+    pub room: Fact<usize>,
+    pub asked: Option<Transport>,
+    pub tries: &'a Tries,
+    pub rates: &'a Rates,
+    /// Bytes to be read of each disk; `None`: all.
+    pub bytes: Option<u64>,
+    pub vddk: Option<Build>,
+}
+
+/// A rule that spoke.
+#[derive(Debug, Clone)]
+pub struct Spoken {
+    pub rule: &'static Rule,
+    pub verdict: Verdict,
+    pub effect: Effect,
+}
+
+impl Spoken {
+    /// As an error about a disk.
+    #[must_use]
+    pub fn to_error(&self, label: &str) -> Error {
+        Error::new(self.rule.reason, format!("{label}: {}", self.verdict.text().unwrap_or_default()))
+    }
+}
 
 /// The decision for one disk.
 #[derive(Debug)]
 pub struct Decision {
     pub disk: TargetDisk,
-    /// Empty: HotAdd. Otherwise every rule that refuses it.
+    /// To be read of it.
+    pub bytes: u64,
+    /// Every rule that spoke, in the table's order.
+    pub spoken: Vec<Spoken>,
+    /// Empty: HotAdd. Otherwise every rule that speaks against it.
     pub refusals: Vec<Error>,
+    /// Rules that are tried against by attaching it.
+    pub tries: Vec<&'static Rule>,
 }
 
 impl Decision {
     #[must_use]
     pub fn is_hotadd(&self) -> bool {
-        self.refusals.is_empty()
+        self.effect() == Effect::None
+    }
+
+    /// The strongest effect.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        self.spoken.iter().map(|spoken| spoken.effect).max().unwrap_or(Effect::None)
+    }
+
+    /// Whether another transport than HotAdd may take it, and should if there is one.
+    #[must_use]
+    pub fn wants_next(&self) -> bool {
+        self.effect() == Effect::NoHotAdd || (self.is_hotadd() && self.preferred() == Some(Transport::Nbd))
+    }
+
+    /// The transport that a rule prefers; a limit of NBD outweighs its price.
+    #[must_use]
+    pub fn preferred(&self) -> Option<Transport> {
+        let mut wishes = self.spoken.iter().filter_map(|spoken| match spoken.verdict {
+            Verdict::Prefer(transport, _) => Some(transport),
+            _ => None,
+        });
+        let first = wishes.next()?;
+        if wishes.any(|other| other == Transport::HotAdd) { Some(Transport::HotAdd) } else { Some(first) }
     }
 
     /// What to attach, if nothing refuses it.
@@ -31,57 +146,84 @@ impl Decision {
     }
 }
 
-/// A rule: the refusal, or nothing.
-type Rule = fn(&TargetDisk) -> Option<Error>;
-
-const RULES: &[Rule] = &[kind, independent, shared, datastore, identity];
-
-/// Applies every rule; all that speak are reported.
+/// Decides for every disk; each that gets HotAdd takes one of the free units.
 #[must_use]
-pub fn decide(disk: TargetDisk) -> Decision {
-    let refusals = RULES.iter().filter_map(|rule| rule(&disk)).collect();
-    Decision { disk, refusals }
+pub fn decide(facts: &PlanFacts, question: &Question<'_>) -> Vec<Decision> {
+    let mut room = question.room.clone();
+    let mut decisions = Vec::new();
+    for disk in &facts.disks {
+        let decision = decide_one(facts, disk, &room, question);
+        if let (Fact::Known(units), true) = (&mut room, decision.is_hotadd()) {
+            *units = units.saturating_sub(1);
+        }
+        decisions.push(decision);
+    }
+    decisions
 }
 
-/// Raw device mappings and unknown backings have no file that could be added by path.
-fn kind(disk: &TargetDisk) -> Option<Error> {
-    match &disk.backing_kind {
-        BackingKind::FlatV2 | BackingKind::SeSparse | BackingKind::SparseV2 => None,
-        BackingKind::Other(kind) => Some(Error::new(&reason::PLAN_KIND, format!("{}: {kind}", disk.label))),
+fn decide_one(facts: &PlanFacts, disk: &DiskView, room: &Fact<usize>, question: &Question<'_>) -> Decision {
+    let capacity = disk.disk.capacity_bytes;
+    let bytes = question.bytes.map_or(capacity, |bytes| bytes.min(capacity));
+    let seen = Facts {
+        site: &facts.site,
+        proxy: &facts.proxy,
+        target: &facts.target,
+        disk,
+        room,
+        asked: question.asked,
+        tries: question.tries,
+        rates: question.rates,
+        bytes,
+        vddk: question.vddk,
+    };
+    let mut spoken = Vec::new();
+    let mut tries = Vec::new();
+    for rule in RULES {
+        let (verdict, tried) = lift(rule, (rule.decide)(&seen, question.policy), &seen, question.policy);
+        tries.extend(tried.then_some(rule));
+        if verdict != Verdict::Silent {
+            spoken.push(Spoken { rule, effect: rule.effect(&verdict), verdict });
+        }
+    }
+    let label = &disk.disk.label;
+    let refusals: Vec<Error> =
+        spoken.iter().filter(|s| s.effect != Effect::None).map(|spoken| spoken.to_error(label)).collect();
+    if !refusals.is_empty() {
+        tries.clear();
+    }
+    Decision { disk: disk.disk.clone(), bytes, spoken, refusals, tries }
+}
+
+/// With `try = once`, a limit that only VDDK is known to have is tried against, unless that failed here before. A try
+/// whose end is not known counts as failed.
+fn lift(rule: &Rule, verdict: Verdict, facts: &Facts<'_>, policy: &Policy) -> (Verdict, bool) {
+    let Verdict::NoHotAdd(text) = verdict else { return (verdict, false) };
+    if !rule.may_try || policy.try_vddk == TryVddk::Never {
+        return (Verdict::NoHotAdd(text), false);
+    }
+    match facts.tries.get(rule.id()) {
+        None => (Verdict::Warn(format!("{text}; HotAdd is tried once all the same (plan.try)")), true),
+        Some(TryOutcome::Worked) => (Verdict::Warn(format!("{text}; HotAdd was tried here and worked")), false),
+        Some(TryOutcome::Failed { why }) => {
+            (Verdict::NoHotAdd(format!("{text}; HotAdd was tried here and failed: {why}")), false)
+        }
+        Some(TryOutcome::Begun | TryOutcome::Unknown) => {
+            (Verdict::NoHotAdd(format!("{text}; HotAdd was tried here, and how that ended is not known")), false)
+        }
     }
 }
 
-/// vSphere API 8.0, VirtualDiskMode: independent disks are not affected by snapshots.
-fn independent(disk: &TargetDisk) -> Option<Error> {
-    disk.independent.then(|| Error::new(&reason::PLAN_INDEPENDENT, disk.label.clone()))
-}
-
-fn shared(disk: &TargetDisk) -> Option<Error> {
-    disk.shared.then(|| Error::new(&reason::PLAN_SHARED, disk.label.clone()))
-}
-
-/// The proxy's host opens the backing and writes a redo log beside it: it needs the datastore, writable. Facts that
-/// could not be read do not refuse; vCenter will.
-fn datastore(disk: &TargetDisk) -> Option<Error> {
-    (disk.reachable == Some(false))
-        .then(|| Error::new(&reason::PLAN_DATASTORE, format!("{} on {}", disk.label, disk.datastore_name)))
-}
-
-/// Without a UUID nothing could prove in the guest which device it is.
-fn identity(disk: &TargetDisk) -> Option<Error> {
-    (disk.uuid.is_none() && kind(disk).is_none())
-        .then(|| Error::new(&reason::PLAN_NO_UUID, format!("{}: {}", disk.label, disk.backing)))
-}
-
-/// The decision as the API shows it.
+/// The decision as the API shows it: why not, or remarks.
 #[must_use]
 pub fn to_api(decision: &Decision) -> v1::DiskPlan {
     let transport = if decision.is_hotadd() { v1::Transport::Hotadd } else { v1::Transport::Unspecified };
-    v1::DiskPlan {
-        disk: Some(facts_to_api(&decision.disk)),
-        transport: transport.into(),
-        reasons: decision.refusals.iter().map(Error::to_reason).collect(),
-    }
+    let reasons = if decision.is_hotadd() {
+        let remark = |s: &&Spoken| matches!(s.verdict, Verdict::Warn(_) | Verdict::Hold(_));
+        decision.spoken.iter().filter(remark).map(|s| s.to_error(&decision.disk.label).to_reason()).collect()
+    } else {
+        decision.refusals.iter().map(Error::to_reason).collect()
+    };
+    v1::DiskPlan { disk: Some(facts_to_api(&decision.disk)), transport: transport.into(), reasons }
 }
 
 #[must_use]
@@ -95,59 +237,5 @@ pub fn facts_to_api(disk: &TargetDisk) -> v1::DiskFacts {
         change_id: disk.change_id.clone(),
         datastore: disk.datastore_name.clone(),
         controller: disk.place.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::id::BackingPath;
-
-    fn disk() -> TargetDisk {
-        TargetDisk {
-            device_key: 2000,
-            label: "Hard disk 1".into(),
-            place: "scsi0:0".into(),
-            backing: BackingPath::new("[ds] web/web.vmdk"),
-            backing_kind: BackingKind::FlatV2,
-            datastore: None,
-            datastore_name: "ds".into(),
-            reachable: None,
-            capacity_bytes: 1 << 30,
-            uuid: "6000c29abcdef0123456789abcdef012".parse().ok(),
-            change_id: String::new(),
-            independent: false,
-            shared: false,
-        }
-    }
-
-    fn codes(disk: TargetDisk) -> Vec<&'static str> {
-        decide(disk).refusals.iter().map(|e| e.reason().code).collect()
-    }
-
-    #[test]
-    fn a_plain_disk_is_hot_added_also_when_the_datastore_is_unknown() {
-        assert!(codes(disk()).is_empty());
-        assert!(decide(disk()).wanted().is_some());
-        assert!(codes(TargetDisk { reachable: Some(true), ..disk() }).is_empty());
-    }
-
-    #[test]
-    fn each_rule_speaks_for_itself() {
-        let rdm = BackingKind::Other("RdmPhysical".into());
-        assert_eq!(codes(TargetDisk { backing_kind: rdm, ..disk() }), ["HA-PLAN-001"]);
-        assert_eq!(codes(TargetDisk { independent: true, ..disk() }), ["HA-PLAN-002"]);
-        assert_eq!(codes(TargetDisk { reachable: Some(false), ..disk() }), ["HA-PLAN-003"]);
-        assert_eq!(codes(TargetDisk { shared: true, ..disk() }), ["HA-PLAN-004"]);
-        for kind in [BackingKind::FlatV2, BackingKind::SeSparse, BackingKind::SparseV2] {
-            assert_eq!(codes(TargetDisk { uuid: None, backing_kind: kind, ..disk() }), ["HA-PLAN-005"]);
-        }
-    }
-
-    #[test]
-    fn all_refusals_are_told_and_nothing_is_wanted() {
-        let bad = TargetDisk { independent: true, shared: true, ..disk() };
-        assert_eq!(codes(bad.clone()), ["HA-PLAN-002", "HA-PLAN-004"]);
-        assert!(decide(bad).wanted().is_none());
     }
 }

@@ -178,7 +178,8 @@ impl Job {
         let broken = self.request.resume_job.as_deref().map(|job| self.jobs.broken(job)).transpose()?;
         let resume = broken.map(|broken| broken.session);
         holding.claim = Some(self.jobs.manager.claim(&target.moref, &target.name, resume)?);
-        opener.admit(&preflight, self.request.partial).await?;
+        let partial = self.request.partial;
+        opener.admit_in_time(&preflight, partial, |why| self.tell_waiting(why), || self.go_on()).await?;
         let host = watch::hold(&opener.vm, &target.moref, |why| self.tell_waiting(why), || self.go_on()).await?;
         self.finish(Phase::Preflight, clock).await;
         self.go_on()?;

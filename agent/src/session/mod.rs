@@ -17,6 +17,7 @@ pub mod jobs;
 pub mod live;
 pub mod opener;
 mod opening;
+mod planned;
 pub mod registry;
 pub mod snapshot;
 pub mod watch;

@@ -1,16 +1,16 @@
-//! The steps that sessions and jobs share: preflight, snapshot, attach.
+//! The steps that sessions and jobs share: preflight, snapshot; deciding and attaching are in [`super::planned`].
 use std::sync::Arc;
 
 use hotadd_api::v1::Consistency;
 
 use super::snapshot::{self, HeldSnapshot, Wish};
 use crate::{
-    attach::{Attached, Attacher, ProxyVm, Settler, Wanted, guards},
+    attach::{Attached, Attacher, ProxyVm, Settler, guards},
     discover::Platform,
     error::{Error, Result},
     hypervisor::TargetFacts,
     id::{Moref, SessionId},
-    plan::{Decision, decide},
+    plan::{Decision, Planner},
     reason,
 };
 
@@ -20,6 +20,7 @@ pub struct Opener {
     pub vm: Arc<ProxyVm>,
     pub attacher: Attacher,
     pub settler: Settler,
+    pub planner: Arc<Planner>,
 }
 
 /// Where the disks' state comes from.
@@ -60,7 +61,7 @@ impl Opener {
         if target.moref == self.vm.moref {
             return Err(Error::new(&reason::VM_IS_PROXY, target.name));
         }
-        let decisions = self.decide(&target, None, keys).await?;
+        let (_, decisions) = self.decide(&target, None, keys).await?;
         Ok(Preflight { target, decisions })
     }
 
@@ -117,39 +118,5 @@ impl Opener {
             Source::Kept(of, reached) => snapshot::adopt(&self.vm, &self.settler, session, target, *of, *reached).await,
             Source::Take(wish) => snapshot::take(&self.vm, &self.settler, session, target, *wish).await,
         }
-    }
-
-    /// Attaches the snapshot's disks; one answer per wanted disk.
-    ///
-    /// # Errors
-    /// When the snapshot's disks can't be read.
-    pub async fn attach(
-        &self,
-        session: SessionId,
-        target: &TargetFacts,
-        snapshot: &Moref,
-        keys: &[i32],
-    ) -> Result<Vec<Opened>> {
-        let decisions = self.decide(target, Some(snapshot), keys).await?;
-        let wanted: Vec<Wanted> = decisions.iter().filter_map(Decision::wanted).collect();
-        let mut attached = self.attacher.attach(session, target, wanted).await.into_iter();
-        let join = |mut decision: Decision| {
-            let attached = if decision.is_hotadd() {
-                let lost = || Err(Error::new(&reason::INTERNAL, "no answer for this disk"));
-                attached.next().unwrap_or_else(lost).map(Arc::new).map_err(|error| vec![error])
-            } else {
-                Err(std::mem::take(&mut decision.refusals))
-            };
-            Opened { decision, attached }
-        };
-        Ok(decisions.into_iter().map(join).collect())
-    }
-
-    async fn decide(&self, target: &TargetFacts, snapshot: Option<&Moref>, keys: &[i32]) -> Result<Vec<Decision>> {
-        let disks = self.vm.hypervisor.target_disks(&target.moref, snapshot, &self.vm.moref).await?;
-        if let Some(key) = keys.iter().find(|key| !disks.iter().any(|disk| disk.device_key == **key)) {
-            return Err(Error::new(&reason::VM_DISK_UNKNOWN, format!("{}: key {key}", target.name)));
-        }
-        Ok(disks.into_iter().filter(|d| keys.is_empty() || keys.contains(&d.device_key)).map(decide).collect())
     }
 }

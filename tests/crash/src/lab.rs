@@ -416,7 +416,8 @@ fn spec(dir: &Path, setup: &Setup) -> Result<Spec> {
     actor.power = "off".into();
     spec.inventory.vms.push(actor);
     spec.inventory.datastores.push(datastore_spec("ds2", dir.join("ds2")));
-    spec.inventory.hosts = vec![HostSpec { name: HOST.into(), datastores: None }];
+    spec.inventory.hosts =
+        vec![HostSpec { name: HOST.into(), datastores: None, version: None, build: None, drs: None }];
     spec.agent_toml = setup.scale.agent_toml(setup.late);
     spec.log.clone_from(&setup.log);
     Ok(spec)

@@ -169,6 +169,8 @@ pub fn vm(name: &str, disks: Vec<DiskSpec>) -> VmSpec {
         controllers: None,
         disks,
         snapshots: 0,
+        fault_tolerance: None,
+        elsewhere: false,
     }
 }
 

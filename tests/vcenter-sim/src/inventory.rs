@@ -36,6 +36,26 @@ pub struct HostSpec {
     /// Names of the datastores that the host mounts; None is all.
     #[serde(default)]
     pub datastores: Option<Vec<String>>,
+    /// AboutInfo.version and .build of the host; None: the server's API version, build 1.
+    #[serde(default)]
+    pub version: Option<String>,
+    #[serde(default)]
+    pub build: Option<String>,
+    /// The host is alone in a cluster with DRS; None: it is in none.
+    #[serde(default)]
+    pub drs: Option<DrsSpec>,
+}
+
+/// DRS of a cluster.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrsSpec {
+    pub enabled: bool,
+    /// `manual`, `partiallyAutomated` or `fullyAutomated`.
+    pub behavior: String,
+    /// Names of VMs that are exempt, and their behavior (`disabled`: left alone).
+    #[serde(default)]
+    pub overrides: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
@@ -127,6 +147,10 @@ pub struct DiskSpec {
     pub sharing: Option<String>,
     pub fcd: Option<String>,
     pub key_id: Option<String>,
+    /// Names of I/O filters.
+    pub io_filters: Vec<String>,
+    /// The disk is a linked clone of this one: `[ds] folder/disk.vmdk` of a VM before it in the file.
+    pub linked_to: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -169,6 +193,12 @@ pub struct VmSpec {
     /// Number of snapshots that exist already and are not ours.
     #[serde(default)]
     pub snapshots: u32,
+    /// runtime.faultToleranceState; None: notConfigured.
+    #[serde(default)]
+    pub fault_tolerance: Option<String>,
+    /// In a second datacenter of this vCenter.
+    #[serde(default)]
+    pub elsewhere: bool,
 }
 
 fn yes() -> bool {

@@ -52,6 +52,7 @@ pub(crate) struct Vmdk {
     pub borrowed: bool,
     pub key_id: Option<String>,
     pub fcd: Option<String>,
+    pub io_filters: Vec<String>,
 }
 
 #[derive(Debug, Default)]

@@ -56,6 +56,8 @@ pub enum Command {
     Backup(BackupArgs),
     /// Prove images against their manifest
     Verify(VerifyArgs),
+    /// Show how each disk of a VM would be read, and why; touches nothing
+    Explain(ExplainArgs),
     /// List sessions, jobs and duties of the agent
     Ls,
     /// List what the agent owes vSphere now; exit code 9 if that is anything
@@ -104,6 +106,25 @@ pub struct BackupArgs {
     /// How long to ask for the clean-up state after a failure or an interrupt, in seconds
     #[arg(long, value_name = "S", default_value_t = 120)]
     pub settle_timeout: u64,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ExplainArgs {
+    /// VM by moref (vm-42), UUID or exact name
+    #[arg(long)]
+    pub vm: String,
+    /// Explain the disks of this snapshot instead of the VM as it is now
+    #[arg(long, value_name = "MOREF")]
+    pub snapshot: Option<String>,
+    /// Only these disks, by key (2000 …); repeat or list
+    #[arg(long = "disk", value_name = "KEY", num_args = 1.., action = ArgAction::Append, allow_negative_numbers = true)]
+    pub disks: Vec<i32>,
+    /// Bytes that would be read of each disk; 0: all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub bytes: u64,
+    /// As if SAN transport were asked for
+    #[arg(long)]
+    pub san: bool,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -5,6 +5,7 @@
 //! cli ─▶ connect ─▶ backup (collector → one writer thread a disk → staging → manifest)
 //!                 ├ verify (no agent)
 //!                 ├ show   (info, ls, job)
+//!                 ├ explain (how each disk would be read)
 //!                 └ operator (duties, watch)
 //! every end is an exit::Exit; every failure is an error::Failure with code, next step and clean-up state
 //! ```
@@ -15,6 +16,7 @@ pub mod cli;
 pub mod connect;
 pub mod error;
 pub mod exit;
+mod explain;
 mod interrupt;
 mod operator;
 pub mod output;
@@ -75,6 +77,7 @@ async fn dispatch(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
                 .await
                 .map_err(|error| Failure::internal(format!("verify ended badly: {error}")))?
         }
+        Command::Explain(args) => explain::run(args, &cli.global.agent, out).await,
         Command::Ls => show::ls(&cli.global.agent, out).await,
         Command::Duties => operator::duties(&cli.global.agent, out).await,
         Command::Watch => operator::watch(&cli.global.agent, out).await,

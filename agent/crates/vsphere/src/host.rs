@@ -8,6 +8,9 @@ use crate::property::{MissingProperty, Properties};
 use crate::task::TaskState;
 use crate::xml::Shape;
 
+/// AboutInfo of a host.
+pub(crate) const HOST_PRODUCT: &str = "summary.config.product";
+
 const PATHS: &[&str] = &[
     "name",
     "parent",
@@ -16,7 +19,7 @@ const PATHS: &[&str] = &[
     "runtime.connectionState",
     "runtime.inMaintenanceMode",
     "runtime.inQuarantineMode",
-    "summary.config.product",
+    HOST_PRODUCT,
 ];
 
 /// Facts of a host.
@@ -96,7 +99,7 @@ const ENTERING: &[&str] = &[
     "Drm.EnterStandbyLRO",
 ];
 
-const STATE_PATHS: &[&str] = &[
+pub(crate) const STATE_PATHS: &[&str] = &[
     "name",
     "recentTask",
     "runtime.connectionState",
@@ -118,37 +121,41 @@ impl Client {
         if let Some(refused) = p.missing.first() {
             return Err(Error::fault_of(op, refused.fault.clone()));
         }
-        let in_maintenance = p.flag("runtime.inMaintenanceMode").map_err(shape)?;
-        let entering = self.entering(&p.morefs("recentTask").map_err(shape)?).await?;
-        Ok(HostState {
-            name: p.string("name").map(|n| decode_name(&n)).unwrap_or_default(),
-            connection_state: p.string("runtime.connectionState"),
-            power_state: p.string("runtime.powerState"),
-            standby: p.string("runtime.standbyMode"),
-            in_maintenance: in_maintenance
-                .ok_or_else(|| Error::protocol(op, format!("{host} has no runtime.inMaintenanceMode")))?,
-            in_quarantine: p.flag("runtime.inQuarantineMode").map_err(shape)?.unwrap_or(false),
-            entering,
-            moref: p.object,
-        })
+        let tasks = p.morefs("recentTask").map_err(shape)?;
+        let tasks = if tasks.is_empty() { Vec::new() } else { self.properties_of(&tasks, TASK_PATHS).await? };
+        let state = host_state(&p, &tasks.iter().collect::<Vec<_>>()).map_err(shape)?;
+        state.ok_or_else(|| Error::protocol(op, format!("{host} has no runtime.inMaintenanceMode")))
     }
+}
 
-    /// The first task that takes a host out of service and has not ended; tasks that the server has forgotten have.
-    async fn entering(&self, tasks: &[MoRef]) -> Result<Option<Entering>, Error> {
-        if tasks.is_empty() {
-            return Ok(None);
-        }
-        let all = self.properties_of(tasks, &["info.state", "info.descriptionId"]).await?;
-        let live = |p: &Properties| {
-            let state = p.get("info.state").and_then(|s| TaskState::parse(&s.text));
-            let id = p.string("info.descriptionId")?;
-            let ours = ENTERING.iter().any(|known| known.eq_ignore_ascii_case(&id));
-            // A state that can't be read is not an end.
-            (ours && !state.is_some_and(TaskState::is_final))
-                .then(|| Entering { task: p.object.clone(), description_id: id })
-        };
-        Ok(all.iter().find_map(live))
-    }
+const TASK_PATHS: &[&str] = &["info.state", "info.descriptionId"];
+
+/// `tasks`: its recent ones, as far as the server still has them. `None`: it does not tell whether it is in maintenance.
+pub(crate) fn host_state(p: &Properties, tasks: &[&Properties]) -> Result<Option<HostState>, Shape> {
+    let Some(in_maintenance) = p.flag("runtime.inMaintenanceMode")? else { return Ok(None) };
+    Ok(Some(HostState {
+        name: p.string("name").map(|n| decode_name(&n)).unwrap_or_default(),
+        connection_state: p.string("runtime.connectionState"),
+        power_state: p.string("runtime.powerState"),
+        standby: p.string("runtime.standbyMode"),
+        in_maintenance,
+        in_quarantine: p.flag("runtime.inQuarantineMode")?.unwrap_or(false),
+        entering: entering(tasks),
+        moref: p.object.clone(),
+    }))
+}
+
+/// The first task that takes a host out of service and has not ended; tasks that the server has forgotten have.
+fn entering(tasks: &[&Properties]) -> Option<Entering> {
+    let live = |p: &&Properties| {
+        let state = p.get("info.state").and_then(|s| TaskState::parse(&s.text));
+        let id = p.string("info.descriptionId")?;
+        let ours = ENTERING.iter().any(|known| known.eq_ignore_ascii_case(&id));
+        // A state that can't be read is not an end.
+        (ours && !state.is_some_and(TaskState::is_final))
+            .then(|| Entering { task: p.object.clone(), description_id: id })
+    };
+    tasks.iter().find_map(live)
 }
 
 pub(crate) fn host_info(p: Properties) -> Result<HostInfo, Shape> {

@@ -4,7 +4,7 @@
 //! May not live here: anything about agents, sessions of ours, journals, policies or block devices; `unsafe`.
 //!
 //! ```text
-//! Client ─ inventory, vm, layout, snapshot, reconfigure, guard, task, datastore, host, lease   one file per subject
+//! Client ─ inventory, vm, layout, snapshot, reconfigure, guard, task, datastore, host, planning, lease   one file per subject
 //!    └── session   one login, re-login when it ended, who may be retried
 //!          └── soap, xml   envelope, bounded tree, writer
 //!                └── http, tls   deadline, size limit, CA or pinned certificate
@@ -31,6 +31,7 @@ mod layout;
 mod lease;
 mod login;
 mod moref;
+mod planning;
 mod property;
 mod reconfigure;
 mod session;
@@ -58,6 +59,7 @@ pub use layout::{LayoutFile, VmLayout};
 pub use lease::{DiskAddress, ExportLease, LeaseFile, LeaseInfo, LeaseState, LeaseStream};
 pub use login::{LoginRefused, PasswordSource};
 pub use moref::{MoRef, ParseMoRefError};
+pub use planning::{Automation, ComputeInfo, Override, PlannedHost, PlannedVm, Planning, PodInfo};
 pub use property::MissingProperty;
 pub use reconfigure::{AddController, AddDisk, DeviceChanges, Reconfigure, RemoveDisk};
 pub use session::About;

@@ -78,7 +78,7 @@ impl Properties {
 }
 
 /// Writes a `PropertySpec`.
-fn prop_set(w: &mut Writer, type_name: &str, paths: &[&str]) {
+pub(crate) fn prop_set(w: &mut Writer, type_name: &str, paths: &[&str]) {
     w.nest("propSet", |w| {
         w.text("type", type_name);
         paths.iter().for_each(|p| w.text("pathSet", p));
@@ -161,7 +161,8 @@ impl Client {
         self.collect(|w| view_spec(w, view, type_name, paths)).await
     }
 
-    async fn collect(&self, spec: impl FnOnce(&mut Writer)) -> Result<Vec<Properties>, Error> {
+    /// Reads what a `PropertyFilterSpec` selects, all pages.
+    pub(crate) async fn collect(&self, spec: impl FnOnce(&mut Writer)) -> Result<Vec<Properties>, Error> {
         let s = &self.session;
         let collector = &s.content.property_collector;
         let mut request = Request::read("RetrievePropertiesEx", collector, |w| {

@@ -11,7 +11,7 @@ use crate::xml::{Node, Shape};
 
 const DEVICES: &str = "config.hardware.device";
 
-const PATHS: &[&str] = &[
+pub(crate) const PATHS: &[&str] = &[
     "name",
     "parent",
     "datastore",

@@ -1,5 +1,5 @@
 //! How a job ends: everything is given back in order, the snapshot is kept where that was asked, the end is journalled and told.
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use hotadd_api::v1::{self, Cleanup, JobState, Phase, job_event::Item as Event};
 use jiff::{SignedDuration, Timestamp};
@@ -11,6 +11,7 @@ use crate::{
     error::Error,
     id::DutyId,
     journal::{End, Record},
+    plan::rates::Sample,
     reason,
     session::snapshot::HeldSnapshot,
     transport::micros,
@@ -94,6 +95,7 @@ impl Job {
             all = job.disks.iter().all(|disk| disk.ok || partial);
         });
         let complete = errors.is_empty() && delivered && all && !owed;
+        self.measure().await;
         self.record_end(complete, errors.first()).await;
         self.note(|job| {
             job.state = if complete { JobState::Ok } else { JobState::Failed }.into();
@@ -114,6 +116,27 @@ impl Job {
             // Nothing is held any more, so a slow client may have its time.
             self.deaf.store(false, Ordering::Relaxed);
             self.emit(Event::Result(result)).await;
+        }
+    }
+
+    /// What the disks cost, for the planner.
+    async fn measure(&self) {
+        let seconds = |us: u64| Duration::from_micros(us).as_secs_f64();
+        let mut samples = Vec::new();
+        self.note(|job| {
+            let hotadd = job.disks.iter().filter(|disk| disk.ok && disk.transport() == v1::Transport::Hotadd);
+            samples = hotadd
+                .filter_map(|disk| disk.timings.as_ref().map(|timings| (disk, timings)))
+                .map(|(disk, timings)| Sample {
+                    attach_seconds: seconds(timings.attach_us + timings.discover_us),
+                    detach_seconds: seconds(timings.detach_us),
+                    bytes: disk.bytes_read,
+                    transfer_seconds: seconds(timings.transfer_us),
+                })
+                .collect();
+        });
+        if !samples.is_empty() {
+            self.jobs.manager.opener().measured(samples).await;
         }
     }
 

@@ -2,12 +2,17 @@
 
 use super::service::about;
 use super::{obj, shown_name};
-use crate::inventory::{DatastoreKind, stable_uuid};
-use crate::state::{DC, DS_FOLDER, Datastore, HOST_FOLDER, Host, NET_FOLDER, ROOT, State, VM_FOLDER};
+use crate::inventory::{DatastoreKind, DrsSpec, stable_uuid};
+use crate::state::{DC, DC2, DS_FOLDER, Datastore, HOST_FOLDER, Host, NET_FOLDER, ROOT, State, VM_FOLDER, VM_FOLDER2};
 use crate::value::{MoRef, Obj, Val};
 
 pub(crate) fn compute_id(h: &Host) -> String {
-    h.id.replace("host-", "domain-s")
+    h.id.replace("host-", if h.drs.is_some() { "domain-c" } else { "domain-s" })
+}
+
+/// The compute resource of a host: a cluster where there is DRS.
+pub(crate) fn compute_ref(h: &Host) -> MoRef {
+    MoRef::new(if h.drs.is_some() { "ClusterComputeResource" } else { "ComputeResource" }, compute_id(h))
 }
 
 pub(crate) fn pool_id(h: &Host) -> String {
@@ -24,8 +29,11 @@ pub(crate) fn top(s: &State, r: &MoRef, name: &str) -> Option<Val> {
     match r.ty.as_str() {
         "Datastore" => datastore(s, s.datastores.iter().find(|d| d.id == r.id)?, name),
         "HostSystem" => host(s, s.hosts.iter().find(|h| h.id == r.id)?, name),
-        "ComputeResource" => compute(s, s.hosts.iter().find(|h| compute_id(h) == r.id)?, name),
+        "ComputeResource" | "ClusterComputeResource" => {
+            compute(s, s.hosts.iter().find(|h| compute_id(h) == r.id)?, name)
+        }
         "ResourcePool" => pool(s, s.hosts.iter().find(|h| pool_id(h) == r.id)?, name),
+        "Datacenter" if r.id == DC2 => elsewhere(name),
         "Datacenter" => datacenter(s, name),
         _ => folder(s, &r.id, name),
     }
@@ -171,7 +179,7 @@ fn host_runtime(h: &Host) -> Obj {
         .with("bootTime", "2024-01-01T00:00:00Z")
 }
 
-fn esx(s: &State) -> Obj {
+fn esx(s: &State, h: &Host) -> Obj {
     let mut a = about(s);
     for (n, v) in &mut a.fields {
         match *n {
@@ -179,6 +187,8 @@ fn esx(s: &State) -> Obj {
             "fullName" => *v = Val::Str(format!("VMware ESXi {} build-1", s.api_text)),
             "productLineId" => *v = Val::Str("embeddedEsx".into()),
             "osType" => *v = Val::Str("vmnix-x86".into()),
+            "version" => *v = h.version.clone().map_or_else(|| v.clone(), Val::Str),
+            "build" => *v = h.build.clone().map_or_else(|| v.clone(), Val::Str),
             "apiType" => *v = Val::Str("HostAgent".into()),
             _ => {}
         }
@@ -191,14 +201,14 @@ fn host(s: &State, h: &Host, name: &str) -> Option<Val> {
     let me = MoRef::new("HostSystem", h.id.clone());
     match name {
         "name" => Some(Val::Str(shown_name(&h.name))),
-        "parent" => Some(Val::Ref(MoRef::new("ComputeResource", compute_id(h)))),
+        "parent" => Some(Val::Ref(compute_ref(h))),
         "runtime" => Some(Val::Obj(host_runtime(h))),
-        "config" => Some(Val::Obj(obj("HostConfigInfo").with("host", me).with("product", esx(s)))),
+        "config" => Some(Val::Obj(obj("HostConfigInfo").with("host", me).with("product", esx(s, h)))),
         "summary" => {
             let config = obj("HostConfigSummary")
                 .with("name", shown_name(&h.name))
                 .with("port", 902)
-                .with("product", esx(s))
+                .with("product", esx(s, h))
                 .with("vmotionEnabled", true)
                 .with("faultToleranceEnabled", false);
             let o = obj("HostListSummary")
@@ -225,12 +235,41 @@ fn compute(s: &State, h: &Host, name: &str) -> Option<Val> {
         "resourcePool" => Some(Val::Ref(MoRef::new("ResourcePool", pool_id(h)))),
         "datastore" => list(seen(s, h)),
         "network" => list(Vec::new()),
+        "configurationEx" => h.drs.as_ref().map(|drs| Val::Obj(cluster(s, drs))),
+        _ => None,
+    }
+}
+
+fn cluster(s: &State, drs: &DrsSpec) -> Obj {
+    let exempt = |(name, behavior): (&String, &String)| {
+        let vm = s.find_vm(name)?;
+        let alone = behavior == "disabled";
+        let o = obj("ClusterDrsVmConfigInfo").with("key", MoRef::new("VirtualMachine", vm)).with("enabled", !alone);
+        Some(Val::Obj(o.with("behavior", (!alone).then_some(behavior.as_str()))))
+    };
+    let config =
+        obj("ClusterDrsConfigInfo").with("enabled", drs.enabled).with("defaultVmBehavior", drs.behavior.as_str());
+    let overrides: Vec<Val> = drs.overrides.iter().filter_map(exempt).collect();
+    obj("ClusterConfigInfoEx")
+        .with("vmSwapPlacement", "vmDirectory")
+        .with("dasConfig", obj("ClusterDasConfigInfo"))
+        .with("drsConfig", config)
+        .with("drsVmConfig", (!overrides.is_empty()).then_some(overrides))
+}
+
+fn elsewhere(name: &str) -> Option<Val> {
+    match name {
+        "name" => Some(Val::Str("elsewhere".into())),
+        "parent" => folder_ref(ROOT),
+        "vmFolder" => folder_ref(VM_FOLDER2),
+        "datastore" | "network" => list(Vec::new()),
+        "configuration" => Some(Val::Obj(obj("DatacenterConfigInfo"))),
         _ => None,
     }
 }
 
 fn pool(s: &State, h: &Host, name: &str) -> Option<Val> {
-    let owner = || Some(Val::Ref(MoRef::new("ComputeResource", compute_id(h))));
+    let owner = || Some(Val::Ref(compute_ref(h)));
     match name {
         "name" => Some(Val::Str("Resources".into())),
         "parent" | "owner" => owner(),
@@ -258,7 +297,7 @@ fn datacenter(s: &State, name: &str) -> Option<Val> {
 fn folder(s: &State, id: &str, name: &str) -> Option<Val> {
     let (label, types): (&str, &[&str]) = match id {
         ROOT => ("Datacenters", &["Folder", "Datacenter"]),
-        VM_FOLDER => ("vm", &["Folder", "VirtualMachine", "VirtualApp"]),
+        VM_FOLDER | VM_FOLDER2 => ("vm", &["Folder", "VirtualMachine", "VirtualApp"]),
         HOST_FOLDER => ("host", &["Folder", "ComputeResource"]),
         DS_FOLDER => ("datastore", &["Folder", "Datastore", "StoragePod"]),
         _ => ("network", &["Folder", "Network", "DistributedVirtualSwitch"]),
@@ -266,7 +305,7 @@ fn folder(s: &State, id: &str, name: &str) -> Option<Val> {
     match name {
         "name" => Some(Val::Str(label.into())),
         "parent" if id == ROOT => None,
-        "parent" => Some(Val::Ref(MoRef::new("Datacenter", DC))),
+        "parent" => Some(Val::Ref(MoRef::new("Datacenter", if id == VM_FOLDER2 { DC2 } else { DC }))),
         "childType" => Some(Val::List(types.iter().map(|t| Val::Str((*t).to_owned())).collect())),
         "childEntity" => list(children(s, id)),
         _ => None,
@@ -275,11 +314,16 @@ fn folder(s: &State, id: &str, name: &str) -> Option<Val> {
 
 pub(crate) fn children(s: &State, id: &str) -> Vec<MoRef> {
     match id {
+        ROOT if s.vms.values().any(|vm| vm.elsewhere) => {
+            vec![MoRef::new("Datacenter", DC), MoRef::new("Datacenter", DC2)]
+        }
         ROOT => vec![MoRef::new("Datacenter", DC)],
+        DC2 => vec![MoRef::new("Folder", VM_FOLDER2)],
+        VM_FOLDER2 => vms_of(s, |v| v.elsewhere),
         DC => [VM_FOLDER, HOST_FOLDER, DS_FOLDER, NET_FOLDER].iter().map(|f| MoRef::new("Folder", *f)).collect(),
-        VM_FOLDER => vms_of(s, |_| true),
+        VM_FOLDER => vms_of(s, |v| !v.elsewhere),
         DS_FOLDER => all_datastores(s),
-        HOST_FOLDER => s.hosts.iter().map(|h| MoRef::new("ComputeResource", compute_id(h))).collect(),
+        HOST_FOLDER => s.hosts.iter().map(|h| compute_ref(h)).collect(),
         other => match s.hosts.iter().find(|h| compute_id(h) == other) {
             Some(h) => vec![MoRef::new("HostSystem", h.id.clone()), MoRef::new("ResourcePool", pool_id(h))],
             None => Vec::new(),

@@ -108,7 +108,7 @@ fn has_key(v: &Val, key: &str) -> bool {
 
 /// Does the object exist (and have the type that the reference says)?
 pub(crate) fn exists(s: &State, r: &MoRef) -> bool {
-    use crate::state::{DC, DS_FOLDER, HOST_FOLDER, NET_FOLDER, ROOT, VM_FOLDER};
+    use crate::state::{DC, DC2, DS_FOLDER, HOST_FOLDER, NET_FOLDER, ROOT, VM_FOLDER, VM_FOLDER2};
     let id = r.id.as_str();
     match r.ty.as_str() {
         "VirtualMachine" => s.vms.contains_key(id),
@@ -117,10 +117,10 @@ pub(crate) fn exists(s: &State, r: &MoRef) -> bool {
         "HttpNfcLease" => s.leases.contains_key(id),
         "Datastore" => s.datastores.iter().any(|d| d.id == id),
         "HostSystem" => s.hosts.iter().any(|h| h.id == id),
-        "ComputeResource" => s.hosts.iter().any(|h| entity::compute_id(h) == id),
+        "ComputeResource" | "ClusterComputeResource" => s.hosts.iter().any(|h| entity::compute_ref(h) == *r),
         "ResourcePool" => s.hosts.iter().any(|h| entity::pool_id(h) == id),
-        "Datacenter" => id == DC,
-        "Folder" => [ROOT, VM_FOLDER, HOST_FOLDER, DS_FOLDER, NET_FOLDER].contains(&id),
+        "Datacenter" => [DC, DC2].contains(&id),
+        "Folder" => [ROOT, VM_FOLDER, VM_FOLDER2, HOST_FOLDER, DS_FOLDER, NET_FOLDER].contains(&id),
         "ContainerView" => s.views.contains_key(id),
         "ServiceInstance" => id == "ServiceInstance",
         "PropertyCollector" => id == "propertyCollector" || s.pcs.contains_key(id),
@@ -140,9 +140,13 @@ fn top(s: &State, r: &MoRef, name: &str, ctx: &Ctx) -> Res<Option<Val>> {
         }
         "Task" => Ok((name == "info").then(|| Val::Obj(service::task_info(s.task(&r.id).ok())))),
         "HttpNfcLease" => Ok(crate::export::top(s, &r.id, name, ctx)),
-        "Datastore" | "HostSystem" | "ComputeResource" | "ResourcePool" | "Datacenter" | "Folder" => {
-            Ok(entity::top(s, r, name))
-        }
+        "Datastore"
+        | "HostSystem"
+        | "ComputeResource"
+        | "ClusterComputeResource"
+        | "ResourcePool"
+        | "Datacenter"
+        | "Folder" => Ok(entity::top(s, r, name)),
         _ => Ok(service::top(s, r, name, ctx)),
     }
 }

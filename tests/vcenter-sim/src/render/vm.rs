@@ -2,7 +2,7 @@
 
 use super::{obj, shown_name};
 use crate::inventory::{BackingKind, ControllerKind};
-use crate::state::{Device, Disk, Kind, Snapshot, State, VM_FOLDER, Vm};
+use crate::state::{Device, Disk, Kind, Snapshot, State, VM_FOLDER, VM_FOLDER2, Vm};
 use crate::store::Vmdk;
 use crate::value::{MoRef, Obj, Val};
 
@@ -12,7 +12,7 @@ pub(crate) fn top(s: &State, vm: &Vm, name: &str) -> Option<Val> {
     let some = |o: Obj| Some(Val::Obj(o));
     match name {
         "name" => Some(Val::Str(shown_name(&vm.name))),
-        "parent" => Some(Val::Ref(MoRef::new("Folder", VM_FOLDER))),
+        "parent" => Some(Val::Ref(MoRef::new("Folder", if vm.elsewhere { VM_FOLDER2 } else { VM_FOLDER }))),
         "overallStatus" | "configStatus" | "guestHeartbeatStatus" => Some(Val::Str("green".into())),
         "recentTask" => Some(Val::List(s.recent_tasks(&vm.moref()).into_iter().map(Val::Ref).collect())),
         "disabledMethod" => {
@@ -213,6 +213,7 @@ fn disk_device(s: &State, vm: &Vm, all: &[Device], d: &Device, disk: &Disk) -> O
             obj("StorageIOAllocationInfo").with("limit", -1).with("shares", shares).with("reservation", 0),
         )
         .with("diskObjectId", format!("{}-{}", vm.id.trim_start_matches("vm-"), d.key))
+        .with("iofilter", file.map(|f| f.io_filters.clone()).filter(|names| !names.is_empty()))
         .with("vDiskId", file.and_then(|f| f.fcd.as_deref()).map(|id| obj("ID").with("id", id)))
         .with("nativeUnmanagedLinkedClone", false)
         .with("guestReadOnly", false)
@@ -290,7 +291,7 @@ fn runtime(s: &State, vm: &Vm) -> Obj {
         .with("host", MoRef::new("HostSystem", vm.host.clone()))
         .with("connectionState", if reachable { "connected" } else { "disconnected" })
         .with("powerState", power(vm.on))
-        .with("faultToleranceState", "notConfigured")
+        .with("faultToleranceState", vm.fault_tolerance.as_deref().unwrap_or("notConfigured"))
         .with("toolsInstallerMounted", false)
         .with("bootTime", vm.on.then_some(CREATED))
         .with("numMksConnections", 0)

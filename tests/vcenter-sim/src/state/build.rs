@@ -92,7 +92,7 @@ impl State {
         }
         let mut hosts = inv.hosts.clone();
         if hosts.is_empty() {
-            hosts.push(HostSpec { name: "esx1.lab".into(), datastores: None });
+            hosts.push(HostSpec { name: "esx1.lab".into(), datastores: None, version: None, build: None, drs: None });
         }
         for h in hosts {
             let id = format!("host-{}", s.next());
@@ -100,6 +100,9 @@ impl State {
                 id,
                 name: h.name,
                 datastores: h.datastores,
+                version: h.version,
+                build: h.build,
+                drs: h.drs,
                 in_maintenance: false,
                 entering: None,
                 block: None,
@@ -156,6 +159,8 @@ impl State {
             tools: v.tools,
             change_tracking: v.change_tracking,
             key_id: v.key_id.clone(),
+            fault_tolerance: v.fault_tolerance.clone(),
+            elsewhere: v.elsewhere,
             extra_config: v.extra_config.clone(),
             devices: fixed_devices(),
             snapshots: Vec::new(),
@@ -277,12 +282,13 @@ impl State {
                 content_id,
                 change_id: None,
                 backing: d.backing,
-                parent: None,
+                parent: d.linked_to.clone(),
                 extents: Extents::default(),
                 grown: 0,
                 borrowed: d.source.is_some(),
                 key_id: d.key_id.clone(),
                 fcd: d.fcd.clone(),
+                io_filters: d.io_filters.clone(),
             },
         );
         Ok(())

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::collector::PcState;
 use crate::cue::Cue;
 use crate::fault::{Fault, Res};
-use crate::inventory::DatastoreKind;
+use crate::inventory::{DatastoreKind, DrsSpec};
 use crate::schema::Ver;
 use crate::store::Store;
 use crate::value::{MoRef, Val};
@@ -25,6 +25,9 @@ pub(crate) struct Host {
     pub name: String,
     /// None: sees all datastores.
     pub datastores: Option<Vec<String>>,
+    pub version: Option<String>,
+    pub build: Option<String>,
+    pub drs: Option<DrsSpec>,
     pub in_maintenance: bool,
     /// The task that takes it into maintenance mode.
     pub entering: Option<String>,
@@ -187,6 +190,9 @@ pub(crate) struct State {
 pub(crate) const ROOT: &str = "group-d1";
 pub(crate) const DC: &str = "datacenter-2";
 pub(crate) const VM_FOLDER: &str = "group-v3";
+/// A second datacenter, with nothing but a folder for VMs.
+pub(crate) const DC2: &str = "datacenter-12";
+pub(crate) const VM_FOLDER2: &str = "group-v13";
 pub(crate) const HOST_FOLDER: &str = "group-h4";
 pub(crate) const DS_FOLDER: &str = "group-s5";
 pub(crate) const NET_FOLDER: &str = "group-n6";

@@ -136,6 +136,9 @@ pub(crate) struct Vm {
     pub tools: bool,
     pub change_tracking: bool,
     pub key_id: Option<String>,
+    pub fault_tolerance: Option<String>,
+    /// In the second datacenter.
+    pub elsewhere: bool,
     pub extra_config: BTreeMap<String, String>,
     pub devices: Vec<Device>,
     pub snapshots: Vec<Snapshot>,

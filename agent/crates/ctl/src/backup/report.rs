@@ -240,10 +240,12 @@ pub(crate) fn phase_name(phase: Phase) -> &'static str {
     }
 }
 
-pub(super) fn transport_name(transport: Transport) -> &'static str {
+pub(crate) fn transport_name(transport: Transport) -> &'static str {
     match transport {
         Transport::Unspecified => "none",
         Transport::Hotadd => "hotadd",
+        Transport::Nbd => "nbd",
+        Transport::San => "san",
     }
 }
 

@@ -1,0 +1,588 @@
+//! Every rule once where it is silent and once where it speaks, and that the table, the registry and the pages agree.
+use std::{collections::BTreeSet, fs, path::Path};
+
+use super::*;
+use crate::{
+    config::{NoSlot, Policy, Profile, SataNvme, TryVddk},
+    hypervisor::{BackingKind, ProxyFacts, TargetDisk, Unrest, views::*},
+    id::{BackingPath, Moref},
+    journal::TryOutcome,
+    plan::{
+        Decision, Question, Transport, decide,
+        facts::{Facts, Tries},
+        rates::Rates,
+        rule::Verdict,
+    },
+};
+
+/// Facts with which no rule speaks, to be changed.
+struct World {
+    facts: PlanFacts,
+    policy: Policy,
+    room: Fact<usize>,
+    asked: Option<Transport>,
+    tries: Tries,
+    rates: Rates,
+    bytes: Option<u64>,
+    vddk: Option<Build>,
+}
+
+const ESX8: Build = Build::new([8, 0, 2], 23_305_546);
+
+fn host(name: &str) -> Fact<HostView> {
+    Fact::Known(HostView {
+        moref: Moref::new(name),
+        name: name.into(),
+        build: Fact::Known(ESX8),
+        unrest: Fact::Known(None),
+    })
+}
+
+fn store(name: &str, kind: StoreKind) -> Fact<StoreView> {
+    let (moref, mount) = (Moref::new(name), Fact::Known(Mount::Writable));
+    Fact::Known(StoreView { moref, name: name.into(), kind, mount, free_bytes: 1 << 40 })
+}
+
+fn link(folder: &str) -> Link {
+    Link { folder: folder.into() }
+}
+
+fn calm() -> World {
+    let moref = Moref::new("vm-1");
+    let proxy_vm = ProxyFacts {
+        moref: moref.clone(),
+        instance_uuid: None,
+        name: "proxy01".into(),
+        home: "[ds] proxy01/".into(),
+        hardware_version: 19,
+        controllers: Vec::new(),
+        disks: Vec::new(),
+        busy: false,
+    };
+    let disk = TargetDisk {
+        device_key: 2000,
+        label: "Hard disk 1".into(),
+        place: "scsi0:0".into(),
+        backing: BackingPath::new("[ds] web/web.vmdk"),
+        backing_kind: BackingKind::FlatV2,
+        datastore: Some(Moref::new("ds")),
+        datastore_name: "ds".into(),
+        capacity_bytes: 1 << 30,
+        uuid: "6000c29abcdef0123456789abcdef012".parse().ok(),
+        change_id: String::new(),
+        independent: false,
+        shared: false,
+    };
+    let proxy = ProxyView {
+        name: "proxy01".into(),
+        vm: proxy_vm,
+        host: host("esx1"),
+        home: store("ds", StoreKind::Vmfs),
+        datacenter: Fact::Known(Moref::new("dc-1")),
+        enable_uuid: Fact::Known(true),
+        snapshots: Fact::Known(0),
+        change_tracking: Fact::Known(false),
+        fault_tolerant: Fact::Known(false),
+        encrypted: Fact::Known(false),
+        drs: Fact::Known(Automation::Absent),
+        storage_drs: Fact::Known(Automation::Exempt),
+    };
+    let target = TargetView {
+        moref: Moref::new("vm-2"),
+        name: "web01".into(),
+        instance_uuid: Some("50-web01".into()),
+        vcenter: Fact::Known("vc".into()),
+        host: host("esx2"),
+        datacenter: Fact::Known(Moref::new("dc-1")),
+        template: Fact::Known(false),
+        fault_tolerant: Fact::Known(false),
+        is_proxy: false,
+    };
+    let view = DiskView {
+        disk,
+        bus: Fact::Known(Bus::Scsi),
+        rdm: None,
+        multi_writer: false,
+        bus_shared: false,
+        chain: Fact::Known(vec![link("[ds] web/")]),
+        store: store("ds", StoreKind::Vmfs),
+        encrypted: false,
+        fcd: None,
+        io_filters: Vec::new(),
+    };
+    World {
+        facts: PlanFacts {
+            site: Site { vcenter: Fact::Known("vc".into()), snapshot_exists: false },
+            proxy,
+            target,
+            disks: vec![view],
+        },
+        policy: Policy::default(),
+        room: Fact::Known(3),
+        asked: None,
+        tries: Tries::new(),
+        rates: Rates::default(),
+        bytes: None,
+        vddk: None,
+    }
+}
+
+impl World {
+    fn disk(&mut self) -> &mut DiskView {
+        &mut self.facts.disks[0]
+    }
+
+    fn store_of(&mut self) -> &mut StoreView {
+        match &mut self.disk().store {
+            Fact::Known(store) => store,
+            Fact::Unknown(_) => panic!("unknown"),
+        }
+    }
+
+    fn host_of(fact: &mut Fact<HostView>) -> &mut HostView {
+        match fact {
+            Fact::Known(host) => host,
+            Fact::Unknown(_) => panic!("unknown"),
+        }
+    }
+
+    fn says(&self, rule: &Rule) -> Verdict {
+        let f = Facts {
+            site: &self.facts.site,
+            proxy: &self.facts.proxy,
+            target: &self.facts.target,
+            disk: &self.facts.disks[0],
+            room: &self.room,
+            asked: self.asked,
+            tries: &self.tries,
+            rates: &self.rates,
+            bytes: self.bytes.unwrap_or(1 << 30),
+            vddk: self.vddk,
+        };
+        (rule.decide)(&f, &self.policy)
+    }
+
+    fn decide(&self) -> Decision {
+        let question = Question {
+            policy: &self.policy,
+            room: self.room.clone(),
+            asked: self.asked,
+            tries: &self.tries,
+            rates: &self.rates,
+            bytes: self.bytes,
+            vddk: self.vddk,
+        };
+        decide(&self.facts, &question).remove(0)
+    }
+}
+
+type Change = fn(&mut World);
+
+/// Rule, what makes it speak, the kind of its verdict.
+const SPEAKING: &[(&str, Change, &str)] = &[
+    ("HA-PLAN-001", |w| w.disk().disk.backing_kind = BackingKind::Other("persistent memory".into()), "no"),
+    ("HA-PLAN-002", |w| w.disk().disk.independent = true, "refuse"),
+    ("HA-PLAN-003", |w| w.store_of().mount = Fact::Known(Mount::Absent), "no"),
+    ("HA-PLAN-003", |w| w.store_of().mount = Fact::Known(Mount::ReadOnly), "no"),
+    ("HA-PLAN-003", |w| w.store_of().mount = Fact::Known(Mount::Inaccessible), "no"),
+    ("HA-PLAN-003", |w| w.store_of().mount = unknown(), "unknown"),
+    ("HA-PLAN-004", |w| w.disk().multi_writer = true, "refuse"),
+    ("HA-PLAN-004", |w| w.disk().bus_shared = true, "refuse"),
+    ("HA-PLAN-005", |w| w.disk().disk.uuid = None, "no"),
+    ("HA-PLAN-007", |w| w.disk().rdm = Some(Rdm::Physical), "refuse"),
+    ("HA-PLAN-008", |w| w.disk().rdm = Some(Rdm::Virtual), "no"),
+    ("HA-PLAN-009", |w| w.store_of().kind = StoreKind::Vsan, "no"),
+    (
+        "HA-PLAN-009",
+        |w| {
+            w.store_of().kind = StoreKind::Vsan;
+            w.facts.proxy.home = unknown();
+        },
+        "unknown",
+    ),
+    ("HA-PLAN-010", linked_clone_on_vvol, "no"),
+    (
+        "HA-PLAN-010",
+        |w| {
+            w.store_of().kind = StoreKind::Vvol;
+            w.disk().chain = unknown();
+        },
+        "unknown",
+    ),
+    ("HA-PLAN-011", sesparse_before_7, "no"),
+    ("HA-PLAN-012", nfs3_before_u2b, "no"),
+    (
+        "HA-PLAN-012",
+        |w| {
+            w.store_of().kind = StoreKind::Nfs3;
+            w.facts.target.host = unknown();
+        },
+        "unknown",
+    ),
+    ("HA-PLAN-013", |w| w.facts.proxy.datacenter = Fact::Known(Moref::new("dc-2")), "no"),
+    ("HA-PLAN-013", |w| w.facts.proxy.datacenter = unknown(), "unknown"),
+    ("HA-PLAN-014", |w| w.facts.target.vcenter = Fact::Known("other".into()), "refuse"),
+    ("HA-PLAN-015", |w| w.disk().bus = Fact::Known(Bus::Ide), "no"),
+    ("HA-PLAN-016", |w| w.disk().bus = Fact::Known(Bus::Sata), "warn"),
+    (
+        "HA-PLAN-016",
+        |w| {
+            w.disk().bus = Fact::Known(Bus::Nvme);
+            w.policy.sata_nvme = SataNvme::Nbd;
+        },
+        "no",
+    ),
+    ("HA-PLAN-017", |w| w.disk().encrypted = true, "no"),
+    (
+        "HA-PLAN-017",
+        |w| {
+            w.disk().encrypted = true;
+            w.facts.proxy.encrypted = unknown();
+        },
+        "unknown",
+    ),
+    ("HA-PLAN-018", |w| w.facts.target.template = Fact::Known(true), "refuse"),
+    ("HA-PLAN-019", |w| w.facts.target.fault_tolerant = Fact::Known(true), "warn"),
+    ("HA-PLAN-020", |w| w.room = Fact::Known(0), "hold"),
+    (
+        "HA-PLAN-020",
+        |w| {
+            w.room = Fact::Known(0);
+            w.policy.no_slot = NoSlot::Nbd;
+        },
+        "no",
+    ),
+    ("HA-PLAN-021", |w| w.facts.target.is_proxy = true, "refuse"),
+    ("HA-PLAN-022", |w| w.disk().chain = Fact::Known(vec![link("[ds] web/"); 29]), "refuse"),
+    ("HA-PLAN-023", |w| w.store_of().free_bytes = 1 << 20, "no"),
+    (
+        "HA-PLAN-024",
+        |w| World::host_of(&mut w.facts.proxy.host).unrest = Fact::Known(Some(Unrest::Maintenance)),
+        "hold",
+    ),
+    (
+        "HA-PLAN-024",
+        |w| World::host_of(&mut w.facts.target.host).unrest = Fact::Known(Some(Unrest::Quarantine)),
+        "hold",
+    ),
+    ("HA-PLAN-024", |w| World::host_of(&mut w.facts.target.host).unrest = unknown(), "unknown"),
+    ("HA-PLAN-025", long_filter_names, "prefer"),
+    ("HA-PLAN-026", |w| w.asked = Some(Transport::San), "refuse"),
+    (
+        "HA-PLAN-026",
+        |w| {
+            w.asked = Some(Transport::San);
+            w.store_of().kind = StoreKind::Vvol;
+        },
+        "refuse",
+    ),
+    ("HA-PLAN-027", |w| w.disk().fcd = Some("fcd-1".into()), "refuse"),
+    (
+        "HA-PLAN-027",
+        |w| {
+            w.disk().fcd = Some("fcd-1".into());
+            w.policy.fcd_allowed.insert("web01".into());
+        },
+        "warn",
+    ),
+    ("HA-PLAN-028", |w| World::host_of(&mut w.facts.target.host).build = Fact::Known(Build::new([6, 0, 0], 1)), "warn"),
+    ("HA-PLAN-028", |w| w.vddk = Some(Build::new([7, 0, 3], 18_657_718)), "warn"),
+    ("HA-PLAN-029", |w| w.facts.proxy.enable_uuid = Fact::Known(false), "refuse"),
+    ("HA-PLAN-030", |w| w.facts.proxy.snapshots = Fact::Known(1), "refuse"),
+    ("HA-PLAN-031", |w| w.facts.proxy.change_tracking = Fact::Known(true), "refuse"),
+    ("HA-PLAN-031", |w| w.facts.proxy.change_tracking = unknown(), "unknown"),
+    ("HA-PLAN-032", |w| w.facts.proxy.fault_tolerant = Fact::Known(true), "no"),
+    ("HA-PLAN-033", |w| w.facts.proxy.drs = Fact::Known(Automation::Moves("fullyAutomated".into())), "warn"),
+    ("HA-PLAN-033", |w| w.facts.proxy.drs = unknown(), "unknown"),
+    ("HA-PLAN-034", |w| w.facts.proxy.storage_drs = Fact::Known(Automation::Moves("automated".into())), "warn"),
+    ("HA-PLAN-035", |w| w.policy.profile = Profile::Cloud, "warn"),
+    (
+        "HA-PLAN-035",
+        |w| {
+            w.policy.profile = Profile::Cloud;
+            w.facts.proxy.home = store("v", StoreKind::Vsan);
+        },
+        "prefer",
+    ),
+    (
+        "HA-PLAN-036",
+        |w| {
+            w.policy.profile = Profile::Cloud;
+            w.vddk = Some(Build::new([8, 0, 2], 1));
+        },
+        "warn",
+    ),
+    ("HA-PLAN-037", cheap_by_nbd, "prefer"),
+    ("HA-PLAN-037", |w| w.policy.cost_model = true, "unknown"),
+];
+
+/// Rule, what comes near it and must not make it speak.
+const SILENT: &[(&str, Change)] = &[
+    ("HA-PLAN-001", |w| {
+        w.disk().disk.backing_kind = BackingKind::Other("rdm".into());
+        w.disk().rdm = Some(Rdm::Virtual);
+    }),
+    ("HA-PLAN-009", |w| {
+        w.store_of().kind = StoreKind::Vsan;
+        w.facts.proxy.home = store("v", StoreKind::Vsan);
+    }),
+    ("HA-PLAN-010", |w| w.store_of().kind = StoreKind::Vvol),
+    ("HA-PLAN-010", |w| {
+        linked_clone_on_vvol(w);
+        w.store_of().kind = StoreKind::Vmfs;
+    }),
+    ("HA-PLAN-010", |w| w.disk().store = unknown()),
+    ("HA-PLAN-011", |w| {
+        sesparse_before_7(w);
+        World::host_of(&mut w.facts.proxy.host).build = Fact::Known(ESX8);
+    }),
+    ("HA-PLAN-012", |w| w.store_of().kind = StoreKind::Nfs3),
+    ("HA-PLAN-012", |w| {
+        nfs3_before_u2b(w);
+        w.facts.target.host = w.facts.proxy.host.clone();
+    }),
+    ("HA-PLAN-012", |w| {
+        nfs3_before_u2b(w);
+        w.store_of().kind = StoreKind::Nfs41;
+    }),
+    ("HA-PLAN-017", |w| {
+        w.disk().encrypted = true;
+        w.facts.proxy.encrypted = Fact::Known(true);
+    }),
+    ("HA-PLAN-022", |w| w.disk().chain = Fact::Known(vec![link("[ds] web/"); 28])),
+    ("HA-PLAN-022", |w| {
+        w.disk().chain = Fact::Known(vec![link("[ds] web/"); 40]);
+        w.facts.site.snapshot_exists = true;
+    }),
+    ("HA-PLAN-025", |w| {
+        long_filter_names(w);
+        World::host_of(&mut w.facts.target.host).build = Fact::Known(Build::new([7, 0, 3], 0));
+    }),
+    ("HA-PLAN-025", |w| w.disk().io_filters = vec!["VMW_spm_1.0.0".into()]),
+    ("HA-PLAN-036", |w| {
+        w.policy.profile = Profile::Cloud;
+        w.vddk = Some(Build::new([7, 0, 1], 1));
+    }),
+    ("HA-PLAN-037", |w| {
+        cheap_by_nbd(w);
+        w.policy.cost_model = false;
+    }),
+    ("HA-PLAN-037", |w| {
+        cheap_by_nbd(w);
+        w.bytes = None;
+    }),
+];
+
+fn unknown<T>() -> Fact<T> {
+    Fact::Unknown("NoPermission".into())
+}
+
+fn linked_clone_on_vvol(w: &mut World) {
+    w.store_of().kind = StoreKind::Vvol;
+    w.disk().chain = Fact::Known(vec![link("[vvol] clone/"), link("[vvol] parent/"), link("[vvol] parent/")]);
+}
+
+fn sesparse_before_7(w: &mut World) {
+    w.disk().disk.backing_kind = BackingKind::SeSparse;
+    w.facts.proxy.home = store("v", StoreKind::Vsan);
+    World::host_of(&mut w.facts.proxy.host).build = Fact::Known(Build::new([6, 7, 0], 15_160_138));
+}
+
+fn nfs3_before_u2b(w: &mut World) {
+    w.store_of().kind = StoreKind::Nfs3;
+    World::host_of(&mut w.facts.target.host).build = Fact::Known(Build::new([8, 0, 2], 22_380_479));
+}
+
+fn long_filter_names(w: &mut World) {
+    w.disk().io_filters = vec!["x".repeat(200), "y".repeat(100)];
+    World::host_of(&mut w.facts.target.host).build = Fact::Known(Build::new([7, 0, 2], 17_630_552));
+}
+
+fn cheap_by_nbd(w: &mut World) {
+    w.policy.cost_model = true;
+    w.bytes = Some(64 << 20);
+    w.rates = Rates {
+        attach_seconds: Some(20.0),
+        detach_seconds: Some(10.0),
+        hotadd_bytes_per_second: Some(4e8),
+        nbd_bytes_per_second: Some(1e7),
+    };
+}
+
+fn name(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Silent => "silent",
+        Verdict::Warn(_) => "warn",
+        Verdict::NoHotAdd(_) => "no",
+        Verdict::Refuse(_) => "refuse",
+        Verdict::Hold(_) => "hold",
+        Verdict::Unknown(_) => "unknown",
+        Verdict::Prefer(..) => "prefer",
+    }
+}
+
+#[test]
+fn with_nothing_special_every_rule_is_silent() {
+    let calm = calm();
+    for rule in RULES {
+        assert_eq!(calm.says(rule), Verdict::Silent, "{}", rule.id());
+    }
+    assert!(calm.decide().wanted().is_some());
+}
+
+#[test]
+fn each_rule_speaks_for_its_own_cause_only() {
+    for (id, change, expected) in SPEAKING {
+        let mut world = calm();
+        change(&mut world);
+        let verdict = world.says(by_id(id).unwrap());
+        assert_eq!(name(&verdict), *expected, "{id}: {verdict:?}");
+        if verdict != Verdict::Silent {
+            assert!(!verdict.text().unwrap().is_empty(), "{id} gives no facts");
+        }
+    }
+    for (id, change) in SILENT {
+        let mut world = calm();
+        change(&mut world);
+        assert_eq!(world.says(by_id(id).unwrap()), Verdict::Silent, "{id}");
+    }
+}
+
+#[test]
+fn every_rule_has_its_test_its_page_and_its_code() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let reasons = fs::read_to_string(docs.join("reasons.md")).unwrap();
+    let tested: BTreeSet<&str> = SPEAKING.iter().map(|(id, ..)| *id).collect();
+    let attach_time = ["HA-PLAN-006", "HA-PLAN-038"];
+    for id in RULES.iter().map(Rule::id).chain(attach_time) {
+        assert!(attach_time.contains(&id) || tested.contains(id), "{id} has no test in which it speaks");
+        assert!(reasons.contains(&format!("| {id} |")), "{id} is not in docs/reasons.md");
+        let page = fs::read_to_string(docs.join(format!("plan/{id}.md"))).unwrap_or_default();
+        for part in [id, "## Cause", "## Check", "## Fix", "Source:"] {
+            assert!(page.contains(part), "docs/plan/{id}.md: {part} is missing");
+        }
+    }
+    let codes = crate::reason::ALL.iter().filter(|reason| reason.code.starts_with("HA-PLAN-")).count();
+    assert_eq!(codes, RULES.len() + attach_time.len(), "a code without a rule");
+    let pages = fs::read_dir(docs.join("plan")).unwrap().count();
+    assert_eq!(pages, codes, "a page without a rule");
+    for rule in RULES {
+        assert!(!rule.facts.is_empty() && !rule.source.is_empty(), "{}", rule.id());
+    }
+}
+
+#[test]
+fn what_is_unknown_binds_only_where_going_on_could_do_harm() {
+    let binding: Vec<&str> = RULES.iter().filter(|rule| rule.on_unknown != Effect::None).map(Rule::id).collect();
+    assert_eq!(binding, ["HA-PLAN-010", "HA-PLAN-031"]);
+    for (id, change, expected) in SPEAKING.iter().filter(|(.., expected)| *expected == "unknown") {
+        let mut world = calm();
+        change(&mut world);
+        let decision = world.decide();
+        assert_eq!(decision.is_hotadd(), !binding.contains(id), "{id} {expected}: {:?}", decision.spoken);
+        assert!(decision.spoken.iter().any(|s| s.rule.id() == *id && matches!(s.verdict, Verdict::Unknown(_))));
+    }
+}
+
+#[test]
+fn everything_unknown_at_once_is_told_and_nothing_is_silently_fine() {
+    let mut w = calm();
+    w.facts.site.vcenter = unknown();
+    w.facts.target.template = unknown();
+    w.facts.target.fault_tolerant = unknown();
+    w.facts.target.host = unknown();
+    w.facts.target.datacenter = unknown();
+    w.facts.proxy.enable_uuid = unknown();
+    w.facts.proxy.snapshots = unknown();
+    w.facts.proxy.fault_tolerant = unknown();
+    w.facts.proxy.drs = unknown();
+    w.facts.proxy.storage_drs = unknown();
+    w.room = unknown();
+    w.disk().store = unknown();
+    let told: Vec<&str> = w.decide().spoken.iter().map(|spoken| spoken.rule.id()).collect();
+    let expected = [3, 9, 12, 13, 14, 18, 19, 20, 23, 24, 28, 29, 30, 32, 33, 34];
+    assert_eq!(told, expected.map(|n| format!("HA-PLAN-{n:03}")));
+    assert!(w.decide().is_hotadd());
+}
+
+#[test]
+fn all_refusals_are_told_and_nothing_is_wanted() {
+    let mut w = calm();
+    w.disk().disk.independent = true;
+    w.disk().multi_writer = true;
+    let decision = w.decide();
+    let codes: Vec<&str> = decision.refusals.iter().map(|e| e.reason().code).collect();
+    assert_eq!(codes, ["HA-PLAN-002", "HA-PLAN-004"]);
+    assert!(decision.wanted().is_none() && !decision.wants_next());
+    let mut w = calm();
+    w.disk().bus = Fact::Known(Bus::Ide);
+    assert!(w.decide().wants_next(), "another transport may take it");
+}
+
+#[test]
+fn free_units_are_counted_down_disk_by_disk() {
+    let mut w = calm();
+    w.room = Fact::Known(1);
+    w.policy.no_slot = NoSlot::Nbd;
+    let one = w.facts.disks[0].clone();
+    w.facts.disks.push(DiskView { bus: Fact::Known(Bus::Ide), ..one.clone() });
+    w.facts.disks.push(one);
+    let question = Question {
+        policy: &w.policy,
+        room: w.room.clone(),
+        asked: None,
+        tries: &w.tries,
+        rates: &w.rates,
+        bytes: None,
+        vddk: None,
+    };
+    let hotadd: Vec<bool> = decide(&w.facts, &question).iter().map(Decision::is_hotadd).collect();
+    assert_eq!(hotadd, [true, false, false]);
+}
+
+#[test]
+fn a_vddk_limit_is_tried_once_and_a_failure_is_never_repeated() {
+    let mut w = calm();
+    w.store_of().kind = StoreKind::Vsan;
+    assert!(!w.decide().is_hotadd() && w.decide().tries.is_empty(), "never is the default");
+    w.policy.try_vddk = TryVddk::Once;
+    let first = w.decide();
+    assert!(first.is_hotadd());
+    assert_eq!(first.tries.iter().map(|rule| rule.id()).collect::<Vec<_>>(), ["HA-PLAN-009"]);
+    for (outcome, hotadd) in [
+        (TryOutcome::Worked, true),
+        (TryOutcome::Failed { why: "FileLocked".into() }, false),
+        (TryOutcome::Begun, false),
+        (TryOutcome::Unknown, false),
+    ] {
+        w.tries.insert("HA-PLAN-009".into(), outcome.clone());
+        let decision = w.decide();
+        assert_eq!(decision.is_hotadd(), hotadd, "{outcome:?}");
+        assert!(decision.tries.is_empty(), "{outcome:?}: once is once");
+    }
+    // A disk that another rule refuses is not tried.
+    w.tries.clear();
+    w.disk().disk.independent = true;
+    assert!(w.decide().tries.is_empty());
+}
+
+#[test]
+fn a_linked_clone_on_vvol_is_never_tried() {
+    let mut w = calm();
+    w.policy.try_vddk = TryVddk::Once;
+    linked_clone_on_vvol(&mut w);
+    assert!(!w.decide().is_hotadd() && w.decide().tries.is_empty());
+    let vddk: Vec<&str> = RULES.iter().filter(|rule| rule.may_try).map(Rule::id).collect();
+    assert_eq!(vddk, ["HA-PLAN-009", "HA-PLAN-011", "HA-PLAN-015"]);
+    assert!(RULES.iter().filter(|rule| rule.may_try).all(|rule| rule.origin == Vddk));
+}
+
+#[test]
+fn a_limit_of_nbd_outweighs_its_price() {
+    let mut w = calm();
+    cheap_by_nbd(&mut w);
+    assert_eq!(w.decide().preferred(), Some(Transport::Nbd));
+    assert!(w.decide().wants_next() && w.decide().is_hotadd(), "HotAdd stays possible");
+    long_filter_names(&mut w);
+    assert_eq!(w.decide().preferred(), Some(Transport::HotAdd));
+}

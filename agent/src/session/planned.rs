@@ -1,0 +1,291 @@
+//! What the opener does with the plan: asks for the facts, decides, attaches what gets HotAdd, tries once where that is
+//! configured, and turns a fault into the next step for that disk only.
+//!
+//! ```text
+//! decided HotAdd ─▶ attach ──fault──▶ retry: facts anew, once ─▶ attach ──fault──▶ next transport (none: both reasons)
+//!                                └─▶ next │ refused
+//! ```
+use std::{future::Future, sync::Arc};
+
+use tokio::time::{Instant, sleep};
+
+use super::opener::{Opened, Opener, Preflight};
+use crate::{
+    attach::{Attached, Wanted, free_units, now},
+    config::NoSlot,
+    error::{Error, Result},
+    hypervisor::{PlanFacts, TargetFacts, views::Fact},
+    id::{Moref, SessionId},
+    journal::{Record, Tried, TryOutcome},
+    plan::{
+        self, After, Decision, Question, Transport,
+        facts::Tries,
+        faults::after_error,
+        rates::{Rates, Sample},
+    },
+    reason,
+};
+
+/// Pause before the proxy's units are counted again.
+const SLOT_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The answer of Explain, before it is told.
+#[derive(Debug)]
+pub struct Explained {
+    pub facts: PlanFacts,
+    pub decisions: Vec<Decision>,
+    pub rates: Rates,
+}
+
+type Answer = Result<Arc<Attached>>;
+
+impl Opener {
+    /// How each disk would be read, and why. Reads only.
+    ///
+    /// # Errors
+    /// Unknown VM, snapshot or disk keys; facts that vCenter does not give.
+    pub async fn explain(
+        &self,
+        what: &str,
+        snapshot: Option<&Moref>,
+        keys: &[i32],
+        asked: Option<Transport>,
+        bytes: Option<u64>,
+    ) -> Result<Explained> {
+        let target = self.vm.hypervisor.find_target(what).await?;
+        if let Some(snapshot) = snapshot
+            && !self.vm.hypervisor.has_snapshot(&target.moref, snapshot).await?
+        {
+            return Err(Error::new(&reason::SNAP_UNKNOWN, format!("{snapshot} is no snapshot of {}", target.name)));
+        }
+        let mut facts = self.plan_facts(&target, snapshot, keys).await?;
+        // A VM is known to be the proxy before anything of it is asked.
+        facts.target.is_proxy |= target.moref == self.vm.moref;
+        let decisions = self.judge(&facts, asked, bytes).await;
+        Ok(Explained { facts, decisions, rates: self.planner.rates.now() })
+    }
+
+    /// Decides for every wanted disk.
+    pub(super) async fn decide(
+        &self,
+        target: &TargetFacts,
+        snapshot: Option<&Moref>,
+        keys: &[i32],
+    ) -> Result<(PlanFacts, Vec<Decision>)> {
+        let facts = self.plan_facts(target, snapshot, keys).await?;
+        let decisions = self.judge(&facts, None, None).await;
+        for decision in &decisions {
+            for spoken in &decision.spoken {
+                tracing::debug!(disk = decision.disk.label, rule = spoken.rule.id(), verdict = ?spoken.verdict, "plan");
+            }
+        }
+        Ok((facts, decisions))
+    }
+
+    async fn plan_facts(&self, target: &TargetFacts, snapshot: Option<&Moref>, keys: &[i32]) -> Result<PlanFacts> {
+        let mut facts = self.vm.hypervisor.planning(&self.vm.moref, &target.moref, snapshot).await?;
+        if let Some(key) = keys.iter().find(|key| !facts.disks.iter().any(|view| view.disk.device_key == **key)) {
+            return Err(Error::new(&reason::VM_DISK_UNKNOWN, format!("{}: key {key}", target.name)));
+        }
+        facts.disks.retain(|view| keys.is_empty() || keys.contains(&view.disk.device_key));
+        Ok(facts)
+    }
+
+    async fn judge(&self, facts: &PlanFacts, asked: Option<Transport>, bytes: Option<u64>) -> Vec<Decision> {
+        let tries = self.tries(facts);
+        let question = Question {
+            policy: &self.planner.policy,
+            room: self.room(facts).await,
+            asked,
+            tries: &tries,
+            rates: &self.planner.rates.now(),
+            bytes,
+            vddk: None,
+        };
+        plan::decide(facts, &question)
+    }
+
+    /// Units that a disk could get now, on controllers that are known in the guest.
+    async fn room(&self, facts: &PlanFacts) -> Fact<usize> {
+        let proxy = &facts.proxy.vm;
+        match self.vm.controller_map(proxy).await {
+            Ok(map) => {
+                let free = free_units(proxy, &self.vm.journal.state().reserved_slots());
+                Fact::Known(map.usable().filter_map(|key| free.get(&key)).map(Vec::len).sum())
+            }
+            Err(error) => Fact::Unknown(error.message()),
+        }
+    }
+
+    /// Waits for a unit if the policy says so; the first refusal otherwise. `waiting` is told once why.
+    ///
+    /// # Errors
+    /// As [`Opener::admit`]; whatever `go_on` refuses with.
+    pub async fn admit_in_time<F: Future<Output = ()>>(
+        &self,
+        preflight: &Preflight,
+        partial: bool,
+        waiting: impl FnOnce(Error) -> F,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        let policy = &self.planner.policy;
+        let end = Instant::now() + policy.slot_wait;
+        let mut waiting = Some(waiting);
+        loop {
+            let refused = match self.admit(preflight, partial).await {
+                Err(error) if *error.reason() == reason::ATT_NO_SLOT && policy.no_slot == NoSlot::Queue => error,
+                other => return other,
+            };
+            let now = Instant::now();
+            if now >= end {
+                return Err(refused);
+            }
+            if let Some(waiting) = waiting.take() {
+                waiting(refused).await;
+            }
+            sleep(SLOT_PAUSE.min(end - now)).await;
+            go_on()?;
+        }
+    }
+
+    /// Attaches the snapshot's disks; one answer per wanted disk.
+    ///
+    /// # Errors
+    /// When the snapshot's disks can't be read, or a try can't be journalled.
+    pub async fn attach(
+        &self,
+        session: SessionId,
+        target: &TargetFacts,
+        snapshot: &Moref,
+        keys: &[i32],
+    ) -> Result<Vec<Opened>> {
+        let (facts, decisions) = self.decide(target, Some(snapshot), keys).await?;
+        self.note_tries(&facts, &decisions, |_| Some(TryOutcome::Begun)).await?;
+        let mut tried = self.attach_decided(session, target, decisions).await;
+        let again: Vec<i32> =
+            tried.iter().filter(|(_, answer)| is_retry(answer)).map(|(d, _)| d.disk.device_key).collect();
+        if !again.is_empty() {
+            tracing::warn!(disks = ?again, "HotAdd was refused; once more with facts read anew");
+            if let Ok((_, decisions)) = self.decide(target, Some(snapshot), &again).await {
+                for (decision, answer) in self.attach_decided(session, target, decisions).await {
+                    let key = decision.disk.device_key;
+                    if let Some(place) = tried.iter_mut().find(|(old, _)| old.disk.device_key == key) {
+                        let tries = std::mem::take(&mut place.0.tries);
+                        *place = (Decision { tries, ..decision }, answer);
+                    }
+                }
+            }
+        }
+        self.note_outcomes(&facts, &tried).await;
+        Ok(tried.into_iter().map(opened).collect())
+    }
+
+    async fn attach_decided(
+        &self,
+        session: SessionId,
+        target: &TargetFacts,
+        decisions: Vec<Decision>,
+    ) -> Vec<(Decision, Option<Answer>)> {
+        let wanted: Vec<Wanted> = decisions.iter().filter_map(Decision::wanted).collect();
+        let mut attached = self.attacher.attach(session, target, wanted).await.into_iter();
+        let lost = || Err(Error::new(&reason::INTERNAL, "no answer for this disk"));
+        let join = |decision: Decision| {
+            let answer = decision.wanted().map(|_| attached.next().unwrap_or_else(lost).map(Arc::new));
+            (decision, answer)
+        };
+        decisions.into_iter().map(join).collect()
+    }
+
+    fn site_and_build(facts: &PlanFacts) -> (String, String) {
+        let site = facts.site.vcenter.known().cloned().unwrap_or_default();
+        let build = facts.proxy.host.known().and_then(|host| host.build.known());
+        (site, build.map(ToString::to_string).unwrap_or_default())
+    }
+
+    fn tries(&self, facts: &PlanFacts) -> Tries {
+        let (site, build) = Self::site_and_build(facts);
+        let state = self.vm.journal.state();
+        let here = state.history().tries().filter(|tried| tried.site == site && tried.build == build);
+        here.map(|tried| (tried.rule.clone(), tried.outcome.clone())).collect()
+    }
+
+    async fn note_tries(
+        &self,
+        facts: &PlanFacts,
+        decisions: &[Decision],
+        outcome: impl Fn(&Decision) -> Option<TryOutcome>,
+    ) -> Result<()> {
+        let (site, build) = Self::site_and_build(facts);
+        let mut records: Vec<Record> = Vec::new();
+        for decision in decisions {
+            let Some(outcome) = outcome(decision) else { continue };
+            records.extend(decision.tries.iter().map(|rule| {
+                Record::Tried(Tried {
+                    rule: rule.id().to_owned(),
+                    site: site.clone(),
+                    build: build.clone(),
+                    at: now(),
+                    outcome: outcome.clone(),
+                })
+            }));
+        }
+        if records.is_empty() { Ok(()) } else { self.vm.record(records).await }
+    }
+
+    /// An end that is not known stays begun, which counts as failed.
+    async fn note_outcomes(&self, facts: &PlanFacts, tried: &[(Decision, Option<Answer>)]) {
+        let (site, build) = Self::site_and_build(facts);
+        // Of several disks under one rule, one that failed decides.
+        let failed = |answer: &&(Decision, Option<Answer>)| matches!(&answer.1, Some(Err(_)));
+        let ordered = tried.iter().filter(|t| !failed(t)).chain(tried.iter().filter(failed));
+        let mut records = Vec::new();
+        for (decision, answer) in ordered {
+            let outcome = match answer {
+                Some(Ok(_)) => TryOutcome::Worked,
+                Some(Err(error)) => TryOutcome::Failed { why: error.message().chars().take(300).collect() },
+                None => continue,
+            };
+            records.extend(decision.tries.iter().map(|rule| {
+                let (site, build, outcome) = (site.clone(), build.clone(), outcome.clone());
+                Record::Tried(Tried { rule: rule.id().to_owned(), site, build, at: now(), outcome })
+            }));
+        }
+        if !records.is_empty()
+            && let Err(error) = self.vm.record(records).await
+        {
+            tracing::warn!(%error, "how a try ended could not be journalled; it counts as failed");
+        }
+    }
+
+    /// Keeps what a disk by HotAdd cost.
+    pub(super) async fn measured(&self, samples: Vec<Sample>) {
+        let planner = Arc::clone(&self.planner);
+        let keep = move || samples.iter().for_each(|sample| planner.rates.hotadd(sample));
+        if tokio::task::spawn_blocking(keep).await.is_err() {
+            tracing::debug!("measured rates could not be kept");
+        }
+    }
+}
+
+fn is_retry(answer: &Option<Answer>) -> bool {
+    matches!(answer, Some(Err(error)) if after_error(error) == Some(After::Retry))
+}
+
+/// A disk without a transport carries every reason: the fault, and that there is no next one.
+fn opened((mut decision, answer): (Decision, Option<Answer>)) -> Opened {
+    let attached = match answer {
+        Some(Ok(attached)) => Ok(attached),
+        Some(Err(error)) => {
+            let next = match after_error(&error) {
+                Some(After::Next | After::Retry) => {
+                    let fault = error.fault().unwrap_or_default();
+                    Some(Error::new(&reason::PLAN_NO_NEXT, format!("{}: {fault}", decision.disk.label)))
+                }
+                Some(After::Refuse) | None => None,
+            };
+            Err(std::iter::once(error).chain(next).collect())
+        }
+        None => Err(std::mem::take(&mut decision.refusals)),
+    };
+    Opened { decision, attached }
+}
