@@ -65,6 +65,9 @@ struct Args {
     /// Seconds that a slow task takes, instead of 0.3 to 1.2. Tier a only.
     #[arg(long)]
     slow: Option<f64>,
+    /// Properties that the agent can never read, commas between. Tier a only.
+    #[arg(long, value_delimiter = ',')]
+    deny: Vec<String>,
     /// a: agent-sim with vcenter-sim on this host. b: the shipped daemon in a lab guest.
     #[arg(long, default_value = "a", value_parser = ["a", "b"])]
     tier: String,
@@ -150,8 +153,8 @@ fn run(mut args: Args) -> Result<bool> {
         return Ok(tally.is_clean(rounds));
     }
     let slow = args.slow.map(Duration::try_from_secs_f64).transpose().context("--slow SECONDS")?;
-    let late = args.late;
-    let setup = Setup { scale: Scale(scale), late, slow, patience, log: log.into(), root: root.clone() };
+    let (late, denied) = (args.late, args.deny);
+    let setup = Setup { scale: Scale(scale), late, slow, denied, patience, log: log.into(), root: root.clone() };
     let campaign = Arc::new(Campaign {
         setup,
         seed: args.seed,
