@@ -9,7 +9,7 @@ use serde_json::json;
 use vcenter_sim::inventory::DiskSpec;
 
 use crate::support::{
-    MIB, Running, Seen, adds, backup, calls, codes, control, dense, fault, images_equal_sources, nothing_is_left,
+    MIB, Running, adds, backup, calls, codes, control, dense, fault, images_equal_sources, nothing_is_left,
     request, scene,
 };
 

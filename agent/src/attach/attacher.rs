@@ -269,7 +269,8 @@ impl Attacher {
         let open: Vec<&AttachDuty> = state.duties().filter_map(Duty::attach).collect();
         let mut present: BTreeSet<DiskUuid> =
             view.proxy.disks.iter().filter_map(|d| d.uuid).chain(open.iter().map(|d| d.uuid)).collect();
-        let mut slots = room::slots(&view.proxy, &view.map, &state.reserved_slots(), room, batch.len()).into_iter();
+        let (reserved, held) = (state.reserved_slots(), open.iter().map(|duty| duty.slot).collect());
+        let mut slots = room::slots(&view.proxy, &view.map, &reserved, &held, room, batch.len()).into_iter();
         let mut pending = Vec::new();
         for mut item in batch {
             if !present.insert(item.wanted.uuid) {

@@ -52,17 +52,19 @@ pub(super) struct Learnt {
     refused: Option<Instant>,
 }
 
-/// Up to `count` slots.
+/// Up to `count` slots. `reserved`: named by duties, those included that are only looked for in case they land late;
+/// `held`: named by open ones.
 pub(super) fn slots(
     proxy: &ProxyFacts,
     map: &ControllerMap,
     reserved: &BTreeSet<Slot>,
+    held: &BTreeSet<Slot>,
     room: Room,
     count: usize,
 ) -> Vec<Slot> {
     let mut free = free_units(proxy, reserved);
     for (key, units) in &mut free {
-        let held = reserved.iter().any(|slot| slot.controller_key == *key);
+        let held = held.iter().any(|slot| slot.controller_key == *key);
         if map.on_trial(*key) {
             units.truncate(usize::from(room == Room::Trial && !held));
         }
@@ -107,7 +109,7 @@ impl ProxyVm {
         let gate = self.gate.lock().await;
         let view = self.view().await?;
         let reserved = self.journal.state().reserved_slots();
-        if !slots(&view.proxy, &view.map, &reserved, Room::Trial, 1).is_empty() {
+        if !slots(&view.proxy, &view.map, &reserved, &self.named_slots(), Room::Trial, 1).is_empty() {
             return Ok(());
         }
         let Some(bus) = self.new_bus(&view.proxy, &view.map) else { return Ok(()) };
@@ -210,9 +212,12 @@ mod tests {
     fn a_controller_on_trial_holds_one_disk() {
         let proxy = proxy(vec![controller(0, Some(160)), controller(1, Some(1184))]);
         let map = map(&proxy, &[1000]);
-        let keys = |room, reserved: &[Slot], count| -> Vec<i32> {
-            let reserved = reserved.iter().copied().collect();
-            slots(&proxy, &map, &reserved, room, count).iter().map(|slot| slot.controller_key).collect()
+        let late = BTreeSet::from([Slot { controller_key: 1001, unit: 0 }]);
+        let keys = |room, held: &[Slot], count| -> Vec<i32> {
+            let held = held.iter().copied().collect();
+            let slots = slots(&proxy, &map, &late, &held, room, count);
+            assert!(slots.iter().all(|slot| !late.contains(slot)), "the slot of a late duty was given away");
+            slots.iter().map(|slot| slot.controller_key).collect()
         };
         assert_eq!(keys(Room::Proven, &[], 3), [1000, 1000, 1000]);
         assert_eq!(keys(Room::Trial, &[], 3), [1000, 1001, 1000]);

@@ -113,9 +113,7 @@ pub async fn perform(lab: &mut Lab, act: &Act, client: Option<&Controller>, rela
             let kept: Vec<&str> = ROLE.iter().copied().filter(|p| *p != of(&ROLE[1..], v)).collect();
             lab.call(json!({"cmd": "set_privileges", "privileges": kept})).await.map(|_| Done::default())
         }
-        Fault::Unreadable => {
-            lab.call(json!({"cmd": "deny_properties", "paths": [of(&PROPERTIES, v)]})).await.map(|_| Done::default())
-        }
+        Fault::Unreadable => lab.deny(&[of(&PROPERTIES, v)]).await.map(|()| Done::default()),
         Fault::EndSessions => lab.call(json!({"cmd": "end_sessions"})).await.map(|_| Done::default()),
         Fault::Restart => {
             let down = scale.millis((v % 60) as f64);

@@ -77,9 +77,22 @@ impl Controller {
     /// `holds`: where it stops until it is released.
     #[must_use]
     pub fn start(work: Work, url: String, pki: Pki, sources: Arc<Vec<Vec<u8>>>, holds: Vec<Seen>) -> Self {
+        Self::start_on(work, url, pki, sources, holds, From::Take(SnapshotRequest::default()))
+    }
+
+    /// `from`: the snapshot that sessions read.
+    #[must_use]
+    pub fn start_on(
+        work: Work,
+        url: String,
+        pki: Pki,
+        sources: Arc<Vec<Vec<u8>>>,
+        holds: Vec<Seen>,
+        from: From,
+    ) -> Self {
         let (tell, progress) = watch::channel(Progress::default());
         let (released, orders) = watch::channel(Vec::new());
-        let hand = Hand { tell, orders, holds, frames: 0, images: BTreeMap::new(), sources };
+        let hand = Hand { tell, orders, holds, frames: 0, images: BTreeMap::new(), sources, from };
         let task = tokio::spawn(hand.run(work, url, pki));
         Self { progress, released, task }
     }
@@ -130,6 +143,7 @@ struct Hand {
     frames: u64,
     images: BTreeMap<i32, Image>,
     sources: Arc<Vec<Vec<u8>>>,
+    from: From,
 }
 
 impl Hand {
@@ -137,7 +151,7 @@ impl Hand {
         let mut outcome = Outcome::default();
         let result = match work {
             Work::Job => self.job(&url, &pki, &mut outcome).await,
-            Work::Session => self.session(&url, &pki, &mut outcome).await,
+            Work::Session | Work::Standing => self.session(&url, &pki, &mut outcome).await,
         };
         if let Err(error) = result {
             outcome.ok = false;
@@ -227,7 +241,7 @@ impl Hand {
     async fn session(&mut self, url: &str, pki: &Pki, outcome: &mut Outcome) -> Result<()> {
         let channel = grpc::connect_narrow(url, pki, "client").await?;
         let mut client = DiskServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let opened = open_session(&mut client).await?;
+        let opened = open_session(&mut client, &self.from).await?;
         self.seen(Seen::Session).await;
         let mut ok = opened.disks.len() == self.sources.len();
         for disk in &opened.disks {
@@ -327,12 +341,15 @@ impl Hand {
     }
 }
 
-async fn open_session(client: &mut DiskServiceClient<Channel>) -> Result<hotadd_api::v1::OpenDisksResponse> {
+async fn open_session(
+    client: &mut DiskServiceClient<Channel>,
+    from: &From,
+) -> Result<hotadd_api::v1::OpenDisksResponse> {
     for _ in 0..BUSY_TRIES {
         let request = OpenDisksRequest {
             request_id: uuid::Uuid::new_v4().to_string(),
             vm: TARGET.into(),
-            from: Some(From::Take(SnapshotRequest::default())),
+            from: Some(from.clone()),
             ..OpenDisksRequest::default()
         };
         match client.open_disks(request).await {

@@ -46,6 +46,8 @@ pub struct Setup {
     pub late: Option<f64>,
     /// Instead of a slow task's own length: longer than the agent looks for what it does not see.
     pub slow: Option<Duration>,
+    /// Properties that the agent's role can never read.
+    pub denied: Vec<String>,
     /// Longest settling after a round.
     pub patience: Duration,
     pub log: String,
@@ -84,6 +86,7 @@ pub struct Lab {
     /// The agent looks for what lands late, whether its session has ended or not.
     pub sweeps: bool,
     pub slow: Option<Duration>,
+    pub denied: Vec<String>,
     pub patience: Duration,
     pub anchors: BTreeSet<(String, i32)>,
     /// Files of each disk's chain on the target, as long as nobody else makes a snapshot.
@@ -98,6 +101,12 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// These properties can't be read, beside those that never can.
+    pub async fn deny(&mut self, more: &[&str]) -> Result<()> {
+        let paths: Vec<&str> = self.denied.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        self.call(json!({"cmd": "deny_properties", "paths": paths})).await.map(drop)
+    }
+
     pub async fn start(setup: &Setup, name: &str) -> Result<Self> {
         let dir = setup.root.join(name);
         let spec = spec(&dir, setup)?;
@@ -124,6 +133,7 @@ impl Lab {
             scale: setup.scale,
             sweeps: setup.late != Some(0.0),
             slow: setup.slow,
+            denied: setup.denied.clone(),
             patience: setup.patience,
             anchors,
             depths,
@@ -133,6 +143,7 @@ impl Lab {
             exits: 0,
             mounted,
         };
+        lab.deny(&[]).await?;
         lab.agent_ready().await?;
         Ok(lab)
     }

@@ -65,6 +65,9 @@ struct Args {
     /// Seconds that a slow task takes, instead of 0.3 to 1.2. Tier a only.
     #[arg(long)]
     slow: Option<f64>,
+    /// Properties that the agent can never read, commas between. Tier a only.
+    #[arg(long, value_delimiter = ',')]
+    deny: Vec<String>,
     /// a: agent-sim with vcenter-sim on this host. b: the shipped daemon in a lab guest.
     #[arg(long, default_value = "a", value_parser = ["a", "b"])]
     tier: String,
@@ -77,6 +80,10 @@ struct Args {
     /// Plays only rounds whose faults are all among these (names as --list prints them, commas between).
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Plays this scene in every round: Work/Fault:Timing:Step,… (names as --list prints them; Standing: a session of the
+    /// snapshot that stands). Tier a only.
+    #[arg(long)]
+    play: Option<plan::Scene>,
     /// Ends after this many failed rounds; 0: never.
     #[arg(long, default_value_t = 0)]
     stop_after: u64,
@@ -95,6 +102,7 @@ struct Campaign {
     /// Rounds that are still to be played.
     left: AtomicU64,
     only: Vec<String>,
+    scene: Option<plan::Scene>,
     stop_after: u64,
     verbose: bool,
     tally: Mutex<Tally>,
@@ -145,14 +153,15 @@ fn run(mut args: Args) -> Result<bool> {
         return Ok(tally.is_clean(rounds));
     }
     let slow = args.slow.map(Duration::try_from_secs_f64).transpose().context("--slow SECONDS")?;
-    let late = args.late;
-    let setup = Setup { scale: Scale(scale), late, slow, patience, log: log.into(), root: root.clone() };
+    let (late, denied) = (args.late, args.deny);
+    let setup = Setup { scale: Scale(scale), late, slow, denied, patience, log: log.into(), root: root.clone() };
     let campaign = Arc::new(Campaign {
         setup,
         seed: args.seed,
         next: AtomicU64::new(args.from),
         left: AtomicU64::new(args.rounds),
         only: args.only,
+        scene: args.play,
         stop_after: args.stop_after,
         verbose,
         tally: Mutex::default(),
@@ -234,6 +243,9 @@ impl Campaign {
             let known = |act: &plan::Act| self.only.iter().any(|name| *name == format!("{:?}", act.fault));
             self.only.is_empty() || round.acts.iter().all(known)
         };
+        if let Some(scene) = &self.scene {
+            return Some(scene.round(self.seed, self.next.fetch_add(1, Ordering::Relaxed)));
+        }
         // Far enough for any list of faults; one that names none at all ends here.
         (0..1_000_000).map(|_| plan::round(self.seed, self.next.fetch_add(1, Ordering::Relaxed))).find(wanted)
     }

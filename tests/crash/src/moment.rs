@@ -73,7 +73,7 @@ pub fn of(work: Work, step: Step, timing: Timing, frames: u64) -> Moment {
         (Step::Snapshot, During) => CREATE,
         (step, timing) => match work {
             Work::Job => in_job(step, timing),
-            Work::Session => in_session(step, timing),
+            Work::Session | Work::Standing => in_session(step, timing),
         },
     }
 }

@@ -1,6 +1,6 @@
 //! What happens in a round: (step of a job) × (fault) × (timing). The first rounds walk every pair of step and fault in
 //! order, each with every timing; after them come random sequences of one to three faults. Pure.
-use std::{fmt, sync::LazyLock};
+use std::{fmt, str::FromStr, sync::LazyLock};
 
 use crate::dice::Dice;
 
@@ -56,6 +56,8 @@ pub enum Work {
     Job,
     /// OpenDisks, ReadDisk of each disk, CloseDisks.
     Session,
+    /// The same of the snapshot that stands, which nobody removes. Only where a scene says so.
+    Standing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,6 +240,42 @@ pub fn round(seed: u64, number: u64) -> Round {
     Round { seed, number, work, acts }
 }
 
+/// A scene that is played in every round: `Work/Fault:Timing:Step,…`, in the order of their moments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scene {
+    work: Work,
+    acts: Vec<(Step, Timing, Fault)>,
+}
+
+impl FromStr for Scene {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (work, acts) = text.split_once('/').ok_or("Work/Fault:Timing:Step,…")?;
+        let act = |text: &str| -> Result<(Step, Timing, Fault), String> {
+            let [fault, timing, step] = text.split(':').collect::<Vec<_>>()[..] else {
+                return Err(format!("{text}: not Fault:Timing:Step"));
+            };
+            Ok((named(&STEPS, step)?, named(&TIMINGS, timing)?, named(&FAULTS, fault)?))
+        };
+        let acts = acts.split(',').map(act).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { work: named(&[Work::Job, Work::Session, Work::Standing], work)?, acts })
+    }
+}
+
+fn named<T: Copy + fmt::Debug>(all: &[T], name: &str) -> Result<T, String> {
+    all.iter().find(|one| format!("{one:?}") == name).copied().ok_or_else(|| format!("no {name} among {all:?}"))
+}
+
+impl Scene {
+    #[must_use]
+    pub fn round(&self, seed: u64, number: u64) -> Round {
+        let mut dice = Dice::of(seed, number);
+        let act = |(step, timing, fault)| Act { step, timing, fault, variant: dice.next() };
+        Round { seed, number, work: self.work, acts: self.acts.iter().copied().map(act).collect() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,6 +302,16 @@ mod tests {
         let rounds = (pairs()..pairs() + 500).flat_map(|n| round(5, n).acts);
         assert!(rounds.into_iter().all(|act| sensible(act.fault, act.step, act.timing)));
         assert!(FAULTS.iter().all(|f| STEPS.iter().any(|s| TIMINGS.iter().any(|t| sensible(*f, *s, *t)))));
+    }
+
+    #[test]
+    fn a_scene_is_what_its_words_say() {
+        let scene: Scene = "Standing/SlowTask:Before:Preflight,Kill:After:AttachSubmit".parse().unwrap();
+        let told = scene.round(3, 7).to_string();
+        assert_eq!(told, "round 3:7 Standing: SlowTask Before Preflight, then Kill After AttachSubmit");
+        for wrong in ["Kill:After:Open", "Job/Kill:Later:Open", "Job/Kill:After", "Job/"] {
+            assert!(wrong.parse::<Scene>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

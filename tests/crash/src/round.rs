@@ -9,6 +9,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use hotadd_api::v1::{SnapshotRequest, open_disks_request::From};
 use serde_json::json;
 
 use crate::{
@@ -149,7 +150,11 @@ impl Play<'_> {
         let url = self.relay.as_ref().map(|relay| format!("https://localhost:{}", relay.port));
         let url = url.unwrap_or_else(|| self.lab.url.clone());
         let pki = self.lab.scene().pki.clone();
-        self.client = Some(Controller::start(self.work, url, pki, self.lab.sources.clone(), self.holds.clone()));
+        let standing = self.lab.foreign.snapshots.first().filter(|_| self.work == Work::Standing);
+        let from =
+            standing.map_or_else(|| From::Take(SnapshotRequest::default()), |id| From::SnapshotMoref(id.clone()));
+        let (sources, holds) = (self.lab.sources.clone(), self.holds.clone());
+        self.client = Some(Controller::start_on(self.work, url, pki, sources, holds, from));
     }
 
     /// The first of these acts, in this job or, if it can't be done there, in another one.
