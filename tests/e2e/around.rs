@@ -33,10 +33,11 @@ async fn maintenance(scene: &Scene, host: &str, on: bool) -> Result<()> {
 
 /// A job on hosts of their own that is read slowly.
 async fn held(change: impl FnOnce(&mut Spec)) -> Result<(tempfile::TempDir, Scene, Running)> {
-    let (dir, scene, run) = held(|spec| {
+    let (dir, scene) = scene(&[dense(SIZE, 1)], |spec| {
+        two_hosts(spec);
         change(spec);
-    })
-    .await?;
+    })?;
+    let run = reading(&scene, &dir, request(TARGET)).await?;
     Ok((dir, scene, run))
 }
 
@@ -116,7 +117,7 @@ async fn a_session_is_ended_when_the_proxys_host_leaves() -> Result<()> {
 /// Reading goes on; only the removal of our snapshot waits, and whoever asks is told why.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_is_not_removed_while_the_targets_host_leaves() -> Result<()> {
-    let (dir, scene, run) = held(|spec| {
+    let (_dir, scene, run) = held(|spec| {
         spec.set("deadlines", "cleanup_seconds", 2);
     })
     .await?;
@@ -145,7 +146,7 @@ async fn remove(scene: &Scene, snapshot: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_snapshot_is_taken_away_is_never_ok() -> Result<()> {
-    let (dir, scene, run) = held(|_| {}).await?;
+    let (_dir, scene, run) = held(|_| {}).await?;
     let ours = scene.snapshots().await?.pop().context("no snapshot")?;
     remove(&scene, &ours).await?;
     let id = run.delivered.job_id.clone();
@@ -158,7 +159,7 @@ async fn a_job_whose_snapshot_is_taken_away_is_never_ok() -> Result<()> {
 /// Nobody looks while it is read: the last look, before the end, has to see it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_went_away_unseen_is_noticed_at_the_end() -> Result<()> {
-    let (dir, scene, run) = held(|spec| {
+    let (_dir, scene, run) = held(|spec| {
         spec.set("deadlines", "watch_seconds", 3600);
     })
     .await?;

@@ -9,8 +9,8 @@ use hotadd_harness::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    MIB, Running, Seen, backup, calls, codes, control, dense, eventually, fault, images_equal_sources, nothing_is_left,
-    nothing_stays, reading, request, scene,
+    MIB, backup, calls, codes, control, dense, eventually, fault, images_equal_sources, nothing_is_left, nothing_stays,
+    reading, request, scene,
 };
 
 const SOURCE: &str = "hotadd-agent/";
