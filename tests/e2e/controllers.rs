@@ -9,8 +9,8 @@ use serde_json::json;
 use vcenter_sim::inventory::DiskSpec;
 
 use crate::support::{
-    MIB, Running, adds, backup, calls, codes, control, dense, fault, images_equal_sources, nothing_is_left,
-    request, scene,
+    MIB, Running, adds, backup, calls, codes, control, dense, fault, images_equal_sources, nothing_is_left, request,
+    scene,
 };
 
 /// Disks of the target.

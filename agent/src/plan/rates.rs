@@ -84,7 +84,7 @@ impl RateBook {
     #[must_use]
     pub fn open(state_dir: &Path) -> Self {
         let path = state_dir.join(FILE);
-        let read = || Some(serde_json::from_slice(&fs::read(&path).ok()?).ok()?);
+        let read = || serde_json::from_slice(&fs::read(&path).ok()?).ok();
         let rates = Mutex::new(read().unwrap_or_default());
         Self { path, rates }
     }

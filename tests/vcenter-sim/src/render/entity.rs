@@ -323,7 +323,7 @@ pub(crate) fn children(s: &State, id: &str) -> Vec<MoRef> {
         DC => [VM_FOLDER, HOST_FOLDER, DS_FOLDER, NET_FOLDER].iter().map(|f| MoRef::new("Folder", *f)).collect(),
         VM_FOLDER => vms_of(s, |v| !v.elsewhere),
         DS_FOLDER => all_datastores(s),
-        HOST_FOLDER => s.hosts.iter().map(|h| compute_ref(h)).collect(),
+        HOST_FOLDER => s.hosts.iter().map(compute_ref).collect(),
         other => match s.hosts.iter().find(|h| compute_id(h) == other) {
             Some(h) => vec![MoRef::new("HostSystem", h.id.clone()), MoRef::new("ResourcePool", pool_id(h))],
             None => Vec::new(),

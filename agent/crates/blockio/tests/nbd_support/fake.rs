@@ -127,7 +127,7 @@ impl Peer {
     }
 
     pub fn reply(&mut self, option: u32, kind: u32, data: &[u8]) -> std::io::Result<()> {
-        self.reply_of(option, kind, data.len() as u32, data)
+        self.reply_of(option, kind, u32::try_from(data.len()).unwrap(), data)
     }
 
     pub fn reply_of(&mut self, option: u32, kind: u32, length: u32, data: &[u8]) -> std::io::Result<()> {
@@ -204,7 +204,7 @@ impl Peer {
         if self.extended {
             out.extend([request.offset.to_be_bytes(), length.to_be_bytes()].concat());
         } else {
-            out.extend((length as u32).to_be_bytes());
+            out.extend(u32::try_from(length).unwrap().to_be_bytes());
         }
         out.extend(data);
         self.put(&out)
