@@ -8,6 +8,7 @@ const DEADLINES: &[(&str, f64, f64)] = &[
     ("call_seconds", 60.0, 1.0),
     ("reconfigure_seconds", 600.0, 5.0),
     ("snapshot_seconds", 1800.0, 5.0),
+    ("poll_seconds", 20.0, 1.0),
     ("discover_seconds", 60.0, 1.0),
     ("rescan_seconds", 5.0, 0.1),
     ("settle_seconds", 75.0, 1.25),
@@ -21,6 +22,9 @@ const DEADLINES: &[(&str, f64, f64)] = &[
     ("holder_seconds", 3600.0, 1.0),
     ("consolidate_seconds", 60.0, 0.1),
     ("doubt_seconds", 600.0, 1.0),
+    // Controllers stop on purpose for longer than this, scaled.
+    ("event_seconds", 10.0, 10.0),
+    ("lease_tick_seconds", 0.5, 0.05),
     ("drain_seconds", 240.0, 4.0),
     ("ping_seconds", 20.0, 0.2),
     ("ping_timeout_seconds", 20.0, 0.2),
@@ -28,6 +32,7 @@ const DEADLINES: &[(&str, f64, f64)] = &[
     ("hold_seconds", 900.0, 1.0),
     ("reconnect_seconds", 5.0, 0.05),
     ("login_seconds", 90.0, 0.5),
+    ("login_last_seconds", 900.0, 1.0),
     ("keep_alive_seconds", 300.0, 1.0),
 ];
 /// The same of `[limits]`.

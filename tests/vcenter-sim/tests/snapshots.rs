@@ -79,7 +79,7 @@ async fn a_held_parent_leaves_the_vm_in_need_of_consolidation() {
 #[tokio::test]
 async fn a_removal_under_the_same_users_reader_is_counted() {
     let mut lab = Lab::new().await;
-    let mut counted = async |lab: &mut Lab| lab.ctl.counters().await.unwrap()["removed_under_reader"].clone();
+    let counted = async |lab: &mut Lab| lab.ctl.counters().await.unwrap()["removed_under_reader"].clone();
     let remove_it = "<removeChildren>false</removeChildren>";
     // Nobody reads; then another VM's disk is read.
     let snap = lab.snapshot("web").await;
