@@ -1,5 +1,6 @@
 //! The NBD client against a server that lies, floods, drips, or goes away: always a typed error, always every buffer
 //! back, never a byte called read that was not.
+#![allow(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 #![allow(clippy::unwrap_used, reason = "test")]
 use std::{
     io,

@@ -1,4 +1,5 @@
 //! The NBD client against servers that others wrote: nbdkit with its plugins and filters, and qemu-nbd.
+#![allow(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 #![allow(clippy::unwrap_used, reason = "test")]
 use std::{
     fs::File,

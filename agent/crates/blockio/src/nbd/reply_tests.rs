@@ -1,5 +1,6 @@
 //! Properties of the reply assembler against a model server: honest replies in any order, cut and interleaved in any
 //! way, give exactly the bytes; one lie anywhere never gives a finished part.
+#![allow(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 use proptest::prelude::*;
 
 use super::{
