@@ -110,7 +110,9 @@ pub async fn perform(lab: &mut Lab, act: &Act, client: Option<&Controller>, rela
         }
         Fault::CallFails => call_fault(lab, v).await,
         Fault::NoPermission => {
-            let kept: Vec<&str> = ROLE.iter().copied().filter(|p| *p != of(&ROLE[1..], v)).collect();
+            let lost = of(&ROLE[1..], v);
+            lab.guards_refused |= lost == "Global.DisableMethods";
+            let kept: Vec<&str> = ROLE.iter().copied().filter(|p| *p != lost).collect();
             lab.call(json!({"cmd": "set_privileges", "privileges": kept})).await.map(|_| Done::default())
         }
         Fault::Unreadable => lab.deny(&[of(&PROPERTIES, v)]).await.map(|()| Done::default()),
@@ -168,7 +170,11 @@ async fn call_fault(lab: &mut Lab, v: u64) -> Result<Done> {
         1 => json!({"kind": "bad_xml"}),
         2 => json!({"kind": "drop_reply"}),
         3 => json!({"kind": "hang"}),
-        _ => json!({"kind": "fault", "fault": of(&CALL_FAULTS, v / 8)}),
+        _ => {
+            // It may be the call that disables methods.
+            lab.guards_refused = true;
+            json!({"kind": "fault", "fault": of(&CALL_FAULTS, v / 8)})
+        }
     };
     let mut spec = spec;
     spec["nth"] = json!(1 + (v / 64) % 6);
@@ -312,6 +318,9 @@ async fn maintenance(lab: &mut Lab, v: u64) -> Result<Done> {
 
 /// With nothing of ours on the proxy an operator may power it off and do as he likes, and there is nothing to see.
 async fn operator_proxy(lab: &mut Lab, call: &str) -> Result<Done> {
+    if lab.guards_refused {
+        return Ok(Done::idle("the proxy may be unguarded: the agent warned and went on"));
+    }
     match COLD.contains(&call) {
         true if lab.left_attached().await?.is_empty() => operator(lab, "Relocate", PROXY).await,
         true => cold_operator(lab, call).await,

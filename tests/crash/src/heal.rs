@@ -32,6 +32,7 @@ pub async fn mend(lab: &mut Lab) -> Result<()> {
     lab.call(json!({"cmd": "clear_faults"})).await?;
     lab.call(json!({"cmd": "set_task_ms", "ms": 0})).await?;
     lab.call(json!({"cmd": "set_privileges", "privileges": null})).await?;
+    lab.guards_refused = false;
     lab.deny(&[]).await?;
     lab.call(json!({"cmd": "suppress_events", "on": false})).await?;
     // A guest whose driver lost events of others is rescanned by them.

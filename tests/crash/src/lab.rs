@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -76,6 +77,10 @@ pub struct Lab {
     tracer: Option<Process>,
     notify: Notify,
     ready: bool,
+    /// SIGTERM was sent: it may end by itself at any moment.
+    stopping: bool,
+    /// vCenter may refuse guards in this round: what an operator does then, nobody can keep him from.
+    pub guards_refused: bool,
     scene: Scene,
     pub control: Control,
     pub sources: Arc<Vec<Vec<u8>>>,
@@ -124,6 +129,8 @@ impl Lab {
             tracer: None,
             notify: Notify::bind(&dir.join("notify"))?,
             ready: false,
+            stopping: false,
+            guards_refused: false,
             scene,
             control,
             sources: Arc::new(sources),
@@ -176,7 +183,7 @@ impl Lab {
 
     /// Starts the agent without waiting for it.
     pub fn launch_agent(&mut self) -> Result<()> {
-        self.ready = false;
+        (self.ready, self.stopping) = (false, false);
         self.notify = Notify::bind(&self.dir.join("notify"))?;
         self.agent = Some(self.scene.spawn_agent(Some(&self.notify))?);
         Ok(())
@@ -209,13 +216,15 @@ impl Lab {
         }
     }
 
+    /// Tells whether it lived until the kill.
     pub fn kill_agent(&mut self) -> Result<bool> {
         let lived = self.agent_lives();
-        if let Some(mut agent) = self.agent.take() {
-            block_in_place(|| agent.kill())?;
-        }
         self.ready = false;
-        Ok(lived)
+        let Some(mut agent) = self.agent.take() else { return Ok(lived) };
+        let status = block_in_place(|| agent.kill_if_alive())?;
+        let killed = status.signal() == Some(Signal::SIGKILL as i32);
+        ensure!(killed || (self.stopping && status.success()), "the agent ended before the kill: {status}");
+        Ok(killed)
     }
 
     /// SIGTERM; its end is waited for by [`Self::stopped`].
@@ -223,6 +232,7 @@ impl Lab {
         let lived = self.agent_lives();
         if let Some(agent) = &self.agent {
             agent.signal(Signal::SIGTERM)?;
+            self.stopping = true;
         }
         Ok(lived)
     }

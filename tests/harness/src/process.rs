@@ -101,10 +101,15 @@ impl Process {
         self.wait(END)
     }
 
+    /// SIGKILL and wait; it may have ended by itself before.
+    pub fn kill_if_alive(&mut self) -> Result<ExitStatus> {
+        self.child.kill()?;
+        Ok(self.child.wait()?)
+    }
+
     /// SIGKILL and wait.
     pub fn kill(&mut self) -> Result<()> {
-        self.child.kill()?;
-        let status = self.child.wait()?;
+        let status = self.kill_if_alive()?;
         ensure!(status.signal() == Some(Signal::SIGKILL as i32), "{} ended before the kill: {status}", self.name);
         Ok(())
     }
