@@ -8,9 +8,12 @@ use hotadd_harness::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{
-    MIB, backup, calls, codes, control, dense, eventually, fault, images_equal_sources, nothing_is_left, nothing_stays,
-    reading, request, scene,
+use crate::{
+    late::{LATE_MS, hasty},
+    support::{
+        MIB, backup, calls, codes, control, dense, eventually, fault, images_equal_sources, nothing_is_left,
+        nothing_stays, reading, request, scene,
+    },
 };
 
 const SOURCE: &str = "hotadd-agent/";
@@ -118,4 +121,18 @@ async fn lost_replies_of_both_calls_leave_nothing_disabled() -> Result<()> {
         none_is_disabled(&scene).await?;
     }
     Ok(())
+}
+
+/// The next job guards the proxy anew and ends, and only then the first request is carried out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_that_lands_after_the_next_one_has_ended_does_not_stay() -> Result<()> {
+    let (dir, scene) = hasty()?;
+    fault(&scene, "DisableMethods", json!({"kind": "late_land", "ms": LATE_MS, "nth": 2})).await?;
+    for _ in 0..2 {
+        let delivered = backup(&scene, request(TARGET), dir.path()).await?;
+        ensure!(delivered.result()?.state() == JobState::Ok, "{:#?}", delivered.result);
+    }
+    eventually("it lands", async || Ok(!disabled(&scene, PROXY, SOURCE).await?.is_empty())).await?;
+    none_is_disabled(&scene).await?;
+    nothing_stays(&scene).await
 }

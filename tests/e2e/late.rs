@@ -11,7 +11,7 @@ use crate::support::{
 
 /// The wait that believes an absence is shorter than what `late_land` takes: the mistake is made on purpose. The target
 /// is off: a running VM locks its disk again as soon as our snapshot is removed, and the late attach would be refused.
-fn hasty() -> Result<(tempfile::TempDir, Scene)> {
+pub fn hasty() -> Result<(tempfile::TempDir, Scene)> {
     scene(&[Content::new(3 * MIB, 1)], |spec| {
         for (key, value) in [("call_seconds", 2.0), ("settle_seconds", 2.1), ("sweep_seconds", 0.2)] {
             spec.set("deadlines", key, value);
@@ -20,7 +20,7 @@ fn hasty() -> Result<(tempfile::TempDir, Scene)> {
     })
 }
 
-const LATE_MS: u32 = 8000;
+pub const LATE_MS: u32 = 8000;
 
 async fn removed(scene: &Scene) -> Result<bool> {
     Ok(calls(scene, "ReconfigVM_Task").await?.iter().any(|body| body.contains("operation>remove<")))

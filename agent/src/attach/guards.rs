@@ -84,21 +84,21 @@ pub async fn target(
     }
 }
 
-/// Guards the proxy, if no confirmed duty says that it is guarded; one that was never confirmed is asked for again. Called under the gate, before a disk is journalled; the settler
-/// ends it when no disk is owed any more.
+/// Guards the proxy, if no confirmed duty says that it is guarded. Called under the gate, before a disk is journalled; the
+/// settler ends it when no disk is owed any more.
 ///
 /// # Errors
 /// As [`target`].
 pub(super) async fn proxy(vm: &ProxyVm, settler: &Settler, facts: &TargetFacts) -> Result<()> {
     let state = vm.journal.state();
-    let known = state.duties().find(|duty| duty.guard().is_some() && duty.vm == vm.moref);
-    if vm.guards == GuardPolicy::Off || known.is_some_and(|duty| duty.phase == DutyPhase::Held) {
+    let held =
+        state.duties().any(|duty| duty.guard().is_some() && duty.vm == vm.moref && duty.phase == DutyPhase::Held);
+    if vm.guards == GuardPolicy::Off || held {
         return Ok(());
     }
-    let duty = match known {
-        Some(unconfirmed) => unconfirmed.clone(),
-        None => journalled(vm, SessionId::new(), facts, PROXY).await?,
-    };
+    // One that was never confirmed may still land, also after this one was confirmed and has ended: it stays a duty of its
+    // own.
+    let duty = journalled(vm, SessionId::new(), facts, PROXY).await?;
     let disabled = disable(vm, &duty, facts, PROXY).await;
     // From here on the settler has it: it waits for the last disk.
     settler.hand_over(duty.id);

@@ -222,8 +222,11 @@ impl Lab {
         self.ready = false;
         let Some(mut agent) = self.agent.take() else { return Ok(lived) };
         let status = block_in_place(|| agent.kill_if_alive())?;
-        let killed = status.signal() == Some(Signal::SIGKILL as i32);
-        ensure!(killed || (self.stopping && status.success()), "the agent ended before the kill: {status}");
+        let ended_by = |signal: Signal| status.signal() == Some(signal as i32);
+        let killed = ended_by(Signal::SIGKILL);
+        // An agent that has only begun to start has no handler yet.
+        let stopped = self.stopping && (status.success() || ended_by(Signal::SIGTERM));
+        ensure!(killed || stopped, "the agent ended before the kill: {status}");
         Ok(killed)
     }
 

@@ -5,8 +5,9 @@ use jiff::Timestamp;
 use super::{Shared, lock};
 use crate::{
     attach::{Claim, claim, now},
-    error::Result,
+    error::{Error, Result},
     journal::{Duty, DutyKind, DutyPhase, Late, Record},
+    reason,
 };
 
 impl Shared {
@@ -59,9 +60,11 @@ impl Shared {
                 // Whether it is our source that holds a method can't be read; enabling it again does no harm, unless a
                 // newer duty of ours holds the same.
                 let held = self.vm.journal.state().duties().any(|d| d.vm == duty.vm && d.guard().is_some());
-                if !held {
-                    self.vm.hypervisor.enable_methods(&duty.target(), &guard.methods, &guard.source).await?;
+                if held {
+                    // Nothing was looked at: it must not lapse meanwhile.
+                    return Err(Error::new(&reason::VC_BUSY, "a newer duty holds the same methods"));
                 }
+                self.vm.hypervisor.enable_methods(&duty.target(), &guard.methods, &guard.source).await?;
                 Ok(false)
             }
         }
