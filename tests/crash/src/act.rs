@@ -87,8 +87,8 @@ pub async fn perform(lab: &mut Lab, act: &Act, client: Option<&Controller>, rela
         Fault::JournalIo => Ok(Done { idle: !lab.break_state()?, ..Done::default() }),
         Fault::JournalTorn => {
             let killed = lab.kill_agent()?;
-            lab.tear_journal()?;
-            Ok(Done { killed, ..Done::default() })
+            let torn = lab.tear_journal()?;
+            Ok(Done { killed, note: if torn { String::new() } else { "nothing fits".into() }, ..Done::default() })
         }
         Fault::LostReply => cue_next(lab, act, json!({"kind": "drop_reply"})).await,
         Fault::LateLand => {

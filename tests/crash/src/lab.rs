@@ -367,10 +367,14 @@ impl Lab {
         Ok(())
     }
 
-    /// What a crash in the middle of an append leaves; only while the agent is dead.
-    pub fn tear_journal(&self) -> Result<()> {
+    /// What a crash in the middle of an append leaves; only while the agent is dead. `false`: its disk is full, and nothing
+    /// can be appended.
+    pub fn tear_journal(&self) -> Result<bool> {
         let mut file = fs::File::options().append(true).open(self.journal())?;
-        Ok(std::io::Write::write_all(&mut file, &journal::torn_frame())?)
+        match std::io::Write::write_all(&mut file, &journal::torn_frame()) {
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => Ok(false),
+            other => Ok(other.map(|()| true)?),
+        }
     }
 
     /// Ends everything; the folder stays.
