@@ -82,6 +82,7 @@ EventFilterSpec EventFilterSpecByEntity EventFilterSpecByTime EventFilterSpecByU
 EnteringMaintenanceModeEvent EnteredMaintenanceModeEvent ExitMaintenanceModeEvent CanceledHostOperationEvent
 EnteringStandbyModeEvent EnteredStandbyModeEvent ExitedStandbyModeEvent DrsEnteringStandbyModeEvent DrsEnteredStandbyModeEvent
 DrsExitedStandbyModeEvent HostDisconnectedEvent HostConnectionLostEvent HostConnectedEvent HostShutdownEvent
+VmEvent VmEventArgument VmBeingHotMigratedEvent VmMigratedEvent DrsVmMigratedEvent
 """.split()
 
 # Not in the public interface, so not in pyvmomi: names and order as in govmomi (object/authorization_manager_internal.go).

@@ -211,6 +211,33 @@ def hosts(si, sim, proxy):
     check("the task has ended", all(t.info.state == "success" for t in host.recentTask))
 
 
+def events(si, sim, proxy):
+    host, F = proxy.runtime.host, vim.event.EventFilterSpec
+    since = si.CurrentTime()
+    query = lambda of, types, **more: si.content.eventManager.QueryEvents(F(
+        entity=F.ByEntity(entity=of, recursion="self"), time=F.ByTime(beginTime=since), eventTypeId=types, **more))
+    sim.control("host", name=host.name, silent=True, entering=True)
+    told = query(host, ["EnteringMaintenanceModeEvent", "EnteredMaintenanceModeEvent"], disableFullMessage=True)
+    check("a silent host tells by its event only", [type(e) for e in told] == [vim.event.EnteringMaintenanceModeEvent] and told[0].host.host == host
+          and told[0].createdTime >= since and not host.recentTask)
+    sim.control("host", name=host.name, silent=False, in_maintenance=True)
+    sim.control("host", name=host.name, in_maintenance=False, standby="entering")
+    sim.control("host", name=host.name, standby="none", connection="disconnected")
+    sim.control("host", name=host.name, connection="notResponding")
+    sim.control("host", name=host.name, connection="connected", entering=True)
+    sim.control("host", name=host.name, entering=False)
+    names = [type(e).__name__.split(".")[-1] for e in query(host, [])]
+    check("events of the host in their order", names == [n + "Event" for n in (
+        "EnteringMaintenanceMode", "EnteredMaintenanceMode", "ExitMaintenanceMode", "EnteringStandbyMode", "ExitedStandbyMode", "HostDisconnected",
+        "HostConnectionLost", "HostConnected", "EnteringMaintenanceMode", "CanceledHostOperation")])
+    check("maxCount bounds them", len(query(host, [], maxCount=2)) == 2)
+    sim.control("post_event", type="DrsVmMigratedEvent", vm=proxy.name)
+    told = query(proxy, ["VmMigratedEvent", "DrsVmMigratedEvent"])
+    check("a type is matched by itself, not by its ancestor", len(told) == 1 and isinstance(told[0], vim.event.DrsVmMigratedEvent)
+          and told[0].vm.vm == proxy and told[0].sourceHost.host == host)
+    check("no event is no list", not query(proxy, ["HostConnectedEvent"]))
+
+
 def fence(si, sim):
     other = connect(sim)
     key = other.content.sessionManager.currentSession.key
@@ -290,6 +317,7 @@ def job(sim, api):
     export(si, sim, target, api)
     operators(si, sim, proxy, target)
     hosts(si, sim, proxy)
+    events(si, sim, proxy)
     fence(si, sim)
 
     sim.control("set_privileges", privileges=["System.Read"])

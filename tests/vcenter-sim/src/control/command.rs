@@ -12,7 +12,7 @@ use super::{device, inventory, operator};
 use crate::Sim;
 use crate::cue::Cue;
 use crate::export;
-use crate::ops::{power, writer};
+use crate::ops::{events, power, writer};
 use crate::soap;
 
 /// Writers started over one connection end with it.
@@ -95,6 +95,7 @@ fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
                 s.locked.remove(&path)
             };
         }
+        "post_event" => return events::control(s, v),
         "fault" => s.cues.push(Cue::parse(v)?),
         "leases" | "export" | "end_lease" => return export::control(s, v),
         "clear_faults" => s.cues.clear(),

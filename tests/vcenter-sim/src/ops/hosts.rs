@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use crate::export;
 use crate::fault::{Fault, Res};
+use crate::ops::events::{self, HostMoment};
 use crate::ops::task;
+use crate::render;
 use crate::schema::SCHEMA;
 use crate::state::{Host, State, TaskState, Vm, now};
 use crate::value::MoRef;
@@ -48,6 +50,13 @@ pub(crate) fn conflicts(s: &State, host: &str) -> bool {
 /// The control command `host` (CONTROL.md).
 pub(crate) fn change(s: &mut State, name: &str, v: &Value) -> Result<Value, String> {
     let id = s.hosts.iter().find(|h| h.name == name).map(|h| h.id.clone()).ok_or("no such host")?;
+    let before = s.host(&id).map(|h| HostMoment::of(s, h)).ok_or("no such host")?;
+    if let Some(on) = v["silent"].as_bool() {
+        host_mut(s, &id, |h| h.silent = on);
+    }
+    if let Some(task) = v.get("cluster_task") {
+        cluster_task(s, &id, task.as_str(), v["cluster_about"].as_str() == Some("host"))?;
+    }
     if let Some(on) = v["entering"].as_bool() {
         let description = v["description"].as_str().unwrap_or("HostSystem.enterMaintenanceMode").to_owned();
         enter(s, &id, on, &description);
@@ -80,6 +89,7 @@ pub(crate) fn change(s: &mut State, name: &str, v: &Value) -> Result<Value, Stri
         h.block = block.unwrap_or_else(|| h.block.take());
         h.blocked = blocked.unwrap_or_else(|| std::mem::take(&mut h.blocked));
     });
+    events::host_changed(s, &id, &before);
     let task = s.host(&id).and_then(|h| h.entering.clone());
     Ok(serde_json::json!({"id": id, "task": task}))
 }
@@ -113,9 +123,40 @@ fn enter(s: &mut State, id: &str, on: bool, description: &str) {
     export::host_leaves(s, id);
 }
 
+/// A running task in the list of the host's cluster, about the host or about the cluster; None ends it.
+fn cluster_task(s: &mut State, id: &str, description: Option<&str>, about_host: bool) -> Result<(), String> {
+    let h = s.host(id).ok_or("no such host")?;
+    let (cluster, host, name) = (render::compute_ref(h), MoRef::new("HostSystem", id), h.name.clone());
+    if cluster.ty != "ClusterComputeResource" {
+        return Err("the host is in no cluster".into());
+    }
+    let mut before = None;
+    host_mut(s, id, |h| before = h.cluster_task.take());
+    end(s, before, true);
+    let Some(description) = description else { return Ok(()) };
+    let new = task::Open {
+        name: "EnterMaintenanceMode_Task",
+        description,
+        entity: if about_host { host } else { cluster.clone() },
+        entity_name: if about_host { name } else { cluster.id.clone() },
+        cancelable: true,
+        user: "VSPHERE.LOCAL\\Administrator".into(),
+    };
+    let task = task::open(s, new);
+    if let Some(t) = s.task_mut(&task) {
+        (t.state, t.started, t.listed) = (TaskState::Running, Some(now()), cluster);
+    }
+    host_mut(s, id, |h| h.cluster_task = Some(task));
+    Ok(())
+}
+
 fn end_task(s: &mut State, id: &str, done: bool) {
     let mut task = None;
     host_mut(s, id, |h| task = h.entering.take());
+    end(s, task, done);
+}
+
+fn end(s: &mut State, task: Option<String>, done: bool) {
     let Some(t) = task.and_then(|t| s.task_mut(&t)) else { return };
     t.completed = Some(now());
     t.ended = Some(Instant::now());

@@ -1,6 +1,7 @@
 //! Operations that change the inventory. Each runs as a task: see task.rs.
 
 pub(crate) mod clone;
+pub(crate) mod events;
 pub(crate) mod guard;
 pub(crate) mod hosts;
 pub(crate) mod moves;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::fault::{Fault, Res};
+use crate::ops::events;
 use crate::state::{Device, Kind, State, Vm, now};
 use crate::store::{host_file, split_path};
 use crate::value::MoRef;
@@ -20,9 +21,14 @@ pub(crate) fn migrate(s: &mut State, vm: &str, host: Option<&str>) -> Res<()> {
         }
     };
     takes(s, v, &target)?;
+    let (source, on) = (v.host.clone(), v.on);
+    if on {
+        events::vm_moves(s, "VmBeingHotMigratedEvent", vm, &target);
+    }
     let v = s.vm_mut(vm)?;
     v.host = target;
     v.change_version = now();
+    events::vm_moves(s, "VmMigratedEvent", vm, &source);
     Ok(())
 }
 

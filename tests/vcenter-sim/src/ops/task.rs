@@ -54,6 +54,7 @@ pub(crate) fn open(s: &mut State, new: Open<'_>) -> String {
         id: id.clone(),
         name: new.name,
         description: new.description.into(),
+        listed: new.entity.clone(),
         entity: new.entity,
         entity_name: new.entity_name,
         state: TaskState::Queued,

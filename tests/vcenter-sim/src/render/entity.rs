@@ -22,6 +22,7 @@ pub(crate) fn pool_id(h: &Host) -> String {
 pub(crate) fn top(s: &State, r: &MoRef, name: &str) -> Option<Val> {
     match name {
         "overallStatus" | "configStatus" => return Some(Val::Str("green".into())),
+        "recentTask" if silent(s, r) => return Some(Val::List(Vec::new())),
         "recentTask" => return Some(Val::List(s.recent_tasks(r).into_iter().map(Val::Ref).collect())),
         "alarmActionsEnabled" => return Some(Val::Bool(true)),
         _ => {}
@@ -37,6 +38,11 @@ pub(crate) fn top(s: &State, r: &MoRef, name: &str) -> Option<Val> {
         "Datacenter" => datacenter(s, name),
         _ => folder(s, &r.id, name),
     }
+}
+
+/// Neither tasks nor flags of this host are told.
+fn silent(s: &State, r: &MoRef) -> bool {
+    r.ty == "HostSystem" && s.host(&r.id).is_some_and(|h| h.silent)
 }
 
 fn list(refs: Vec<MoRef>) -> Option<Val> {
@@ -170,6 +176,15 @@ fn datastore_info(s: &State, d: &Datastore) -> Obj {
 }
 
 fn host_runtime(h: &Host) -> Obj {
+    if h.silent {
+        return obj("HostRuntimeInfo")
+            .with("connectionState", "connected")
+            .with("powerState", "poweredOn")
+            .with("standbyMode", "none")
+            .with("inMaintenanceMode", false)
+            .with("inQuarantineMode", false)
+            .with("bootTime", "2024-01-01T00:00:00Z");
+    }
     obj("HostRuntimeInfo")
         .with("connectionState", h.connection.as_str())
         .with("powerState", if h.standby == "in" { "standBy" } else { "poweredOn" })

@@ -10,6 +10,7 @@ use crate::schema::{SCHEMA, Ver};
 use crate::state::State;
 use crate::value::{MoRef, Obj, Val};
 
+pub(crate) use entity::compute_ref;
 pub(crate) use service::{service_content, session_info};
 
 /// Who asks, in which version.
@@ -125,7 +126,9 @@ pub(crate) fn exists(s: &State, r: &MoRef) -> bool {
         "ServiceInstance" => id == "ServiceInstance",
         "PropertyCollector" => id == "propertyCollector" || s.pcs.contains_key(id),
         "PropertyFilter" => s.pcs.values().any(|p| p.filters.iter().any(|f| f.id == id)),
-        "SessionManager" | "SearchIndex" | "ViewManager" | "TaskManager" | "AuthorizationManager" => id == r.ty,
+        "SessionManager" | "SearchIndex" | "ViewManager" | "TaskManager" | "AuthorizationManager" | "EventManager" => {
+            id == r.ty
+        }
         _ => false,
     }
 }

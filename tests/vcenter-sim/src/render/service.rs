@@ -36,6 +36,7 @@ pub(crate) fn service_content(s: &State) -> Obj {
         .with("about", about(s))
         .with("sessionManager", MoRef::new("SessionManager", "SessionManager"))
         .with("authorizationManager", MoRef::new("AuthorizationManager", "AuthorizationManager"))
+        .with("eventManager", MoRef::new("EventManager", "EventManager"))
         .with("taskManager", MoRef::new("TaskManager", "TaskManager"))
         .with("searchIndex", MoRef::new("SearchIndex", "SearchIndex"))
 }
@@ -99,6 +100,8 @@ pub(crate) fn top(s: &State, r: &MoRef, name: &str, ctx: &Ctx) -> Option<Val> {
             let recent = s.tasks.values().rev().take(32).map(|t| Val::Ref(MoRef::new("Task", t.id.clone())));
             Some(Val::List(recent.collect()))
         }
+        ("EventManager", "maxCollector") => Some(Val::Int(32)),
+        ("EventManager", "latestEvent") => s.events.last().map(|e| Val::Obj(crate::ops::events::event(s, e, true))),
         ("ContainerView", "view") => {
             Some(Val::List(crate::soap::view_members(s, &r.id).into_iter().map(Val::Ref).collect()))
         }

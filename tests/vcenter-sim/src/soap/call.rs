@@ -9,7 +9,7 @@ use crate::cue::CueKind;
 use crate::export;
 use crate::fault::{Fault, Res};
 use crate::ops::work::{self, By, Work};
-use crate::ops::{guard, reconfig};
+use crate::ops::{events, guard, reconfig};
 use crate::render::{self, Ctx};
 use crate::schema::SCHEMA;
 use crate::state::State;
@@ -86,6 +86,7 @@ fn locked_call(
         }
         "AuthorizationManager" if method == "EnableMethods" => guard::enable(s, body).map(|()| Reply::none()),
         "AuthorizationManager" => Ok(has_privileges(s, body)),
+        "EventManager" => Ok(Reply { declared: "Event[]", val: events::query(s, body)?, cookie: None }),
         "Task" => cancel(s, this),
         "HttpNfcLease" => export::call(s, this, method, body),
         "VirtualMachineSnapshot" if method == "ExportSnapshot" => export::begin(sim, s, this, ctx),

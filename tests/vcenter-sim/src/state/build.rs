@@ -40,6 +40,7 @@ impl State {
             vms: BTreeMap::new(),
             store: Store::default(),
             tasks: BTreeMap::new(),
+            events: Vec::new(),
             under_way: 0,
             sessions: HashMap::new(),
             views: BTreeMap::new(),
@@ -111,6 +112,8 @@ impl State {
                 in_quarantine: false,
                 standby: "none".into(),
                 connection: "connected".into(),
+                silent: false,
+                cluster_task: None,
             });
         }
         for v in &inv.vms {

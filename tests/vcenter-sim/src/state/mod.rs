@@ -41,6 +41,34 @@ pub(crate) struct Host {
     pub standby: String,
     /// `connected`, `disconnected`, `notResponding`.
     pub connection: String,
+    /// Tasks and flags of it are not told; events are.
+    pub silent: bool,
+    /// A task of its cluster.
+    pub cluster_task: Option<String>,
+}
+
+/// Something that the server recorded; ids of objects.
+#[derive(Clone, Debug)]
+pub(crate) struct Event {
+    pub key: u64,
+    pub ty: &'static str,
+    pub at: String,
+    pub host: Option<String>,
+    pub vm: Option<String>,
+    /// The other end of a move.
+    pub other: Option<String>,
+}
+
+impl Event {
+    pub(crate) fn new(ty: &'static str) -> Event {
+        Event { key: 0, ty, at: String::new(), host: None, vm: None, other: None }
+    }
+
+    /// What it is about: the VM if there is one.
+    pub(crate) fn subject(&self) -> Option<MoRef> {
+        let vm = self.vm.as_ref().map(|id| MoRef::new("VirtualMachine", id.clone()));
+        vm.or_else(|| self.host.as_ref().map(|id| MoRef::new("HostSystem", id.clone())))
+    }
 }
 
 /// What became of a request that landed late.
@@ -87,6 +115,8 @@ pub(crate) struct Task {
     pub description: String,
     pub entity: MoRef,
     pub entity_name: String,
+    /// The object whose recentTask has it.
+    pub listed: MoRef,
     pub state: TaskState,
     pub cancelable: bool,
     pub cancelled: bool,
@@ -156,6 +186,8 @@ pub(crate) struct State {
     pub vms: BTreeMap<String, Vm>,
     pub store: Store,
     pub tasks: BTreeMap<u64, Task>,
+    /// Oldest first.
+    pub events: Vec<Event>,
     /// Tasks whose work has not ended, those that a restart forgot included.
     pub under_way: u64,
     pub sessions: HashMap<String, Session>,
@@ -283,7 +315,7 @@ impl State {
         self.tasks
             .values()
             .rev()
-            .filter(|t| t.entity == *entity)
+            .filter(|t| t.listed == *entity)
             .take(16)
             .map(|t| MoRef::new("Task", t.id.clone()))
             .collect()
