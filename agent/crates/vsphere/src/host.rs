@@ -1,10 +1,15 @@
-//! An ESXi host's facts, and what it goes through. Source: vSphere API 8.0, HostSystem, HostRuntimeInfo, TaskManager.
+//! An ESXi host's facts, and what it goes through. Source: vSphere API 8.0, HostSystem, HostRuntimeInfo, TaskManager,
+//! TaskInfo.entity and .entityName.
+//!
+//! A cluster's own tasks are about one of its hosts, or about all. One counts for a host only when its entity is that host,
+//! or, without an entity, when its entity's name is the host's. Of the others nobody can tell whose they are: they are told
+//! apart, and are no state of any host.
 
 use crate::client::Client;
 use crate::error::Error;
 use crate::inventory::decode_name;
 use crate::moref::MoRef;
-use crate::property::{MissingProperty, Properties};
+use crate::property::{MissingProperty, Properties, prop_set};
 use crate::task::TaskState;
 use crate::xml::Shape;
 
@@ -75,8 +80,11 @@ pub struct HostState {
     pub in_maintenance: bool,
     /// In quarantine mode (Proactive HA).
     pub in_quarantine: bool,
-    /// The task that takes it into maintenance mode or standby, while there is one.
+    /// The task that takes it into maintenance mode or standby, while there is one: its own, or its cluster's about it.
     pub entering: Option<Entering>,
+    /// A task of its cluster that takes some host out of service and does not tell which. `None` also when the cluster's
+    /// tasks can't be read, and in [`Client::planning`], which does not ask for them.
+    pub cluster_entering: Option<Entering>,
 }
 
 /// A queued or running task that takes a host out of service.
@@ -117,18 +125,78 @@ impl Client {
     pub async fn host_state(&self, host: &MoRef) -> Result<HostState, Error> {
         let op = "RetrievePropertiesEx";
         let shape = |e| Error::shape(op, e);
-        let p = self.properties(host, STATE_PATHS).await?;
-        if let Some(refused) = p.missing.first() {
+        let paths: Vec<&str> = STATE_PATHS.iter().copied().chain([PARENT]).collect();
+        let p = self.properties(host, &paths).await?;
+        if let Some(refused) = p.missing.iter().find(|missing| missing.path != PARENT) {
             return Err(Error::fault_of(op, refused.fault.clone()));
         }
         let tasks = p.morefs("recentTask").map_err(shape)?;
         let tasks = if tasks.is_empty() { Vec::new() } else { self.properties_of(&tasks, TASK_PATHS).await? };
         let state = host_state(&p, &tasks.iter().collect::<Vec<_>>()).map_err(shape)?;
-        state.ok_or_else(|| Error::protocol(op, format!("{host} has no runtime.inMaintenanceMode")))
+        let mut state = state.ok_or_else(|| Error::protocol(op, format!("{host} has no runtime.inMaintenanceMode")))?;
+        let cluster = p.moref(PARENT).map_err(shape)?.filter(|parent| parent.type_name == "ClusterComputeResource");
+        if let Some(cluster) = cluster {
+            let (ours, untold) = self.cluster_entering(&cluster, &state).await;
+            state.entering = state.entering.or(ours);
+            state.cluster_entering = untold;
+        }
+        Ok(state)
+    }
+
+    /// Tasks of a cluster that take a host out of service: about this host, and about one that is not told. A cluster that
+    /// can't be read takes nothing from what the host itself tells.
+    async fn cluster_entering(&self, cluster: &MoRef, host: &HostState) -> (Option<Entering>, Option<Entering>) {
+        let read = self.collect(|w| {
+            prop_set(w, "Task", CLUSTER_TASK_PATHS);
+            w.nest("objectSet", |w| {
+                w.moref("obj", cluster);
+                w.value("skip", true);
+                w.typed("selectSet", "TraversalSpec", |w| {
+                    w.text("type", "ClusterComputeResource");
+                    w.text("path", "recentTask");
+                });
+            });
+        });
+        let tasks = match read.await {
+            Ok(tasks) => tasks,
+            Err(error) => {
+                tracing::debug!(cluster = cluster.value, %error, "the cluster's tasks can't be read");
+                return (None, None);
+            }
+        };
+        let of = |wanted: About| {
+            let some: Vec<_> = tasks.iter().filter(|task| about(task, cluster, host) == wanted).collect();
+            entering(&some)
+        };
+        (of(About::Host), of(About::Untold))
     }
 }
 
+const PARENT: &str = "parent";
 const TASK_PATHS: &[&str] = &["info.state", "info.descriptionId"];
+const CLUSTER_TASK_PATHS: &[&str] = &["info.state", "info.descriptionId", "info.entity", "info.entityName"];
+
+/// Which host of a cluster a task of the cluster is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum About {
+    Host,
+    Another,
+    Untold,
+}
+
+fn about(task: &Properties, cluster: &MoRef, host: &HostState) -> About {
+    match task.moref("info.entity") {
+        Ok(Some(entity)) if entity == host.moref => About::Host,
+        Ok(Some(entity)) if entity == *cluster => About::Untold,
+        Ok(Some(_)) => About::Another,
+        // Nothing else tells it: names of hosts are unique within a vCenter.
+        Ok(None) => match task.string("info.entityName").map(|name| decode_name(&name)) {
+            Some(name) if name == host.name => About::Host,
+            _ => About::Untold,
+        },
+        Err(_) => About::Untold,
+    }
+}
 
 /// `tasks`: its recent ones, as far as the server still has them. `None`: it does not tell whether it is in maintenance.
 pub(crate) fn host_state(p: &Properties, tasks: &[&Properties]) -> Result<Option<HostState>, Shape> {
@@ -141,6 +209,7 @@ pub(crate) fn host_state(p: &Properties, tasks: &[&Properties]) -> Result<Option
         in_maintenance,
         in_quarantine: p.flag("runtime.inQuarantineMode")?.unwrap_or(false),
         entering: entering(tasks),
+        cluster_entering: None,
         moref: p.object.clone(),
     }))
 }

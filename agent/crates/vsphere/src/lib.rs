@@ -4,7 +4,7 @@
 //! May not live here: anything about agents, sessions of ours, journals, policies or block devices; `unsafe`.
 //!
 //! ```text
-//! Client ─ inventory, vm, layout, snapshot, reconfigure, guard, task, datastore, host, planning, lease   one file per subject
+//! Client ─ inventory, vm, layout, snapshot, reconfigure, guard, task, datastore, host, event, planning, lease   one file per subject
 //!    └── session   one login, re-login when it ended, who may be retried
 //!          └── soap, xml   envelope, bounded tree, writer
 //!                └── http, tls   deadline, size limit, CA or pinned certificate
@@ -22,6 +22,7 @@ mod config;
 mod datastore;
 mod device;
 mod error;
+mod event;
 mod fault;
 mod guard;
 mod host;
@@ -52,6 +53,7 @@ pub use device::{
     ScsiKind,
 };
 pub use error::{Error, ErrorKind};
+pub use event::EventInfo;
 pub use fault::{Fault, FaultKind};
 pub use guard::Fenced;
 pub use host::{Entering, HostInfo, HostState};

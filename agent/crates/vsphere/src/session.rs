@@ -57,6 +57,7 @@ pub(crate) struct Content {
     pub(crate) view_manager: Option<MoRef>,
     pub(crate) search_index: Option<MoRef>,
     pub(crate) authorization_manager: Option<MoRef>,
+    pub(crate) event_manager: Option<MoRef>,
 }
 
 #[derive(Debug, Default)]
@@ -402,6 +403,7 @@ fn service_content(node: &Node, negotiated: ApiVersion) -> Result<(About, Conten
         view_manager: node.opt_ref("viewManager")?,
         search_index: node.opt_ref("searchIndex")?,
         authorization_manager: node.opt_ref("authorizationManager")?,
+        event_manager: node.opt_ref("eventManager")?,
     };
     Ok((about, content))
 }

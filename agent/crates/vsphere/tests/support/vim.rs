@@ -64,7 +64,8 @@ pub fn content(api: &str) -> String {
          </vendor><version>8.0.2</version><build>22385739</build><apiType>VirtualCenter</apiType><apiVersion>{api}\
          </apiVersion><instanceUuid>aaaaaaaa-0000-4000-8000-000000000001</instanceUuid></about><sessionManager \
          type=\"SessionManager\">SessionManager</sessionManager><searchIndex type=\"SearchIndex\">SearchIndex</searchIndex>\
-         <authorizationManager type=\"AuthorizationManager\">AuthorizationManager</authorizationManager></returnval>"
+         <authorizationManager type=\"AuthorizationManager\">AuthorizationManager</authorizationManager><eventManager type=\"EventManager\">\
+         EventManager</eventManager></returnval>"
     )
 }
 
@@ -119,6 +120,17 @@ static LOGINS: AtomicUsize = AtomicUsize::new(0);
 
 pub const LEASE_FILES: &str = "<deviceUrl><key>/vm-42/ParaVirtualSCSIController0:1</key><importKey>k</importKey>\
     <url>https://esx1.lab/nfc/52d/disk-0.vmdk</url><sslThumbprint>00:11</sslThumbprint><disk>true</disk></deviceUrl>";
+
+/// Events of a host that leaves service and of a VM that was on it; one is older than `CurrentTime` tells.
+pub const EVENTS: &str = "<returnval xsi:type=\"EnteringMaintenanceModeEvent\"><key>6</key><chainId>6</chainId><createdTime>\
+    2025-12-31T23:59:59.999999Z</createdTime><userName>root</userName><host><name>esx1</name><host type=\"HostSystem\">host-9\
+    </host></host></returnval><returnval xsi:type=\"EnteringMaintenanceModeEvent\"><key>7</key><chainId>7</chainId><createdTime>\
+    2026-01-01T00:00:00Z</createdTime><userName>root</userName><host><name>esx1</name><host type=\"HostSystem\">host-9</host>\
+    </host></returnval><returnval xsi:type=\"VmMigratedEvent\"><key>8</key><chainId>8</chainId><createdTime>2026-01-01T00:00:05.25Z\
+    </createdTime><userName>root</userName><host><name>esx2</name><host type=\"HostSystem\">host-10</host></host><vm><name>web01\
+    </name><vm type=\"VirtualMachine\">vm-42</vm></vm><template>false</template><sourceHost><name>esx1</name><host \
+    type=\"HostSystem\">host-9</host></sourceHost></returnval><returnval xsi:type=\"HostConnectedEvent\"><key>9</key><chainId>9\
+    </chainId><createdTime>2026-01-01T00:00:06Z</createdTime><userName>root</userName></returnval>";
 
 pub fn lease_ref() -> MoRef {
     MoRef::new("HttpNfcLease", "session[1]lease")
@@ -175,6 +187,7 @@ pub fn happy(seen: &Seen, own: &str, prior: &[&str]) -> Reply {
         "RetrieveServiceContent" => answer(op, &content(own)),
         "Login" => login(LOGINS.fetch_add(1, Ordering::Relaxed)),
         "CurrentTime" => answer(op, "<returnval>2026-01-01T00:00:00Z</returnval>"),
+        "QueryEvents" => answer(op, EVENTS),
         "FindAllByUuid" => answer(op, "<returnval type=\"VirtualMachine\">vm-42</returnval>"),
         "CreateContainerView" => moref_value(op, "ContainerView", "session[1]view"),
         "CreatePropertyCollector" => moref_value(op, "PropertyCollector", "session[1]pc"),
@@ -261,6 +274,9 @@ pub async fn drive_all(client: &Client) {
     client.host(&MoRef::new("HostSystem", "host-9")).await.unwrap();
     client.datacenter_of(&vm).await.unwrap();
     client.host_state(&MoRef::new("HostSystem", "host-9")).await.unwrap();
+    let since = client.server_time().await.unwrap();
+    client.events(&vm, since, &["VmMigratedEvent", "DrsVmMigratedEvent"]).await.unwrap();
+    client.events(&MoRef::new("HostSystem", "host-9"), since, &["EnteringMaintenanceModeEvent"]).await.unwrap();
     client.datastore_vms(&MoRef::new("Datastore", "datastore-11")).await.unwrap();
     client.vm_disks(&[vm.clone(), MoRef::new("VirtualMachine", "vm-43")]).await.unwrap();
     client.vm_layout(&vm).await.unwrap();

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod events;
 mod facts;
 mod guard;
 mod hostile;

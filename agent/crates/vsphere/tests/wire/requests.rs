@@ -138,6 +138,18 @@ async fn reads() {
     assert!(wait.starts_with(open) && wait.ends_with("</maxWaitSeconds></options>"), "{wait}");
 }
 
+/// Element order as in the type table; the filter's time is the server's.
+#[tokio::test]
+async fn events() {
+    let (server, client) = start().await;
+    vim::drive_all(&client).await;
+    let expected = "<_this type=\"EventManager\">EventManager</_this><filter><entity><entity type=\"HostSystem\">host-9</entity>\
+        <recursion>self</recursion></entity><time><beginTime>2026-01-01T00:00:00.000000Z</beginTime></time>\
+        <disableFullMessage>true</disableFullMessage><eventTypeId>EnteringMaintenanceModeEvent</eventTypeId><maxCount>100\
+        </maxCount></filter>";
+    assert_eq!(inner(&server.last("QueryEvents")), expected);
+}
+
 const LOGIN: &str = "<_this type=\"SessionManager\">SessionManager</_this><userName>backup@vsphere.local</userName>\
     <password>s3cret &lt;&amp;&gt; &quot;pass&quot;</password>";
 const FIND: &str = "<_this type=\"SearchIndex\">SearchIndex</_this><uuid>421c827e-0915-aaf2-b154-1fad4a6297fb</uuid>\
