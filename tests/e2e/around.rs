@@ -8,10 +8,10 @@ use hotadd_harness::{
 };
 use hotadd_vsphere as vim;
 use serde_json::json;
-use vcenter_sim::inventory::{DiskSpec, HostSpec, VmSpec};
+use vcenter_sim::inventory::{DiskSpec, DrsSpec, HostSpec, VmSpec};
 
 use crate::support::{
-    MIB, Running, Seen, backup, by_id, calls, codes, control, dense, disks, duties, ended, eventually, job,
+    MIB, Running, Seen, backup, by_id, calls, codes, control, dense, disks, duties, ended, eventually, fault, job,
     nothing_is_left, nothing_stays, open_request, reading, refused, request, scene, session, vsphere,
 };
 
@@ -194,10 +194,16 @@ async fn a_datastore_that_fills_and_a_snapshot_that_ages_end_the_job() -> Result
     nothing_stays(&scene).await
 }
 
+/// As for a role that may not read events; they cost nothing.
+async fn unreadable_events(scene: &Scene) -> Result<()> {
+    fault(scene, "QueryEvents", json!({"fault": "NoPermission", "count": 1_000_000})).await
+}
+
 /// The task that empties the host runs; the flag comes only at its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_running_task_that_empties_a_host_is_seen() -> Result<()> {
     let (dir, scene, run) = held(|_| {}).await?;
+    unreadable_events(&scene).await?;
     control(&scene, json!({"cmd": "host", "name": "esx-proxy", "entering": true})).await?;
     let id = run.delivered.job_id.clone();
     let result = ended(&scene, by_id(&id)).await?;
@@ -209,6 +215,90 @@ async fn the_running_task_that_empties_a_host_is_seen() -> Result<()> {
     let mut run = Running::start(&scene, request(TARGET), dir.path()).await?;
     run.until(Seen::Waiting).await?;
     control(&scene, json!({"cmd": "host", "name": "esx-proxy", "entering": false})).await?;
+    assert_eq!(run.finish().await?.result()?.state(), JobState::Ok);
+    nothing_is_left(&scene).await
+}
+
+/// Neither task nor flag can be seen: the event tells. It stays when the entering was given up, and holds nobody then.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_alone_tells_that_the_proxys_host_leaves() -> Result<()> {
+    let (dir, scene, run) = held(|_| {}).await?;
+    control(&scene, json!({"cmd": "host", "name": "esx-proxy", "silent": true, "entering": true})).await?;
+    let result = ended(&scene, by_id(&run.delivered.job_id)).await?;
+    assert_eq!((result.state(), codes(&result)), (JobState::Failed, vec!["HA-HST-001"]), "{result:#?}");
+    let reason = &result.reasons[0];
+    assert!(reason.message.contains("EnteringMaintenanceModeEvent") && reason.retry_after_seconds > 0, "{result:#?}");
+    run.finish().await?;
+    nothing_stays(&scene).await?;
+    control(&scene, json!({"cmd": "host", "name": "esx-proxy", "entering": false})).await?;
+    let delivered = backup(&scene, request(TARGET), dir.path()).await?;
+    assert_eq!(delivered.result()?.state(), JobState::Ok, "{:#?}", delivered.result);
+    assert!(delivered.waited.is_empty(), "{:?}", delivered.waited);
+    nothing_is_left(&scene).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_the_proxys_move_ends_the_job_and_events_of_others_do_not() -> Result<()> {
+    let (_dir, scene, run) = held(|_| {}).await?;
+    let id = run.delivered.job_id.clone();
+    for (kind, whose, name) in [
+        ("EnteringMaintenanceModeEvent", "host", "esx-target"),
+        ("VmMigratedEvent", "vm", TARGET),
+        ("HostConnectedEvent", "host", "esx-proxy"),
+    ] {
+        control(&scene, json!({"cmd": "post_event", "type": kind, whose: name})).await?;
+    }
+    let asked = async || -> Result<usize> { Ok(calls(&scene, "QueryEvents").await?.len()) };
+    let before = asked().await?;
+    eventually("two more looks at events", async || Ok(asked().await? >= before + 4)).await?;
+    assert_eq!(job(&scene, by_id(&id)).await?.state(), JobState::Running, "an event of others ended it");
+    control(&scene, json!({"cmd": "post_event", "type": "VmBeingHotMigratedEvent", "vm": PROXY})).await?;
+    let result = ended(&scene, by_id(&id)).await?;
+    assert_eq!(codes(&result), ["HA-HST-002"], "{result:#?}");
+    run.finish().await?;
+    nothing_stays(&scene).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_may_not_be_read_cost_nothing() -> Result<()> {
+    let (_dir, scene, run) = held(|_| {}).await?;
+    unreadable_events(&scene).await?;
+    let before = calls(&scene, "QueryEvents").await?.len();
+    eventually("refused looks", async || Ok(calls(&scene, "QueryEvents").await?.len() >= before + 4)).await?;
+    let delivered = run.finish().await?;
+    assert_eq!(delivered.result()?.state(), JobState::Ok, "{:#?}", delivered.result);
+    nothing_is_left(&scene).await
+}
+
+/// A task of the cluster that does not tell its host is only logged: it may be about any other host.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_of_the_cluster_counts_when_it_is_about_the_proxys_host() -> Result<()> {
+    let (dir, mut scene, run) = held(|spec| {
+        for host in &mut spec.inventory.hosts {
+            host.drs = Some(DrsSpec { behavior: "manual".into(), ..DrsSpec::default() });
+        }
+    })
+    .await?;
+    let task = "ClusterComputeResource.enterMaintenanceMode";
+    let run_task = async |scene: &Scene, about: &str| {
+        let task = json!({"cmd": "host", "name": "esx-proxy", "cluster_task": task, "cluster_about": about});
+        control(scene, task).await
+    };
+    run_task(&scene, "cluster").await?;
+    let agent = scene.agent()?;
+    eventually("a warning", async || Ok(agent.log_text().contains("it is not told which"))).await?;
+    let id = run.delivered.job_id.clone();
+    assert_eq!(job(&scene, by_id(&id)).await?.state(), JobState::Running, "it may be about another host");
+    run_task(&scene, "host").await?;
+    let result = ended(&scene, by_id(&id)).await?;
+    assert_eq!(codes(&result), ["HA-HST-001"], "{result:#?}");
+    assert!(result.reasons[0].message.contains(task), "{result:#?}");
+    run.finish().await?;
+    nothing_stays(&scene).await?;
+    // The next one waits before it touches anything.
+    let mut run = Running::start(&scene, request(TARGET), dir.path()).await?;
+    run.until(Seen::Waiting).await?;
+    control(&scene, json!({"cmd": "host", "name": "esx-proxy", "cluster_task": null})).await?;
     assert_eq!(run.finish().await?.result()?.state(), JobState::Ok);
     nothing_is_left(&scene).await
 }

@@ -20,7 +20,7 @@ use crate::{
     discover::{ControllerMap, DeviceFacts, Finder, Guest, Platform},
     error::{Error, Result},
     events::Events,
-    hypervisor::{Hypervisor, ProxyFacts, Site},
+    hypervisor::{Happening, Hypervisor, ProxyFacts, Site},
     id::{DiskUuid, Moref, Slot},
     journal::{Journal, JournalError, Record},
     reason,
@@ -55,6 +55,18 @@ pub struct ProxyVm {
     pub(super) learnt: StdMutex<Learnt>,
     /// The last look at the proxy's host, and when it began.
     site: StdMutex<Option<(Instant, Site)>>,
+    /// The last look at events.
+    recorded: StdMutex<Option<Recorded>>,
+}
+
+/// Events as they were read once.
+#[derive(Debug)]
+struct Recorded {
+    /// When the look began.
+    at: Instant,
+    host: Option<Moref>,
+    since: Timestamp,
+    happenings: Vec<Happening>,
 }
 
 /// Both sides at one moment.
@@ -93,6 +105,7 @@ impl ProxyVm {
             trial: Mutex::new(()),
             learnt: StdMutex::default(),
             site: StdMutex::default(),
+            recorded: StdMutex::default(),
         }
     }
 
@@ -125,6 +138,21 @@ impl ProxyVm {
             *last = Some((begin, site.clone()));
         }
         Ok(site)
+    }
+
+    /// What vCenter recorded of the proxy and its host from `since` on, and perhaps of before, read less than `age` ago: a look
+    /// of somebody who began to watch earlier tells the later ones as well.
+    pub async fn happenings(&self, host: Option<&Moref>, since: Timestamp, age: Duration) -> Vec<Happening> {
+        let seen = || self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = Instant::now();
+        let fits =
+            |last: &&Recorded| begin.duration_since(last.at) < age && last.since <= since && last.host.as_ref() == host;
+        if let Some(last) = seen().as_ref().filter(fits) {
+            return last.happenings.clone();
+        }
+        let happenings = self.hypervisor.happenings(&self.moref, host, since).await;
+        *seen() = Some(Recorded { at: begin, host: host.cloned(), since, happenings: happenings.clone() });
+        happenings
     }
 
     /// As [`Self::record`], but a record that the journal refuses costs only itself: those are given back.

@@ -8,6 +8,7 @@ mod controllers;
 pub mod convert;
 mod facts;
 mod guards;
+mod happenings;
 mod planning;
 mod snapshots;
 mod surroundings;
@@ -20,6 +21,7 @@ pub mod vsphere;
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 
 pub use self::tree::{SNAPSHOT_NAME, SnapshotNode, SnapshotTree};
 pub use self::views::PlanFacts;
@@ -247,6 +249,27 @@ pub struct Site {
     pub unrest: Option<Unrest>,
     /// Description id of a running task that moves the VM.
     pub moving: Option<String>,
+    /// Description id of a running task of the host's cluster that takes one of its hosts out of service, which is not told.
+    pub cluster: Option<String>,
+}
+
+/// What an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happened {
+    /// The proxy's host left service, or began to.
+    HostLeaves,
+    /// The proxy was moved to another host, or its move began.
+    Move,
+}
+
+/// An event that vCenter recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Happening {
+    pub what: Happened,
+    /// VMware's name of its type.
+    pub event: String,
+    /// By vCenter's clock.
+    pub at: Timestamp,
 }
 
 /// A datastore that holds a delta of the target.
@@ -335,6 +358,11 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     async fn detach(&self, proxy: &Moref, batch: &[OurDisk]) -> Result<()>;
     /// The proxy's host, and whether it is being moved.
     async fn proxy_site(&self, proxy: &Moref) -> Result<Site>;
+    /// vCenter's time now.
+    async fn clock(&self) -> Result<Timestamp>;
+    /// What was recorded from `since` (vCenter's clock) on of the proxy's moves, and of `host` leaving service. What can't be
+    /// read is not there: events only add to what tasks and flags tell.
+    async fn happenings(&self, proxy: &Moref, host: Option<&Moref>, since: Timestamp) -> Vec<Happening>;
     /// Host, running tasks, snapshots and the deltas' datastores; `None`: the VM is gone.
     async fn target_site(&self, target: &Moref) -> Result<Option<TargetSite>>;
     /// Why a snapshot of the target must not be removed now: its host is being emptied. `None` also when that can't be told.

@@ -1,7 +1,7 @@
 //! What is around the disks that are held: hosts, moves, the target's chain, its deltas. Facts only; what they mean is
 //! judged in [`crate::session::watch`].
 //!
-//! Source: vSphere API 8.0, HostSystem.recentTask and .runtime, VirtualMachine.layoutEx; description ids from the task
+//! Source: vSphere API 8.0, HostSystem.recentTask and .runtime, ClusterComputeResource.recentTask, VirtualMachine.layoutEx; description ids from the task
 //! catalogue of the API reference.
 use std::collections::BTreeMap;
 
@@ -69,6 +69,7 @@ impl Vsphere {
         match self.client.host_state(host).await {
             Ok(state) => {
                 site.unrest = unrest(&state);
+                site.cluster = state.cluster_entering.map(|task| task.description_id);
                 site.host_name = state.name;
             }
             Err(e) => tracing::debug!(host = host.value, error = %e, "the host's state can't be read"),

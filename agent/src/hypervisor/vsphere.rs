@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use hotadd_vsphere as vim;
+use jiff::Timestamp;
 use vim::FaultKind;
 
 use super::{
-    About, AttachOutcome, AttachRequest, ControllerOutcome, Guarding, Hypervisor, OurDisk, PlanFacts, ProxyFacts,
-    Quiesce, Site, SnapshotOutcome, SnapshotTree, TargetFacts, TargetSite, batch, controllers,
+    About, AttachOutcome, AttachRequest, ControllerOutcome, Guarding, Happening, Hypervisor, OurDisk, PlanFacts,
+    ProxyFacts, Quiesce, Site, SnapshotOutcome, SnapshotTree, TargetFacts, TargetSite, batch, controllers,
     convert::{self, error, fault_error, moref, vm_ref},
     facts::{believable, macs_agree, uuid_candidates},
 };
@@ -244,6 +245,14 @@ impl Hypervisor for Vsphere {
 
     async fn proxy_site(&self, proxy: &Moref) -> Result<Site> {
         self.see_proxy(proxy).await
+    }
+
+    async fn clock(&self) -> Result<Timestamp> {
+        self.server_clock().await
+    }
+
+    async fn happenings(&self, proxy: &Moref, host: Option<&Moref>, since: Timestamp) -> Vec<Happening> {
+        self.recorded(proxy, host, since).await
     }
 
     async fn target_site(&self, target: &Moref) -> Result<Option<TargetSite>> {

@@ -9,7 +9,7 @@
 //! ```
 //! [`opener`] holds the steps that both share, [`snapshot`] the ladder of consistency, [`registry`] what lives and what
 //! ended, [`opening`] and [`closing`] the two ends of a session, [`live`] one session in between, [`jobs`] the registry of jobs,
-//! [`job`] one BackupVm, [`watch`] what happens around disks that are held. A
+//! [`job`] one BackupVm, [`watch`] what happens around disks that are held, [`recorded`] what vCenter's events tell of it. A
 //! snapshot is never removed before its disks are proven detached.
 mod closing;
 mod job;
@@ -18,6 +18,7 @@ pub mod live;
 pub mod opener;
 mod opening;
 mod planned;
+pub mod recorded;
 pub mod registry;
 pub mod snapshot;
 pub mod watch;

@@ -6,6 +6,8 @@
 //! hold:   before anything is touched ──hosts at rest──▶ go on          └─ hold_seconds over ─▶ refused
 //! watch:  while disks are held ──trouble──▶ stop reading ▶ detach ▶ the reason is told; never OK
 //! ```
+//! Events that vCenter recorded are a third thing to watch, in [`super::recorded`]. A task of the host's cluster that does not
+//! tell which of its hosts it is about is logged and ends nothing: most of the cluster's jobs would end for nothing.
 //! A look that fails says nothing: vCenter may be away, and the data that is read does not depend on it.
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -15,7 +17,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::snapshot::HeldSnapshot;
+use super::{recorded, snapshot::HeldSnapshot};
 use crate::{
     attach::ProxyVm,
     config::Limits,
@@ -248,20 +250,35 @@ impl Watch {
     }
 }
 
-async fn run(vm: Arc<ProxyVm>, target: Moref, mut ground: Ground, tell: Sender<Option<Arc<Error>>>) {
+async fn run(vm: Arc<ProxyVm>, target: Moref, ground: Ground, tell: Sender<Option<Arc<Error>>>) {
+    let error = tokio::select! {
+        error = see(&vm, &target, ground.clone()) => error,
+        error = recorded::wait(Arc::clone(&vm), ground) => error,
+    };
+    tracing::warn!(%target, reason = error.reason().code, %error, "trouble around held disks");
+    tell.send_replace(Some(Arc::new(error)));
+}
+
+/// Returns when there is trouble.
+async fn see(vm: &ProxyVm, target: &Moref, mut ground: Ground) -> Error {
+    let mut warned = None;
     let (start, age) = (Instant::now(), ground.age);
     loop {
         sleep(vm.deadlines.watch).await;
-        let Some(seen) = look(&vm, &target, vm.deadlines.watch).await else { continue };
+        let Some(seen) = look(vm, target, vm.deadlines.watch).await else { continue };
         ground.age = age + start.elapsed();
         if ground.proxy_host.is_none() {
             ground.proxy_host.clone_from(&seen.proxy.host);
         }
         if let Some(error) = trouble(&seen, &ground, &vm.limits) {
-            tracing::warn!(%target, reason = error.reason().code, %error, "trouble around held disks");
-            tell.send_replace(Some(Arc::new(error)));
-            return;
+            return error;
         }
+        let task = seen.proxy.cluster;
+        if let Some(task) = task.as_deref().filter(|_| task != warned) {
+            let host = &seen.proxy.host_name;
+            tracing::warn!(%target, host, task, "a host of the cluster leaves service; it is not told which");
+        }
+        warned = task;
     }
 }
 
@@ -279,7 +296,7 @@ mod tests {
     }
 
     fn site() -> Site {
-        Site { host: Some(moref("host-1")), host_name: "esx1".into(), unrest: None, moving: None }
+        Site { host: Some(moref("host-1")), host_name: "esx1".into(), unrest: None, moving: None, cluster: None }
     }
 
     fn calm() -> Surroundings {
@@ -342,6 +359,15 @@ mod tests {
             assert_eq!(super::unrest(&seen).unwrap().reason().code, "HA-HST-004");
         }
         assert!(super::unrest(&calm()).is_none());
+    }
+
+    #[test]
+    fn a_task_of_the_cluster_that_may_be_about_another_host_ends_and_holds_nothing() {
+        let task = || Some("ClusterComputeResource.enterMaintenanceMode".to_owned());
+        assert_eq!(code(|seen, _| seen.proxy.cluster = task()), None);
+        let mut seen = calm();
+        (seen.proxy.cluster, target(&mut seen).site.cluster) = (task(), task());
+        assert!(super::unrest(&seen).is_none());
     }
 
     #[test]
