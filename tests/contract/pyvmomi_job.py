@@ -224,7 +224,8 @@ def events(si, sim, proxy):
     sim.control("host", name=host.name, in_maintenance=False, standby="entering")
     sim.control("host", name=host.name, standby="none", connection="disconnected")
     sim.control("host", name=host.name, connection="notResponding")
-    sim.control("host", name=host.name, connection="connected", entering=True)
+    sim.control("host", name=host.name, connection="connected")
+    sim.control("host", name=host.name, entering=True)
     sim.control("host", name=host.name, entering=False)
     names = [type(e).__name__.split(".")[-1] for e in query(host, [])]
     check("events of the host in their order", names == [n + "Event" for n in (
