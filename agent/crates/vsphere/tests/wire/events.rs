@@ -133,7 +133,8 @@ const ENTERS: &str = "ClusterComputeResource.enterMaintenanceMode";
 async fn a_task_of_the_cluster_counts_for_the_host_that_it_names() {
     let task =
         |n: u32| Some(Entering { task: MoRef::new("Task", format!("task-{n}")), description_id: ENTERS.to_owned() });
-    let told: [(&'static [(&str, &str, &str, &str)], _, _); 9] = [
+    type Tasks = &'static [(&'static str, &'static str, &'static str, &'static str)];
+    let told: [(Tasks, _, _); 9] = [
         (&[("running", ENTERS, OURS, "")], task(0), None),
         (&[("queued", ENTERS, "", "esx%2f1")], task(0), None),
         (&[("running", ENTERS, CLUSTER, "esx%2f1")], None, task(0)),
