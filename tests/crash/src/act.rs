@@ -232,7 +232,8 @@ pub async fn detach_foreign(lab: &mut Lab, path: &str) -> Result<()> {
     Ok(())
 }
 
-async fn until_not_busy(lab: &mut Lab, request: Value) -> Result<Value> {
+/// An operator whose call meets a busy VM tries again for a while.
+pub async fn until_not_busy(lab: &mut Lab, request: Value) -> Result<Value> {
     let end = Instant::now() + ACTOR_PATIENCE;
     loop {
         let fault = lab.call(request.clone()).await?["fault"].take();

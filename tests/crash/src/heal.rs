@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::task::block_in_place;
 
 use crate::{
-    act::detach_foreign,
+    act::{detach_foreign, until_not_busy},
     journal,
     lab::{HOST, Lab},
 };
@@ -138,7 +138,7 @@ pub async fn clear_foreign(lab: &mut Lab) -> Result<()> {
 
 async fn remove_snapshot(lab: &mut Lab, vm: &str, id: &str) -> Result<()> {
     let request = json!({"cmd": "operator", "call": "RemoveSnapshot", "vm": vm, "snapshot": id});
-    let fault = lab.call(request).await?["fault"].take();
+    let fault = until_not_busy(lab, request).await?;
     if !fault.is_null() {
         bail!("an operator can't remove his snapshot {id} of {vm}: {fault}");
     }
