@@ -32,6 +32,7 @@ use crate::{
     reason,
     session::{Manager, Opener, jobs::Jobs},
     systemd,
+    transport::Servers,
 };
 
 /// Calls that are running get their answers before a fatal end.
@@ -58,7 +59,8 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
     let Core { vm, settler, proxy_name } = core;
     let planner = Arc::new(Planner::new(config.plan.clone(), &config.state_dir));
     let attacher = Attacher::new(Arc::clone(&vm), settler.clone());
-    let manager = Manager::start(Opener { vm: Arc::clone(&vm), attacher, settler, planner });
+    let servers = Servers::new(config.nbd.clone());
+    let manager = Manager::start(Opener { vm: Arc::clone(&vm), attacher, settler, planner, servers });
     let jobs = Jobs::new(manager.clone());
     let context = Context { manager, jobs, engines: config.engines.clone(), proxy_name };
     vm.supervise("keep-alive panicked", keep_alive(Arc::clone(&vm)));

@@ -136,6 +136,12 @@ registry! {
     READ_STOPPED = "HA-RD-007", Aborted, "the read was stopped before its end", "run it again; the session or job was ending";
     READ_DISK = "HA-RD-008", InvalidArgument, "ranges were given for a disk that is not read", "give ranges only for disks of the VM, and only for those in device_keys if that is set";
 
+    NBD_NONE = "HA-NBD-001", FailedPrecondition, "NBD was asked for a disk that has no server", "name a server for each disk (nbd_servers), or let the planner choose";
+    NBD_REFUSED = "HA-NBD-002", PermissionDenied, "the NBD server is not on this agent's list", "add it to [nbd] allow in agent.toml, or name one that is there";
+    NBD_CONNECT = "HA-NBD-003", Unavailable, "the NBD server can't be used", "see the cause; check that it runs, its port, and the certificates of [nbd]";
+    NBD_SIZE = "HA-NBD-004", FailedPrecondition, "the NBD server has another size than the disk", "check that it serves this disk, as of this snapshot";
+    NBD_LOST = "HA-NBD-005", Unavailable, "the NBD server was lost or broke the protocol while a disk was read", "check the server's log; resume the job, or run it again";
+
     SES_UNKNOWN = "HA-SES-001", NotFound, "no such session", "open the disks again; ListSessions shows what lives";
     SES_STATE = "HA-SES-002", FailedPrecondition, "the session is not open", "wait for its end, then open the disks again under a new request_id";
     SES_CONFLICT = "HA-SES-003", AlreadyExists, "this request_id was used for a different request", "use a new request_id";

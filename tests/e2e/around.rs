@@ -19,7 +19,7 @@ use crate::support::{
 const SIZE: u64 = 128 * MIB;
 
 /// The proxy and the target on hosts of their own, and frequent looks.
-fn two_hosts(spec: &mut Spec) {
+pub fn two_hosts(spec: &mut Spec) {
     spec.set("deadlines", "watch_seconds", 0.2);
     let host = |name: &str| -> HostSpec { serde_json::from_value(json!({"name": name})).unwrap() };
     spec.inventory.hosts = vec![host("esx-proxy"), host("esx-target")];

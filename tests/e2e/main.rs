@@ -21,6 +21,7 @@ mod leases;
 mod login;
 mod lost;
 mod names;
+mod nbd;
 mod plan;
 mod relay;
 mod resume;

@@ -103,6 +103,10 @@ impl Running {
 
     fn open(&mut self, opened: &DiskOpened) -> Result<()> {
         let disk = opened.disk.as_ref().context("opened without a disk")?;
+        if let Some((_, next)) = self.files.get(&disk.device_key) {
+            ensure!(opened.bytes_required == disk.capacity_bytes - *next, "the rest is another: {opened:?} at {next}");
+            return Ok(());
+        }
         let path = self.out.join(format!("{}.raw", disk.device_key));
         let file = File::create(&path)?;
         file.set_len(disk.capacity_bytes)?;

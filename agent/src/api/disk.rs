@@ -13,7 +13,7 @@ use crate::{
     id::Moref,
     journal::{Duty, DutyKind, DutyPhase, history},
     reason,
-    session::{OpenRequest, Source, live::seconds, snapshot::Wish},
+    session::{OpenRequest, Source, live::seconds, opener::Ways, snapshot::Wish},
 };
 
 /// Frames between a read thread and its stream.
@@ -24,7 +24,9 @@ impl DiskService for Context {
     type ReadDiskStream = ReceiverStream<Result<v1::ReadDiskResponse, Status>>;
 
     async fn open_disks(&self, r: Request<v1::OpenDisksRequest>) -> Result<Response<v1::OpenDisksResponse>, Status> {
-        let request = open_request(r.into_inner())?;
+        let request = r.into_inner();
+        let ways = self.ways(request.transport, &request.nbd_servers)?;
+        let request = open_request(request, ways)?;
         Ok(Response::new(self.manager.open(request).await?))
     }
 
@@ -65,7 +67,7 @@ impl DiskService for Context {
     }
 }
 
-fn open_request(request: v1::OpenDisksRequest) -> Result<OpenRequest> {
+fn open_request(request: v1::OpenDisksRequest, ways: Ways) -> Result<OpenRequest> {
     let asked = v1::OpenDisksRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
     let source = match request.from {
         Some(From::SnapshotMoref(moref)) => Source::Existing(Moref::new(text("snapshot_moref", &moref, true)?)),
@@ -78,6 +80,7 @@ fn open_request(request: v1::OpenDisksRequest) -> Result<OpenRequest> {
         vm: text("vm", &request.vm, true)?,
         source,
         keys: request.device_keys,
+        ways,
         lease: (request.lease_seconds > 0).then(|| Duration::from_secs(request.lease_seconds.into())),
     })
 }

@@ -47,6 +47,7 @@ impl JobService for Context {
             block_bytes: block_size(request.block_bytes)?,
             partial: request.allow_partial,
             engines: self.engines.clone(),
+            ways: self.ways(request.transport, &request.nbd_servers)?,
         };
         Ok(Response::new(ReceiverStream::new(self.jobs.start(request)?)))
     }

@@ -4,12 +4,14 @@ mod job;
 mod proxy;
 pub mod server;
 
+use hotadd_api::v1;
 use hotadd_blockio::EngineKind;
 
 use crate::{
     error::{Error, Result},
+    plan::Transport,
     reason,
-    session::{Manager, jobs::Jobs},
+    session::{Manager, jobs::Jobs, opener::Ways},
     transport::ReadOrder,
 };
 
@@ -26,6 +28,30 @@ impl Context {
     fn order(&self, ranges: Vec<std::ops::Range<u64>>, block_bytes: u32) -> Result<ReadOrder> {
         let depth = self.manager.opener().vm.limits.depth;
         Ok(ReadOrder { ranges, block_bytes: block_size(block_bytes)?, depth, engines: self.engines.clone() })
+    }
+}
+
+impl Context {
+    /// # Errors
+    /// [`reason::SES_REQUEST`] for a transport that is not known, or a disk that is named twice; [`reason::NBD_REFUSED`].
+    fn ways(&self, transport: i32, servers: &[v1::NbdServer]) -> Result<Ways> {
+        let asked = match v1::Transport::try_from(transport) {
+            Ok(v1::Transport::Unspecified) => None,
+            Ok(v1::Transport::Hotadd) => Some(Transport::HotAdd),
+            Ok(v1::Transport::Nbd) => Some(Transport::Nbd),
+            Ok(v1::Transport::San) => Some(Transport::San),
+            Err(_) => return Err(Error::new(&reason::SES_REQUEST, format!("transport: {transport} is not known"))),
+        };
+        let mut ways = Ways { asked, ..Ways::default() };
+        for server in servers {
+            let uri = text("nbd_servers", &server.uri, true)?;
+            let target = self.manager.opener().servers.admit(&uri)?;
+            if ways.servers.insert(server.device_key, target).is_some() {
+                let detail = format!("nbd_servers: disk {} is named twice", server.device_key);
+                return Err(Error::new(&reason::SES_REQUEST, detail));
+            }
+        }
+        Ok(ways)
     }
 }
 

@@ -31,19 +31,10 @@ impl ProxyService for Context {
         let vm = text("vm", &request.vm, true)?;
         let snapshot = text("snapshot_moref", &request.snapshot_moref, false)?;
         let snapshot = Some(snapshot).filter(|moref| !moref.is_empty()).map(Moref::new);
-        let asked = match v1::Transport::try_from(request.transport) {
-            Ok(v1::Transport::Unspecified) => None,
-            Ok(v1::Transport::Hotadd) => Some(plan::Transport::HotAdd),
-            Ok(v1::Transport::Nbd) => Some(plan::Transport::Nbd),
-            Ok(v1::Transport::San) => Some(plan::Transport::San),
-            Err(_) => {
-                let detail = format!("transport: {} is not known", request.transport);
-                return Err(Error::new(&reason::SES_REQUEST, detail).into());
-            }
-        };
+        let ways = self.ways(request.transport, &request.nbd_servers)?;
         let bytes = (request.bytes > 0).then_some(request.bytes);
         let opener = self.manager.opener();
-        let explained = opener.explain(&vm, snapshot.as_ref(), &request.device_keys, asked, bytes).await?;
+        let explained = opener.explain(&vm, snapshot.as_ref(), &request.device_keys, &ways, bytes).await?;
         let policy = &opener.planner.policy;
         let answer = plan::explain::to_api(&explained.facts, &explained.decisions, policy, &explained.rates);
         Ok(Response::new(answer))

@@ -2,6 +2,7 @@
 //! [`Config`]; every fault is reported at once. Secrets are only named here (a file), never held in the text.
 mod deadlines;
 mod limits;
+mod nbd;
 mod plan;
 mod secret;
 
@@ -19,9 +20,10 @@ use serde::Deserialize;
 pub use self::{
     deadlines::Deadlines,
     limits::Limits,
+    nbd::Nbd,
     plan::{NoSlot, Policy, Profile, SataNvme, TryVddk},
 };
-use self::{deadlines::RawDeadlines, limits::RawLimits, plan::RawPlan};
+use self::{deadlines::RawDeadlines, limits::RawLimits, nbd::RawNbd, plan::RawPlan};
 use crate::id::DiskUuid;
 
 /// The checked configuration.
@@ -34,6 +36,7 @@ pub struct Config {
     pub limits: Limits,
     pub deadlines: Deadlines,
     pub plan: Policy,
+    pub nbd: Nbd,
     /// Engines in order of preference.
     pub engines: Vec<EngineKind>,
     pub guards: GuardPolicy,
@@ -113,6 +116,8 @@ struct RawConfig {
     #[serde(default)]
     plan: RawPlan,
     #[serde(default)]
+    nbd: RawNbd,
+    #[serde(default)]
     engines: Option<Vec<String>>,
     #[serde(default)]
     guards: GuardPolicy,
@@ -185,6 +190,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
     let limits = raw.limits.check(&mut faults.0);
     let deadlines = raw.deadlines.check(&mut faults.0);
     let plan = raw.plan.check(&mut faults.0);
+    let nbd = raw.nbd.check(&mut faults.0);
     let engines = faults.engines(raw.engines);
     let own_disks = raw
         .own_disks
@@ -200,6 +206,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
             limits,
             deadlines,
             plan,
+            nbd,
             engines,
             guards: raw.guards,
             own_disks,

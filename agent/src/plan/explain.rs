@@ -2,8 +2,9 @@
 use hotadd_api::v1;
 
 use super::{
-    Decision, Transport, facts_to_api,
+    Decision, Route, Transport, facts_to_api,
     rates::Rates,
+    route_to_api,
     rule::{Effect, Verdict},
 };
 use crate::{
@@ -28,11 +29,10 @@ pub fn to_api(facts: &PlanFacts, decisions: &[Decision], policy: &Policy, rates:
 
 fn disk(decision: &Decision, rates: &Rates) -> v1::DiskExplanation {
     let bytes = decision.bytes;
-    let hotadd = decision.is_hotadd();
     let spoken = || decision.spoken.iter();
     v1::DiskExplanation {
         disk: Some(facts_to_api(&decision.disk)),
-        transport: if hotadd { v1::Transport::Hotadd } else { v1::Transport::Unspecified }.into(),
+        transport: route_to_api(decision.route).into(),
         rules: spoken().map(|spoken| rule(spoken, &decision.disk.label)).collect(),
         unknown_facts: spoken()
             .filter_map(|s| match &s.verdict {
@@ -46,7 +46,11 @@ fn disk(decision: &Decision, rates: &Rates) -> v1::DiskExplanation {
             .map(|s| format!("{}: {}", s.rule.id(), s.rule.reason.next_step))
             .collect(),
         bytes,
-        expected_seconds: if hotadd { rates.hotadd_seconds(bytes) } else { None },
+        expected_seconds: match decision.route {
+            Route::HotAdd => rates.hotadd_seconds(bytes),
+            Route::Nbd => rates.nbd_seconds(bytes),
+            Route::Refused => None,
+        },
         preferred: decision.preferred().map_or(v1::Transport::Unspecified, transport).into(),
     }
 }

@@ -13,7 +13,7 @@ pub mod rates;
 pub mod rule;
 pub mod rules;
 
-use std::{fmt, path::Path};
+use std::{collections::BTreeSet, fmt, path::Path};
 
 use hotadd_api::v1;
 
@@ -31,6 +31,7 @@ use crate::{
     hypervisor::TargetDisk,
     id::DiskUuid,
     journal::history::TryOutcome,
+    reason,
 };
 
 /// A way to a disk's bytes.
@@ -72,6 +73,8 @@ pub struct Question<'a> {
     /// Free units of the proxy.
     pub room: Fact<usize>,
     pub asked: Option<Transport>,
+    /// Keys of disks that an NBD server has.
+    pub nbd: &'a BTreeSet<i32>,
     pub tries: &'a Tries,
     pub rates: &'a Rates,
     /// Bytes to be read of each disk; `None`: all.
@@ -95,6 +98,14 @@ impl Spoken {
     }
 }
 
+/// What was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    HotAdd,
+    Nbd,
+    Refused,
+}
+
 /// The decision for one disk.
 #[derive(Debug)]
 pub struct Decision {
@@ -103,7 +114,8 @@ pub struct Decision {
     pub bytes: u64,
     /// Every rule that spoke, in the table's order.
     pub spoken: Vec<Spoken>,
-    /// Empty: HotAdd. Otherwise every rule that speaks against it.
+    pub route: Route,
+    /// Everything that speaks against HotAdd.
     pub refusals: Vec<Error>,
     /// Rules that are tried against by attaching it.
     pub tries: Vec<&'static Rule>,
@@ -112,30 +124,13 @@ pub struct Decision {
 impl Decision {
     #[must_use]
     pub fn is_hotadd(&self) -> bool {
-        self.effect() == Effect::None
+        self.route == Route::HotAdd
     }
 
-    /// The strongest effect.
-    #[must_use]
-    pub fn effect(&self) -> Effect {
-        self.spoken.iter().map(|spoken| spoken.effect).max().unwrap_or(Effect::None)
-    }
-
-    /// Whether another transport than HotAdd may take it, and should if there is one.
-    #[must_use]
-    pub fn wants_next(&self) -> bool {
-        self.effect() == Effect::NoHotAdd || (self.is_hotadd() && self.preferred() == Some(Transport::Nbd))
-    }
-
-    /// The transport that a rule prefers; a limit of NBD outweighs its price.
+    /// The transport that a rule prefers.
     #[must_use]
     pub fn preferred(&self) -> Option<Transport> {
-        let mut wishes = self.spoken.iter().filter_map(|spoken| match spoken.verdict {
-            Verdict::Prefer(transport, _) => Some(transport),
-            _ => None,
-        });
-        let first = wishes.next()?;
-        if wishes.any(|other| other == Transport::HotAdd) { Some(Transport::HotAdd) } else { Some(first) }
+        preferred(&self.spoken)
     }
 
     /// What to attach, if nothing refuses it.
@@ -186,12 +181,40 @@ fn decide_one(facts: &PlanFacts, disk: &DiskView, room: &Fact<usize>, question: 
         }
     }
     let label = &disk.disk.label;
-    let refusals: Vec<Error> =
+    let mut refusals: Vec<Error> =
         spoken.iter().filter(|s| s.effect != Effect::None).map(|spoken| spoken.to_error(label)).collect();
-    if !refusals.is_empty() {
+    let has_nbd = question.nbd.contains(&disk.disk.device_key);
+    let route = route(&spoken, question.asked, has_nbd);
+    if route == Route::Refused && question.asked == Some(Transport::Nbd) && !has_nbd {
+        refusals.push(Error::new(&reason::NBD_NONE, label.clone()));
+    }
+    if route != Route::HotAdd {
         tries.clear();
     }
-    Decision { disk: disk.disk.clone(), bytes, spoken, refusals, tries }
+    Decision { disk: disk.disk.clone(), bytes, spoken, route, refusals, tries }
+}
+
+/// A limit of NBD outweighs its price.
+fn preferred(spoken: &[Spoken]) -> Option<Transport> {
+    let mut wishes = spoken.iter().filter_map(|spoken| match spoken.verdict {
+        Verdict::Prefer(transport, _) => Some(transport),
+        _ => None,
+    });
+    let first = wishes.next()?;
+    if wishes.any(|other| other == Transport::HotAdd) { Some(Transport::HotAdd) } else { Some(first) }
+}
+
+/// The strongest effect decides, then what was asked, then what is better.
+fn route(spoken: &[Spoken], asked: Option<Transport>, has_nbd: bool) -> Route {
+    let effect = spoken.iter().map(|spoken| spoken.effect).max().unwrap_or(Effect::None);
+    let may_nbd = has_nbd && matches!(asked, None | Some(Transport::Nbd));
+    match (effect, asked) {
+        (Effect::Refuse, _) => Route::Refused,
+        (Effect::NoHotAdd, _) | (Effect::None, Some(Transport::Nbd)) if may_nbd => Route::Nbd,
+        (Effect::NoHotAdd, _) | (Effect::None, Some(Transport::Nbd)) => Route::Refused,
+        (Effect::None, _) if may_nbd && preferred(spoken) == Some(Transport::Nbd) => Route::Nbd,
+        (Effect::None, _) => Route::HotAdd,
+    }
 }
 
 /// With `try = once`, a limit that only VDDK is known to have is tried against, unless that failed here before. A try
@@ -216,7 +239,7 @@ fn lift(rule: &Rule, verdict: Verdict, facts: &Facts<'_>, policy: &Policy) -> (V
 /// The decision as the API shows it: why not, or remarks.
 #[must_use]
 pub fn to_api(decision: &Decision) -> v1::DiskPlan {
-    let transport = if decision.is_hotadd() { v1::Transport::Hotadd } else { v1::Transport::Unspecified };
+    let transport = route_to_api(decision.route);
     let reasons = if decision.is_hotadd() {
         let remark = |s: &&Spoken| matches!(s.verdict, Verdict::Warn(_) | Verdict::Hold(_));
         decision.spoken.iter().filter(remark).map(|s| s.to_error(&decision.disk.label).to_reason()).collect()
@@ -224,6 +247,14 @@ pub fn to_api(decision: &Decision) -> v1::DiskPlan {
         decision.refusals.iter().map(Error::to_reason).collect()
     };
     v1::DiskPlan { disk: Some(facts_to_api(&decision.disk)), transport: transport.into(), reasons }
+}
+
+fn route_to_api(route: Route) -> v1::Transport {
+    match route {
+        Route::HotAdd => v1::Transport::Hotadd,
+        Route::Nbd => v1::Transport::Nbd,
+        Route::Refused => v1::Transport::Unspecified,
+    }
 }
 
 #[must_use]

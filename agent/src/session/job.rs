@@ -1,7 +1,9 @@
 //! One BackupVm: the edges are drawn in [`super`]. A job runs in its own task; its stream is only where it reports to.
 //! When the stream breaks, the job stops reading and detaches; its result stays readable. If it asked for a window to
-//! resume in, its snapshot is kept as a journalled duty with that deadline. Its end is in [`ending`].
+//! resume in, its snapshot is kept as a journalled duty with that deadline. Reading is in [`reading`], its end in
+//! [`ending`].
 mod ending;
+mod reading;
 
 use std::{
     sync::{
@@ -13,7 +15,7 @@ use std::{
 
 use hotadd_api::v1::{self, EventKind, Phase, job_event::Item as Event};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     time::{Instant, timeout},
 };
 use tonic::Status;
@@ -26,13 +28,13 @@ use super::{
     watch::{self, Trouble, Watch},
 };
 use crate::{
-    attach::{Attached, Settled, now},
+    attach::{Settled, now},
     error::{Error, Result},
     id::{JobId, SessionId},
     journal::{JobBegan, Record},
     plan::{self, Decision, facts_to_api},
     reason,
-    transport::{Item, Outlet, ReadOrder, Reading, micros},
+    transport::{Disk, Remote, micros},
 };
 
 /// Look again whether the client took everything.
@@ -44,7 +46,10 @@ pub(super) struct Job {
     request: JobRequest,
     jobs: Jobs,
     tx: mpsc::Sender<Result<v1::JobEvent, Status>>,
+    /// Ends every read.
     cancel: Arc<AtomicBool>,
+    /// Ends the reads of attached disks; what has a server goes on there.
+    leave: Arc<AtomicBool>,
     /// The client did not take something in time: it is not waited for again before everything is given back.
     deaf: Arc<AtomicBool>,
     /// Of the disks that are held now.
@@ -57,7 +62,22 @@ struct Holding {
     watch: Option<Watch>,
     claim: Option<VmClaim>,
     snapshot: Option<HeldSnapshot>,
-    disks: Vec<Arc<Attached>>,
+    disks: Vec<HeldDisk>,
+}
+
+/// One disk that the job reads.
+struct HeldDisk {
+    now: Mutex<Disk>,
+    /// Where it goes on when it can't be read attached.
+    next: Option<Arc<Remote>>,
+    /// Why it is not attached.
+    remarks: Vec<Error>,
+}
+
+impl HeldDisk {
+    fn now(&self) -> Disk {
+        lock(&self.now).clone()
+    }
 }
 
 impl Job {
@@ -68,8 +88,8 @@ impl Job {
         jobs: Jobs,
         tx: mpsc::Sender<Result<v1::JobEvent, Status>>,
     ) -> Self {
-        let (cancel, deaf, trouble) = (Arc::default(), Arc::default(), Mutex::default());
-        Self { id, session, request, jobs, tx, cancel, deaf, trouble }
+        let (cancel, leave, deaf) = (Arc::default(), Arc::default(), Arc::default());
+        Self { id, session, request, jobs, tx, cancel, leave, deaf, trouble: Mutex::default() }
     }
 
     pub(super) async fn run(self: Arc<Self>) {
@@ -126,23 +146,6 @@ impl Job {
         }
     }
 
-    /// Ends when the client is gone, the agent drains, or what is read from is in trouble.
-    async fn abort(&self) {
-        let trouble = lock(&self.trouble).clone();
-        let troubled = async {
-            match trouble {
-                // A watch that ends without any says nothing.
-                Some(trouble) if trouble.clone().wait().await.is_some() => {}
-                _ => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = self.tx.closed() => {}
-            () = self.jobs.manager.draining().cancelled() => {}
-            () = troubled => {}
-        }
-    }
-
     /// Between two steps. A step that changes something in vSphere is never torn apart.
     fn go_on(&self) -> Result<()> {
         self.abort_reason().map_or(Ok(()), Err)
@@ -161,7 +164,7 @@ impl Job {
         let opener = self.jobs.manager.opener();
         let session = self.session;
         let clock = self.begin(Phase::Preflight).await;
-        let preflight = opener.preflight(&self.request.vm, &self.request.keys).await?;
+        let preflight = opener.preflight(&self.request.vm, &self.request.keys, &self.request.ways).await?;
         let target = &preflight.target;
         self.note(|job| {
             job.vm_moref = target.moref.to_string();
@@ -202,10 +205,10 @@ impl Job {
         self.go_on()?;
 
         let clock = self.begin(Phase::Attach).await;
-        let opened = opener.attach(session, target, &moref, &self.request.keys).await?;
+        let opened = opener.attach(session, target, &moref, &self.request.keys, &self.request.ways).await?;
         // An older snapshot that is taken over may lack a disk that the VM has now.
         let fit = self.ranges_fit(opened.iter().map(|disk| &disk.decision));
-        let refused = self.hold(opened, holding);
+        let refused = self.hold(opener, opened, holding);
         self.finish(Phase::Attach, clock).await;
         fit?;
         if holding.disks.is_empty() || (!self.request.partial && !refused.is_empty()) {
@@ -215,7 +218,7 @@ impl Job {
         self.go_on()?;
 
         let clock = self.begin(Phase::Read).await;
-        let read = self.read_all(opener, &holding.disks).await;
+        let read = self.read_all(opener, holding).await;
         self.finish(Phase::Read, clock).await;
         read?;
         // What was read after the snapshot went away may be anything.
@@ -243,11 +246,16 @@ impl Job {
     }
 
     /// Sorts the attached from the refused and notes both.
-    fn hold(&self, opened: Vec<Opened>, holding: &mut Holding) -> Vec<Error> {
+    fn hold(&self, opener: &Opener, opened: Vec<Opened>, holding: &mut Holding) -> Vec<Error> {
         let mut refused = Vec::new();
         for disk in opened {
-            match disk.attached {
-                Ok(attached) => holding.disks.push(attached),
+            match disk.disk {
+                Ok(open) => {
+                    let key = disk.decision.disk.device_key;
+                    let next = opener.server(key, &self.request.ways, &disk.decision);
+                    let next = next.filter(|_| self.request.ways.asked.is_none());
+                    holding.disks.push(HeldDisk { now: Mutex::new(open), next, remarks: disk.remarks });
+                }
                 Err(errors) => {
                     let facts = facts_to_api(&disk.decision.disk);
                     let reasons = errors.iter().map(Error::to_reason).collect();
@@ -257,80 +265,14 @@ impl Job {
                 }
             }
         }
+        if let Some(watch) = &holding.watch
+            && !holding.disks.iter().any(|disk| disk.now().is_attached())
+        {
+            let watch = watch.without_proxy();
+            *lock(&self.trouble) = Some(watch.trouble());
+            holding.watch = Some(watch);
+        }
         refused
-    }
-
-    async fn read_all(&self, opener: &Opener, disks: &[Arc<Attached>]) -> Result<()> {
-        let turns = Semaphore::new(opener.vm.limits.parallel_reads);
-        let reads = disks.iter().map(|disk| async {
-            // Never closed, so the only way on is a permit.
-            let _turn = turns.acquire().await;
-            self.go_on()?;
-            self.read_one(opener, disk).await
-        });
-        let mut reads = std::pin::pin!(futures_util::future::join_all(reads));
-        let results = tokio::select! {
-            results = &mut reads => results,
-            () = self.abort() => {
-                // The threads end between two blocks; their descriptors are closed when they have.
-                self.cancel.store(true, Ordering::Relaxed);
-                // Nor does the client's pace hold the detaching up.
-                self.deaf.store(true, Ordering::Relaxed);
-                // One that hangs in the kernel must not keep the disks attached.
-                if timeout(opener.vm.deadlines.cleanup, reads).await.is_err() {
-                    tracing::error!("a read does not end; detaching under it");
-                }
-                return self.go_on();
-            }
-        };
-        let Some(error) = results.into_iter().find_map(Result::err) else { return Ok(()) };
-        // A read stops, or fails, because the stream broke, the agent drains, or the disk is in trouble: that is the cause
-        // to tell.
-        self.go_on()?;
-        if *error.reason() == reason::READ_STOPPED && self.deaf.load(Ordering::Relaxed) {
-            let patience = opener.vm.limits.lease_default.as_secs();
-            return Err(Error::new(&reason::JOB_STREAM, format!("it took nothing for {patience} s")));
-        }
-        Err(error)
-    }
-
-    async fn read_one(&self, opener: &Opener, disk: &Arc<Attached>) -> Result<()> {
-        let order = ReadOrder {
-            ranges: self.request.ranges.get(&disk.disk().device_key).cloned().unwrap_or_default(),
-            block_bytes: self.request.block_bytes,
-            depth: opener.vm.limits.depth,
-            engines: self.request.engines.clone(),
-        };
-        let patience = opener.vm.limits.lease_default;
-        let mut outlet = Outlet::new(self.tx.clone(), Arc::clone(&self.cancel), patience);
-        let facts = facts_to_api(disk.disk());
-        let (cancel, deaf) = (Arc::clone(&self.cancel), Arc::clone(&self.deaf));
-        let sink = Box::new(move |item| {
-            let event = match item {
-                Item::Opened { engine, bytes_required } => {
-                    let (disk, engine) = (Some(facts.clone()), engine.name().to_owned());
-                    Event::Opened(v1::DiskOpened { disk, engine, bytes_required })
-                }
-                Item::Frame(frame) => Event::Frame(frame),
-            };
-            let flow = outlet.push(Ok(v1::JobEvent { item: Some(event) }));
-            if flow.is_break() && !cancel.load(Ordering::Relaxed) {
-                deaf.store(true, Ordering::Relaxed);
-            }
-            flow
-        });
-        let (cancel, memory) = (Arc::clone(&self.cancel), &opener.vm.memory);
-        let reading = Reading::start(Arc::clone(disk), opener.platform(), order, sink, cancel, memory).await?;
-        let report = reading.join().await;
-        let result = report.to_api(disk);
-        self.note(|job| job.disks.push(result.clone()));
-        // As patient as with a frame: without this event the job is not OK.
-        let told = self.emit_within(Event::DiskRead(result), patience).await;
-        match report.error {
-            Some(error) => Err(error),
-            None if !told => Err(Error::new(&reason::JOB_STREAM, "a disk's result was not taken")),
-            None => Ok(()),
-        }
     }
 
     fn note(&self, change: impl FnOnce(&mut v1::JobResult)) {

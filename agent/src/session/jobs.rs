@@ -14,6 +14,7 @@ use tonic::Status;
 
 use super::{
     job::Job,
+    opener::Ways,
     registry::{Manager, lock, recorded},
     snapshot::Wish,
 };
@@ -46,6 +47,7 @@ pub struct JobRequest {
     pub resume_job: Option<String>,
     /// What to read, by device key; a disk without an entry is read whole.
     pub ranges: BTreeMap<i32, Vec<Range<u64>>>,
+    pub ways: Ways,
 }
 
 pub type EventStream = mpsc::Receiver<Result<v1::JobEvent, Status>>;

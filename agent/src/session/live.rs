@@ -20,11 +20,10 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    attach::Attached,
     error::{Error, Result},
     id::SessionId,
     reason,
-    transport::{Item, Outlet, ReadOrder, Reading, Report},
+    transport::{Disk, Item, Outlet, ReadOrder, Reading, Report},
 };
 
 /// Reads of one session at the same time.
@@ -75,7 +74,7 @@ pub(super) struct Inner {
 /// last.
 pub(super) struct Held {
     pub(super) watch: Arc<Watch>,
-    pub(super) disks: BTreeMap<i32, Arc<Attached>>,
+    pub(super) disks: BTreeMap<i32, Disk>,
     pub(super) snapshot: HeldSnapshot,
     pub(super) _claim: VmClaim,
 }
@@ -128,7 +127,7 @@ impl Session {
         order: ReadOrder,
         tx: mpsc::Sender<Result<v1::ReadDiskResponse, tonic::Status>>,
     ) -> Result<()> {
-        let (attached, watch) = {
+        let (disk, watch) = {
             let inner = lock(&self.inner);
             let held = inner.held.as_ref().filter(|_| inner.state == State::Open);
             let held = held.ok_or_else(|| self.wrong_state(&inner))?;
@@ -153,7 +152,7 @@ impl Session {
         tokio::spawn(async move {
             let gone = tx.clone();
             let reading = tokio::select! {
-                reading = Reading::start(Arc::clone(&attached), platform, order, sink, cancel, &vm.memory) => reading,
+                reading = Reading::start(disk.clone(), platform, order, sink, cancel, &vm.memory) => reading,
                 () = gone.closed() => return,
             };
             let mut report = match reading {
@@ -164,9 +163,9 @@ impl Session {
                 // What was read after the snapshot went away may be anything.
                 report.error = watch.last_look().await;
             }
-            let done = report.to_api(&attached);
+            let done = report.to_api(&disk);
             // The order matters to a close that waits for the permit: nothing of this read holds the disk after it.
-            drop(attached);
+            drop(disk);
             drop(permit);
             // A client that is gone does not want the result.
             tx.send(Ok(v1::ReadDiskResponse { item: Some(v1::read_disk_response::Item::Done(done)) })).await.ok();

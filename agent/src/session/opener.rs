@@ -1,17 +1,22 @@
 //! The steps that sessions and jobs share: preflight, snapshot; deciding and attaching are in [`super::planned`].
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use hotadd_api::v1::Consistency;
+use hotadd_blockio::nbd;
 
 use super::snapshot::{self, HeldSnapshot, Wish};
 use crate::{
-    attach::{Attached, Attacher, ProxyVm, Settler, guards},
+    attach::{Attacher, ProxyVm, Settler, guards},
     discover::Platform,
     error::{Error, Result},
     hypervisor::TargetFacts,
     id::{Moref, SessionId},
-    plan::{Decision, Planner},
+    plan::{Decision, Planner, Route, Transport},
     reason,
+    transport::{Disk, Remote, Servers},
 };
 
 /// See the module.
@@ -21,6 +26,22 @@ pub struct Opener {
     pub attacher: Attacher,
     pub settler: Settler,
     pub planner: Arc<Planner>,
+    pub servers: Servers,
+}
+
+/// What a request says of transports.
+#[derive(Debug, Clone, Default)]
+pub struct Ways {
+    /// For all disks; `None`: the planner decides.
+    pub asked: Option<Transport>,
+    /// Admitted servers, by device key.
+    pub servers: BTreeMap<i32, nbd::Target>,
+}
+
+impl Ways {
+    pub(super) fn keys(&self) -> BTreeSet<i32> {
+        self.servers.keys().copied().collect()
+    }
 }
 
 /// Where the disks' state comes from.
@@ -43,7 +64,9 @@ pub struct Preflight {
 #[derive(Debug)]
 pub struct Opened {
     pub decision: Decision,
-    pub attached: Result<Arc<Attached>, Vec<Error>>,
+    pub disk: Result<Disk, Vec<Error>>,
+    /// Of one that can be read: why it is not attached.
+    pub remarks: Vec<Error>,
 }
 
 impl Opener {
@@ -56,12 +79,12 @@ impl Opener {
     ///
     /// # Errors
     /// Unknown VM, the proxy itself, unknown disk keys, no disk left, a refused disk without `partial`, no free unit.
-    pub async fn preflight(&self, what: &str, keys: &[i32]) -> Result<Preflight> {
+    pub async fn preflight(&self, what: &str, keys: &[i32], ways: &Ways) -> Result<Preflight> {
         let target = self.vm.hypervisor.find_target(what).await?;
         if target.moref == self.vm.moref {
             return Err(Error::new(&reason::VM_IS_PROXY, target.name));
         }
-        let (_, decisions) = self.decide(&target, None, keys).await?;
+        let (_, decisions) = self.decide(&target, None, keys, ways).await?;
         Ok(Preflight { target, decisions })
     }
 
@@ -73,15 +96,19 @@ impl Opener {
         let refused: Vec<String> = preflight
             .decisions
             .iter()
+            .filter(|d| d.route == Route::Refused)
             .flat_map(|d| d.refusals.iter().map(|e| format!("{}: {e}", d.disk.label)))
             .collect();
         let able = preflight.decisions.iter().filter(|d| d.is_hotadd()).count();
-        if able == 0 {
+        if preflight.decisions.iter().all(|d| d.route == Route::Refused) {
             let why = if refused.is_empty() { preflight.target.name.clone() } else { refused.join("; ") };
             return Err(Error::new(&reason::VM_NO_DISKS, why));
         }
         if !partial && !refused.is_empty() {
             return Err(Error::new(&reason::JOB_PARTIAL, refused.join("; ")));
+        }
+        if able == 0 {
+            return Ok(());
         }
         let proxy = self.vm.facts().await?;
         let map = self.vm.controller_map(&proxy).await?;
@@ -98,6 +125,11 @@ impl Opener {
             return Err(Error::new(&reason::ATT_NO_SLOT, format!("{able} disks, {room} free units")));
         }
         Ok(())
+    }
+
+    /// The server of a disk, if the request named one.
+    pub(super) fn server(&self, key: i32, ways: &Ways, decision: &Decision) -> Option<Arc<Remote>> {
+        ways.servers.get(&key).map(|target| self.servers.disk(&decision.disk, target))
     }
 
     /// Takes the snapshot, or takes note of the caller's.

@@ -13,18 +13,19 @@ use tokio::{
 
 use super::{
     live::{Held, Inner, READS_PER_SESSION, Session, State},
-    opener::{Opened, Source},
+    opener::{Opened, Source, Ways},
     registry::{Answer, Manager, lock},
     snapshot::HeldSnapshot,
     watch::{self, Trouble, Watch},
 };
 use crate::{
-    attach::{Attached, now},
+    attach::now,
     error::{Error, Result},
     id::SessionId,
     journal::{LeaseBegan, Record, history::SessionPast},
     plan::facts_to_api,
     reason,
+    transport::Disk,
 };
 
 /// What OpenDisks asks.
@@ -37,6 +38,7 @@ pub struct OpenRequest {
     pub source: Source,
     pub keys: Vec<i32>,
     pub lease: Option<Duration>,
+    pub ways: Ways,
 }
 
 impl Manager {
@@ -123,7 +125,7 @@ impl Manager {
 
     async fn open_new(&self, id: SessionId, request: OpenRequest) -> Result<Arc<Session>> {
         let opener = &self.shared.opener;
-        let preflight = opener.preflight(&request.vm, &request.keys).await?;
+        let preflight = opener.preflight(&request.vm, &request.keys, &request.ways).await?;
         let target = &preflight.target;
         let claim = self.claim(&target.moref, &target.name, None)?;
         opener.admit(&preflight, true).await?;
@@ -133,10 +135,10 @@ impl Manager {
         };
         let host = watch::hold(&opener.vm, &target.moref, told, || self.go_on()).await?;
         let snapshot = opener.snapshot(id, target, &request.source).await?;
-        let watch = Watch::start(&opener.vm, target, &snapshot, host);
+        let mut watch = Watch::start(&opener.vm, target, &snapshot, host);
         let trouble = watch.trouble();
         let attached = match self.go_on() {
-            Ok(()) => opener.attach(id, target, &snapshot.moref, &request.keys).await,
+            Ok(()) => opener.attach(id, target, &snapshot.moref, &request.keys, &request.ways).await,
             Err(error) => Err(error),
         };
         let attached = attached.and_then(|disks| trouble.now().map_or(Ok(disks), Err));
@@ -150,6 +152,10 @@ impl Manager {
             let error = errors.into_iter().next().unwrap_or_else(|| Error::new(&reason::VM_NO_DISKS, &target.name));
             return Err(self.abandon(error, id, snapshot).await);
         }
+        if !held.values().any(Disk::is_attached) {
+            watch = watch.without_proxy();
+        }
+        let trouble = watch.trouble();
         let limits = &opener.vm.limits;
         let lease = request.lease.unwrap_or(limits.lease_default).clamp(limits.lease_min, limits.lease_max);
         let began = LeaseBegan {
@@ -209,12 +215,12 @@ impl Manager {
     }
 }
 
-fn split(disks: Vec<Opened>) -> (BTreeMap<i32, Arc<Attached>>, Vec<Error>) {
+fn split(disks: Vec<Opened>) -> (BTreeMap<i32, Disk>, Vec<Error>) {
     let mut held = BTreeMap::new();
     let mut errors = Vec::new();
     for disk in disks {
-        match disk.attached {
-            Ok(attached) => drop(held.insert(disk.decision.disk.device_key, attached)),
+        match disk.disk {
+            Ok(open) => drop(held.insert(disk.decision.disk.device_key, open)),
             Err(why) => errors.extend(why),
         }
     }
@@ -222,11 +228,11 @@ fn split(disks: Vec<Opened>) -> (BTreeMap<i32, Arc<Attached>>, Vec<Error>) {
 }
 
 fn opened_to_api(opened: &Opened) -> v1::OpenedDisk {
-    let ok = opened.attached.is_ok();
+    let why = opened.disk.as_ref().err().unwrap_or(&opened.remarks);
     v1::OpenedDisk {
         disk: Some(facts_to_api(&opened.decision.disk)),
-        opened: ok,
-        reasons: opened.attached.as_ref().err().into_iter().flatten().map(Error::to_reason).collect(),
-        transport: if ok { v1::Transport::Hotadd } else { v1::Transport::Unspecified }.into(),
+        opened: opened.disk.is_ok(),
+        reasons: why.iter().map(Error::to_reason).collect(),
+        transport: opened.disk.as_ref().map_or(v1::Transport::Unspecified, Disk::transport).into(),
     }
 }

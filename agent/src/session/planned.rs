@@ -7,9 +7,10 @@
 //! ```
 use std::{future::Future, sync::Arc};
 
+use hotadd_api::v1::Cleanup;
 use tokio::time::{Instant, sleep};
 
-use super::opener::{Opened, Opener, Preflight};
+use super::opener::{Opened, Opener, Preflight, Ways};
 use crate::{
     attach::{Attached, Wanted, free_units, now},
     config::NoSlot,
@@ -18,12 +19,13 @@ use crate::{
     id::{Moref, SessionId},
     journal::{Record, Tried, TryOutcome},
     plan::{
-        self, After, Decision, Question, Transport,
+        self, After, Decision, Question, Route,
         facts::Tries,
         faults::after_error,
         rates::{Rates, Sample},
     },
     reason,
+    transport::Disk,
 };
 
 /// Pause before the proxy's units are counted again.
@@ -49,7 +51,7 @@ impl Opener {
         what: &str,
         snapshot: Option<&Moref>,
         keys: &[i32],
-        asked: Option<Transport>,
+        ways: &Ways,
         bytes: Option<u64>,
     ) -> Result<Explained> {
         let target = self.vm.hypervisor.find_target(what).await?;
@@ -61,7 +63,7 @@ impl Opener {
         let mut facts = self.plan_facts(&target, snapshot, keys).await?;
         // A VM is known to be the proxy before anything of it is asked.
         facts.target.is_proxy |= target.moref == self.vm.moref;
-        let decisions = self.judge(&facts, asked, bytes).await;
+        let decisions = self.judge(&facts, ways, bytes).await;
         Ok(Explained { facts, decisions, rates: self.planner.rates.now() })
     }
 
@@ -71,9 +73,10 @@ impl Opener {
         target: &TargetFacts,
         snapshot: Option<&Moref>,
         keys: &[i32],
+        ways: &Ways,
     ) -> Result<(PlanFacts, Vec<Decision>)> {
         let facts = self.plan_facts(target, snapshot, keys).await?;
-        let decisions = self.judge(&facts, None, None).await;
+        let decisions = self.judge(&facts, ways, None).await;
         for decision in &decisions {
             for spoken in &decision.spoken {
                 tracing::debug!(disk = decision.disk.label, rule = spoken.rule.id(), verdict = ?spoken.verdict, "plan");
@@ -91,12 +94,13 @@ impl Opener {
         Ok(facts)
     }
 
-    async fn judge(&self, facts: &PlanFacts, asked: Option<Transport>, bytes: Option<u64>) -> Vec<Decision> {
+    async fn judge(&self, facts: &PlanFacts, ways: &Ways, bytes: Option<u64>) -> Vec<Decision> {
         let tries = self.tries(facts);
         let question = Question {
             policy: &self.planner.policy,
             room: self.room(facts).await,
-            asked,
+            asked: ways.asked,
+            nbd: &ways.keys(),
             tries: &tries,
             rates: &self.planner.rates.now(),
             bytes,
@@ -148,7 +152,7 @@ impl Opener {
         }
     }
 
-    /// Attaches the snapshot's disks; one answer per wanted disk.
+    /// Attaches those of the snapshot's disks that get HotAdd; one answer per wanted disk.
     ///
     /// # Errors
     /// When the snapshot's disks can't be read, or a try can't be journalled.
@@ -158,15 +162,16 @@ impl Opener {
         target: &TargetFacts,
         snapshot: &Moref,
         keys: &[i32],
+        ways: &Ways,
     ) -> Result<Vec<Opened>> {
-        let (facts, decisions) = self.decide(target, Some(snapshot), keys).await?;
+        let (facts, decisions) = self.decide(target, Some(snapshot), keys, ways).await?;
         self.note_tries(&facts, &decisions, |_| Some(TryOutcome::Begun)).await?;
         let mut tried = self.attach_decided(session, target, decisions).await;
         let again: Vec<i32> =
             tried.iter().filter(|(_, answer)| is_retry(answer)).map(|(d, _)| d.disk.device_key).collect();
         if !again.is_empty() {
             tracing::warn!(disks = ?again, "HotAdd was refused; once more with facts read anew");
-            if let Ok((_, decisions)) = self.decide(target, Some(snapshot), &again).await {
+            if let Ok((_, decisions)) = self.decide(target, Some(snapshot), &again, ways).await {
                 for (decision, answer) in self.attach_decided(session, target, decisions).await {
                     let key = decision.disk.device_key;
                     if let Some(place) = tried.iter_mut().find(|(old, _)| old.disk.device_key == key) {
@@ -177,7 +182,7 @@ impl Opener {
             }
         }
         self.note_outcomes(&facts, &tried).await;
-        Ok(tried.into_iter().map(opened).collect())
+        Ok(tried.into_iter().map(|(decision, answer)| self.opened(decision, answer, ways)).collect())
     }
 
     async fn attach_decided(
@@ -194,6 +199,31 @@ impl Opener {
             (decision, answer)
         };
         decisions.into_iter().map(join).collect()
+    }
+
+    /// A fault at the attach leads to the disk's server, if it has one. A disk without a transport carries every reason:
+    /// the fault, and that there is no next one.
+    fn opened(&self, mut decision: Decision, answer: Option<Answer>, ways: &Ways) -> Opened {
+        let server = self.server(decision.disk.device_key, ways, &decision).filter(|_| ways.asked.is_none());
+        let route = decision.route;
+        let (disk, remarks) = match answer {
+            Some(Ok(attached)) => (Ok(Disk::Attached(attached)), Vec::new()),
+            Some(Err(error)) => match server.filter(|_| may_go_on(&error)) {
+                Some(remote) => {
+                    tracing::warn!(disk = decision.disk.label, %error, "HotAdd failed; the disk goes by NBD");
+                    (Ok(Disk::Remote(remote)), vec![error])
+                }
+                None => (Err(without_next(error, &decision.disk.label)), Vec::new()),
+            },
+            None => {
+                let why = std::mem::take(&mut decision.refusals);
+                match self.server(decision.disk.device_key, ways, &decision).filter(|_| route == Route::Nbd) {
+                    Some(remote) => (Ok(Disk::Remote(remote)), why),
+                    None => (Err(why), Vec::new()),
+                }
+            }
+        };
+        Opened { decision, disk, remarks }
     }
 
     fn site_and_build(facts: &PlanFacts) -> (String, String) {
@@ -271,21 +301,18 @@ fn is_retry(answer: &Option<Answer>) -> bool {
     matches!(answer, Some(Err(error)) if after_error(error) == Some(After::Retry))
 }
 
-/// A disk without a transport carries every reason: the fault, and that there is no next one.
-fn opened((mut decision, answer): (Decision, Option<Answer>)) -> Opened {
-    let attached = match answer {
-        Some(Ok(attached)) => Ok(attached),
-        Some(Err(error)) => {
-            let next = match after_error(&error) {
-                Some(After::Next | After::Retry) => {
-                    let fault = error.fault().unwrap_or_default();
-                    Some(Error::new(&reason::PLAN_NO_NEXT, format!("{}: {fault}", decision.disk.label)))
-                }
-                Some(After::Refuse) | None => None,
-            };
-            Err(std::iter::once(error).chain(next).collect())
+/// Nothing of the disk is owed, and no privilege is missing: that is told, not worked around.
+fn may_go_on(error: &Error) -> bool {
+    error.cleanup() == Cleanup::Done && after_error(error) != Some(After::Refuse)
+}
+
+fn without_next(error: Error, label: &str) -> Vec<Error> {
+    let next = match after_error(&error) {
+        Some(After::Next | After::Retry) => {
+            let fault = error.fault().unwrap_or_default();
+            Some(Error::new(&reason::PLAN_NO_NEXT, format!("{label}: {fault}")))
         }
-        None => Err(std::mem::take(&mut decision.refusals)),
+        Some(After::Refuse) | None => None,
     };
-    Opened { decision, attached }
+    std::iter::once(error).chain(next).collect()
 }

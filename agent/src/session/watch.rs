@@ -34,6 +34,8 @@ pub struct Ground {
     pub snapshot: Moref,
     /// We made it: its age and delta are ours to answer for.
     pub ours: bool,
+    /// Disks are attached to the proxy: what happens to it and its host matters.
+    pub attached: bool,
     /// Where the proxy ran when the disks were attached.
     pub proxy_host: Option<Moref>,
     /// Age of the snapshot.
@@ -48,7 +50,8 @@ pub fn trouble(seen: &Surroundings, ground: &Ground, limits: &Limits) -> Option<
     let Some(target) = &seen.target else {
         return Some(Error::new(&reason::CHN_GONE, "the VM is no longer registered"));
     };
-    chain(target).or_else(|| proxy_trouble(&seen.proxy, ground)).or_else(|| guard(target))
+    let proxy = || if ground.attached { proxy_trouble(&seen.proxy, ground) } else { None };
+    chain(target).or_else(proxy).or_else(|| guard(target))
 }
 
 fn proxy_trouble(proxy: &Site, ground: &Ground) -> Option<Error> {
@@ -193,6 +196,7 @@ pub struct Watch {
     vm: Arc<ProxyVm>,
     target: Moref,
     ground: Ground,
+    since: Instant,
 }
 
 impl fmt::Debug for Watch {
@@ -211,16 +215,27 @@ impl Watch {
     /// `proxy_host`: as [`hold`] gave it.
     #[must_use]
     pub fn start(vm: &Arc<ProxyVm>, target: &TargetFacts, snapshot: &HeldSnapshot, proxy_host: Option<Moref>) -> Self {
-        let (tell, trouble) = channel(None);
         let ground = Ground {
             snapshot: snapshot.moref.clone(),
             ours: snapshot.duty().is_some(),
+            attached: true,
             proxy_host,
             age: snapshot.age(),
         };
-        let (vm, target) = (Arc::clone(vm), target.moref.clone());
+        Self::on(Arc::clone(vm), target.moref.clone(), ground)
+    }
+
+    fn on(vm: Arc<ProxyVm>, target: Moref, ground: Ground) -> Self {
+        let (tell, trouble) = channel(None);
         let task = tokio::spawn(run(Arc::clone(&vm), target.clone(), ground.clone(), tell)).abort_handle();
-        Self { trouble: Trouble(trouble), task, vm, target, ground }
+        Self { trouble: Trouble(trouble), task, vm, target, ground, since: Instant::now() }
+    }
+
+    /// The same where nothing is attached (any more): the proxy and its host no longer matter.
+    #[must_use]
+    pub fn without_proxy(&self) -> Self {
+        let ground = Ground { attached: false, age: self.ground.age + self.since.elapsed(), ..self.ground.clone() };
+        Self::on(Arc::clone(&self.vm), self.target.clone(), ground)
     }
 
     #[must_use]
@@ -292,7 +307,13 @@ mod tests {
     }
 
     fn ground() -> Ground {
-        Ground { snapshot: moref("snapshot-2"), ours: true, proxy_host: Some(moref("host-1")), age: Duration::ZERO }
+        Ground {
+            snapshot: moref("snapshot-2"),
+            ours: true,
+            attached: true,
+            proxy_host: Some(moref("host-1")),
+            age: Duration::ZERO,
+        }
     }
 
     fn site() -> Site {
@@ -375,6 +396,11 @@ mod tests {
         assert_eq!(code(|seen, _| seen.proxy.moving = Some("VirtualMachine.migrate".into())), Some("HA-HST-002"));
         assert_eq!(code(|seen, _| seen.proxy.host = Some(moref("host-2"))), Some("HA-HST-002"));
         assert_eq!(code(|seen, _| seen.proxy.host = None), None, "not told is not moved");
+        let nothing_attached = code(|seen, ground| {
+            ground.attached = false;
+            seen.proxy.host = Some(moref("host-2"));
+        });
+        assert_eq!(nothing_attached, None, "what is read from a server does not move with the proxy");
     }
 
     #[test]

@@ -1,11 +1,15 @@
-//! How bytes leave an attached disk: one OS thread per read, device → engine → zero scan and hash → frames.
+//! How bytes leave a disk: one OS thread per read, device or NBD server → engine → zero scan and hash → frames.
 //! A disk that vSphere exports instead comes as a compressed stream: [`stream_vmdk`] decodes it.
-//! Nothing here attaches or detaches; a read holds its [`crate::attach::Attached`] for as long as its thread runs.
+//! Nothing here attaches or detaches; a read holds its [`Disk`] for as long as its thread runs.
+pub mod disk;
 pub mod memory;
 pub mod outlet;
 pub mod read;
+pub mod remote;
 pub mod stream_vmdk;
 
+pub use disk::Disk;
 pub use memory::Memory;
 pub use outlet::Outlet;
 pub use read::{Item, ReadOrder, Reading, Report, Sink, micros};
+pub use remote::{Remote, Servers};

@@ -13,14 +13,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use hotadd_api::v1::{self, DiskResult, Frame, Timings, Transport};
+use hotadd_api::v1::{self, DiskResult, Frame, Timings};
 use hotadd_blockio::{
-    Arena, Block, Device, EngineKind, ReadError, ReadRequest, ReadStats, Refusal, Selected, engine, reader,
-    zero::is_zero,
+    Arena, Block, Device, EngineKind, ReadEngine, ReadError, ReadRequest, ReadStats, Refusal, Source, engine,
+    nbd::NbdError, reader, zero::is_zero,
 };
 use tokio::sync::oneshot;
 
-use super::Memory;
+use super::{Disk, Memory, Remote};
 use crate::{
     attach::Attached,
     discover::Platform,
@@ -73,12 +73,12 @@ pub struct Reading {
 
 impl Reading {
     /// Waits for its share of the memory that all reads may use, then starts the thread. The thread owns a share of
-    /// `attached` and drops it last, after its descriptor is closed.
+    /// `disk` and drops it last, after its descriptor is closed.
     ///
     /// # Errors
     /// [`reason::READ_STOPPED`] when it is cancelled while it waits; when no thread can be started.
     pub async fn start(
-        attached: Arc<Attached>,
+        disk: Disk,
         platform: Arc<dyn Platform>,
         mut order: ReadOrder,
         sink: Sink,
@@ -91,10 +91,10 @@ impl Reading {
         let (answer, done) = oneshot::channel();
         let flag = Arc::clone(&cancel);
         thread::Builder::new()
-            .name(format!("read-{}", attached.disk().device_key))
+            .name(format!("read-{}", disk.facts().device_key))
             .spawn(move || {
-                let report = run(&attached, platform.as_ref(), &order, sink, &flag);
-                drop(attached);
+                let report = run(&disk, platform.as_ref(), &order, sink, &flag);
+                drop(disk);
                 drop(share);
                 // Nobody may be waiting any more; the report is for whoever does.
                 drop(answer.send(report));
@@ -131,9 +131,10 @@ impl Report {
 
     /// As the API shows it; detach time is filled in later by who detaches.
     #[must_use]
-    pub fn to_api(&self, attached: &Attached) -> DiskResult {
+    pub fn to_api(&self, disk: &Disk) -> DiskResult {
+        let (attach, discover) = disk.attach_times();
         DiskResult {
-            disk: Some(facts_to_api(attached.disk())),
+            disk: Some(facts_to_api(disk.facts())),
             ok: self.error.is_none(),
             reasons: self.error.iter().map(Error::to_reason).collect(),
             engine: self.engine.map(|e| e.name().to_owned()).unwrap_or_default(),
@@ -142,13 +143,14 @@ impl Report {
             bytes_sent: self.bytes_sent,
             zero_bytes: self.zero_bytes,
             timings: Some(Timings {
-                attach_us: micros(attached.attach_time()),
-                discover_us: micros(attached.discover_time()),
+                attach_us: micros(attach),
+                discover_us: micros(discover),
                 first_byte_us: micros(self.first_byte),
                 transfer_us: micros(self.elapsed),
                 detach_us: 0,
             }),
-            transport: Transport::Hotadd.into(),
+            transport: disk.transport().into(),
+            parts: Vec::new(),
         }
     }
 }
@@ -159,34 +161,37 @@ pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn run(attached: &Attached, platform: &dyn Platform, order: &ReadOrder, sink: Sink, cancel: &AtomicBool) -> Report {
+fn run(disk: &Disk, platform: &dyn Platform, order: &ReadOrder, sink: Sink, cancel: &Arc<AtomicBool>) -> Report {
     let opened = Instant::now();
-    let mut prepared = match Prepared::open(attached, platform, order) {
+    let prepared = match disk {
+        Disk::Attached(attached) => Prepared::device(attached, platform, order),
+        Disk::Remote(remote) => Prepared::server(remote, order, cancel),
+    };
+    let mut prepared = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return Report::failed(error),
     };
-    let mut framer = Framer::new(attached.disk().device_key, order.block_bytes, sink);
-    let whole = [0..prepared.device.size()];
+    let mut framer = Framer::new(disk.facts().device_key, order.block_bytes, sink);
+    let whole = [0..prepared.source.size()];
     let ranges = if order.ranges.is_empty() { &whole[..] } else { &order.ranges };
     let request = ReadRequest { ranges, block: order.block_bytes, cancel };
     let required: u64 = ranges.iter().map(|r| r.end.saturating_sub(r.start)).sum();
     let setup = opened.elapsed();
-    let engine = prepared.selected.engine.kind();
+    let engine = prepared.engine.kind();
     if (framer.sink)(Item::Opened { engine, bytes_required: required }).is_break() {
-        return Report::failed(Error::new(&reason::READ_STOPPED, attached.disk().backing.to_string()));
+        return Report::failed(Error::new(&reason::READ_STOPPED, disk.facts().backing.to_string()));
     }
     let result =
-        reader::read(&prepared.device, prepared.selected.engine.as_mut(), &prepared.arena, &request, &mut |block| {
+        reader::read(prepared.source.as_ref(), prepared.engine.as_mut(), &prepared.arena, &request, &mut |block| {
             framer.send(block)
         });
-    let gone = || Error::new(&reason::READ_GONE, format!("{} at its end", attached.disk().backing));
-    let error =
-        verdict(&result, required, framer.covered, attached).or_else(|| (!prepared.device.is_present()).then(gone));
+    let gone = || Error::new(&reason::READ_GONE, format!("{} at its end", disk.facts().backing));
+    let error = verdict(&result, required, framer.covered, disk).or_else(|| (!prepared.source.is_present()).then(gone));
     let stats = result.unwrap_or_default();
     Report {
         error,
-        engine: Some(prepared.selected.engine.kind()),
-        refusals: prepared.selected.refused.iter().map(Refusal::to_string).collect(),
+        engine: Some(engine),
+        refusals: prepared.refused,
         bytes_read: framer.covered,
         bytes_sent: framer.sent,
         zero_bytes: framer.zeros,
@@ -196,8 +201,8 @@ fn run(attached: &Attached, platform: &dyn Platform, order: &ReadOrder, sink: Si
 }
 
 /// OK only if every required byte was handed over exactly once: pieces ascend and never overlap, so the sum decides.
-fn verdict(result: &Result<ReadStats, ReadError>, required: u64, covered: u64, attached: &Attached) -> Option<Error> {
-    let name = || attached.disk().backing.to_string();
+fn verdict(result: &Result<ReadStats, ReadError>, required: u64, covered: u64, disk: &Disk) -> Option<Error> {
+    let name = || disk.facts().backing.to_string();
     match result {
         Ok(stats) if !stats.stopped && covered == required && stats.bytes == required => None,
         Ok(stats) if stats.stopped => {
@@ -215,6 +220,7 @@ fn kind(error: &ReadError) -> &'static reason::ReasonCode {
         ReadError::Media { .. } => &reason::READ_MEDIA,
         ReadError::Short { .. } => &reason::READ_SHORT,
         ReadError::Io { .. } => &reason::READ_IO,
+        ReadError::Engine { source, .. } if NbdError::of(source).is_some() => &reason::NBD_LOST,
         ReadError::Engine { .. } => &reason::READ_ENGINE,
     }
 }
@@ -226,13 +232,22 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Everything a read needs before its first byte.
 struct Prepared {
     // Dropped first: an engine may hold operations on the device and buffers of the arena.
-    selected: Selected,
+    engine: Box<dyn ReadEngine>,
     arena: Arena,
-    device: Arc<Device>,
+    source: Arc<dyn Source>,
+    /// Engines that could not be used, as texts.
+    refused: Vec<String>,
 }
 
 impl Prepared {
-    fn open(attached: &Attached, platform: &dyn Platform, order: &ReadOrder) -> Result<Self> {
+    fn server(remote: &Remote, order: &ReadOrder, cancel: &Arc<AtomicBool>) -> Result<Self> {
+        let arena = arena(order)?;
+        let engine = remote.connect(order.depth, cancel)?;
+        let source: Arc<dyn Source> = Arc::<hotadd_blockio::nbd::NbdSource>::clone(engine.source());
+        Ok(Self { engine: Box::new(engine), arena, source, refused: Vec::new() })
+    }
+
+    fn device(attached: &Attached, platform: &dyn Platform, order: &ReadOrder) -> Result<Self> {
         let disk = attached.proven();
         let name = || format!("{} ({})", attached.disk().backing, disk.facts().name);
         let failed = |e: std::io::Error| Error::new(&reason::DSC_OPEN, name()).with_source(e);
@@ -249,9 +264,7 @@ impl Prepared {
         let now = platform.devices().map_err(failed)?;
         let same = now.iter().find(|device| device.handle == disk.facts().handle);
         disk.still(same).map_err(|mismatch| Error::new(&reason::DSC_IDENTITY, format!("{}: {mismatch}", name())))?;
-        let slots = order.depth.saturating_mul(2);
-        let arena = Arena::new(slots, order.block_bytes as usize)
-            .map_err(|e| Error::new(&reason::READ_ENGINE, format!("{slots} buffers")).with_source(e))?;
+        let arena = arena(order)?;
         let selected = engine::select(&order.engines, &device, &arena, order.depth).map_err(|refused| {
             let why: Vec<_> = refused.iter().map(Refusal::to_string).collect();
             Error::new(&reason::READ_ENGINE, format!("{}: {}", name(), why.join("; ")))
@@ -259,8 +272,15 @@ impl Prepared {
         for refusal in &selected.refused {
             tracing::info!(%refusal, chosen = %selected.engine.kind(), disk = name(), "read engine refused, using the next");
         }
-        Ok(Self { selected, arena, device })
+        let refused = selected.refused.iter().map(Refusal::to_string).collect();
+        Ok(Self { engine: selected.engine, arena, source: device, refused })
     }
+}
+
+fn arena(order: &ReadOrder) -> Result<Arena> {
+    let slots = order.depth.saturating_mul(2);
+    Arena::new(slots, order.block_bytes as usize)
+        .map_err(|e| Error::new(&reason::READ_ENGINE, format!("{slots} buffers")).with_source(e))
 }
 
 /// Blocks to frames.

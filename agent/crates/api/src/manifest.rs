@@ -47,14 +47,29 @@ pub struct DiskRecord {
     pub change_id: String,
     pub capacity_bytes: u64,
     pub block_bytes: u32,
+    /// Of several the last.
     pub transport: String,
     pub engine: String,
+    /// Which way each range came, in order of offset.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartRecord>,
     /// Blocks with content: offset in bytes (a multiple of `block_bytes`) and BLAKE3 as 64 hex digits.
     pub data: Vec<(u64, String)>,
     /// Runs of zero bytes: offset and length in bytes.
     pub zero: Vec<(u64, u64)>,
     /// BLAKE3 over the coverage in order of offset; see [`DiskRecord::compute_root`].
     pub root: String,
+}
+
+/// A range of a disk and the way that it came.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// Bytes.
+    pub offset: u64,
+    pub length: u64,
+    /// `hotadd` | `nbd`.
+    pub transport: String,
+    pub engine: String,
 }
 
 /// Why a manifest can't be believed.
@@ -189,6 +204,7 @@ mod tests {
             block_bytes: 1 << 20,
             transport: "hotadd".into(),
             engine: "preadv".into(),
+            parts: Vec::new(),
             data: vec![(0, hash.clone()), (5 << 20, hash)],
             zero: vec![(1 << 20, 4 << 20)],
             root: String::new(),

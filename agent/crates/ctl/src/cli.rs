@@ -4,7 +4,10 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, error::ErrorKind,
 };
-use hotadd_api::{DEFAULT_BLOCK_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, v1::Consistency};
+use hotadd_api::{
+    DEFAULT_BLOCK_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES,
+    v1::{Consistency, NbdServer, Transport},
+};
 
 use crate::{error::Failure, exit, exit::Exit, reasons};
 
@@ -103,6 +106,12 @@ pub struct BackupArgs {
     /// where the images end, for so many seconds without progress [without a value: 900]
     #[arg(long, value_name = "S", default_value_t = 0, num_args = 0..=1, default_missing_value = "900")]
     pub resume_for: u32,
+    /// Server of a disk that can't be hot-added, as KEY=nbd://… (or nbds://…, nbd+unix://…); the agent must allow it; repeat
+    #[arg(long = "nbd", value_name = "KEY=URI", action = ArgAction::Append, value_parser = nbd_server)]
+    pub nbd: Vec<NbdServer>,
+    /// One transport for all disks [default: the agent's planner decides for each]
+    #[arg(long, value_enum)]
+    pub transport: Option<Way>,
     /// How long to ask for the clean-up state after a failure or an interrupt, in seconds
     #[arg(long, value_name = "S", default_value_t = 120)]
     pub settle_timeout: u64,
@@ -122,6 +131,9 @@ pub struct ExplainArgs {
     /// Bytes that would be read of each disk; 0: all
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub bytes: u64,
+    /// Server of a disk, as for backup
+    #[arg(long = "nbd", value_name = "KEY=URI", action = ArgAction::Append, value_parser = nbd_server)]
+    pub nbd: Vec<NbdServer>,
     /// As if SAN transport were asked for
     #[arg(long)]
     pub san: bool,
@@ -168,6 +180,22 @@ impl From<Level> for Consistency {
     }
 }
 
+/// Transport as people write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Way {
+    Hotadd,
+    Nbd,
+}
+
+impl From<Way> for Transport {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Hotadd => Self::Hotadd,
+            Way::Nbd => Self::Nbd,
+        }
+    }
+}
+
 /// Why there is nothing to run.
 #[derive(Debug)]
 pub enum Refused {
@@ -204,6 +232,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> {
 fn one_line(text: &str) -> String {
     let cause = text.split("\n\nUsage").next().unwrap_or(text).trim_start_matches("error: ");
     cause.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What the URI may be is the agent's to say.
+fn nbd_server(text: &str) -> Result<NbdServer, String> {
+    let (key, uri) = text.split_once('=').ok_or("not KEY=URI")?;
+    let device_key = key.parse().map_err(|error| format!("the key {key:?}: {error}"))?;
+    Ok(NbdServer { device_key, uri: uri.to_owned() })
 }
 
 fn block_size(text: &str) -> Result<u32, String> {
@@ -251,6 +286,8 @@ mod tests {
             ("hotaddctl backup --vm a", "--out"),
             ("hotaddctl backup --vm a --out b --block-size 5", "power of two"),
             ("hotaddctl backup --vm a --out b --consistency best", "prefer_app"),
+            ("hotaddctl backup --vm a --out b --nbd nbd://host", "KEY"),
+            ("hotaddctl backup --vm a --out b --transport san", "nbd"),
             ("hotaddctl job", "--request-id"),
             ("hotaddctl", "command"),
         ] {

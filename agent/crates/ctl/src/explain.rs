@@ -19,6 +19,7 @@ pub(crate) async fn run(args: &ExplainArgs, agent: &AgentArgs, out: &Output) -> 
         device_keys: args.disks.clone(),
         transport: if args.san { Transport::San } else { Transport::Unspecified }.into(),
         bytes: args.bytes,
+        nbd_servers: args.nbd.clone(),
     };
     let answer = agent.call(agent.proxy().explain(request)).await?;
     for disk in &answer.disks {

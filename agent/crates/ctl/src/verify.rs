@@ -211,6 +211,7 @@ mod tests {
             block_bytes: BLOCK,
             transport: "hotadd".into(),
             engine: "preadv".into(),
+            parts: Vec::new(),
             data: vec![(0, hash(&full)), (4 * size, hash(&full)), (5 * size, hash(&short))],
             zero: vec![(size, 3 * size)],
             root: String::new(),

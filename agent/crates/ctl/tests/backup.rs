@@ -259,3 +259,29 @@ fn an_agent_that_vanishes_leaves_the_clean_up_unknown() {
     ended.failed(6, "HA-CTL-010", "unknown");
     assert_eq!(names(folder.path()), [""; 0]);
 }
+
+/// The rest of a disk may come by another transport; one that is opened again for anything else is no backup.
+#[test]
+fn a_disk_goes_on_by_another_transport_and_the_manifest_tells_which_range_came_how() {
+    let again = |rest: u64| {
+        let mut script = Script::good();
+        let at = script.position(|item| matches!(item, Item::Frame(f) if f.device_key == 2000 && f.offset == 2 * B));
+        script.steps.insert(at, opened_by(2000, Transport::Nbd, "nbd", rest));
+        script
+    };
+    let (agent, folder) = (Agent::start(again(CAPACITY - 2 * B)), tempdir().unwrap());
+    let ended = agent.backup(folder.path(), &["--nbd", "2000=nbd://files/one", "--transport", "hotadd"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    whole(folder.path(), 2000);
+    let request = agent.state.requests.lock().unwrap()[0].clone();
+    let named = NbdServer { device_key: 2000, uri: "nbd://files/one".into() };
+    assert_eq!((request.nbd_servers, request.transport), (vec![named], i32::from(Transport::Hotadd)));
+    let text = fs::read_to_string(folder.path().join("manifest.json")).unwrap();
+    let manifest: hotadd_api::manifest::Manifest = serde_json::from_str(&text).unwrap();
+    let parts: Vec<_> =
+        manifest.disks[0].parts.iter().map(|part| (part.offset, part.length, part.transport.as_str())).collect();
+    assert_eq!(parts, [(0, 2 * B, "hotadd"), (2 * B, CAPACITY - 2 * B, "nbd")]);
+    for rest in [CAPACITY, CAPACITY - 3 * B, 0] {
+        fails(again(rest), &[], 5, "HA-CTL-011", "done");
+    }
+}

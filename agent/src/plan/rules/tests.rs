@@ -8,7 +8,7 @@ use crate::{
     id::{BackingPath, Moref},
     journal::TryOutcome,
     plan::{
-        Decision, Question, Transport, decide,
+        Decision, Question, Route, Transport, decide,
         facts::{Facts, Tries},
         rates::Rates,
         rule::Verdict,
@@ -21,6 +21,7 @@ struct World {
     policy: Policy,
     room: Fact<usize>,
     asked: Option<Transport>,
+    nbd: BTreeSet<i32>,
     tries: Tries,
     rates: Rates,
     bytes: Option<u64>,
@@ -120,6 +121,7 @@ fn calm() -> World {
         policy: Policy::default(),
         room: Fact::Known(3),
         asked: None,
+        nbd: BTreeSet::new(),
         tries: Tries::new(),
         rates: Rates::default(),
         bytes: None,
@@ -167,6 +169,7 @@ impl World {
             policy: &self.policy,
             room: self.room.clone(),
             asked: self.asked,
+            nbd: &self.nbd,
             tries: &self.tries,
             rates: &self.rates,
             bytes: self.bytes,
@@ -513,10 +516,31 @@ fn all_refusals_are_told_and_nothing_is_wanted() {
     let decision = w.decide();
     let codes: Vec<&str> = decision.refusals.iter().map(|e| e.reason().code).collect();
     assert_eq!(codes, ["HA-PLAN-002", "HA-PLAN-004"]);
-    assert!(decision.wanted().is_none() && !decision.wants_next());
+    assert!(decision.wanted().is_none() && decision.route == Route::Refused);
     let mut w = calm();
     w.disk().bus = Fact::Known(Bus::Ide);
-    assert!(w.decide().wants_next(), "another transport may take it");
+    assert_eq!(w.decide().route, Route::Refused, "no server was named");
+    w.nbd.insert(w.facts.disks[0].disk.device_key);
+    assert_eq!(w.decide().route, Route::Nbd, "another transport may take it");
+    assert_eq!(w.decide().refusals.len(), 1, "and why is told");
+    w.disk().disk.independent = true;
+    assert_eq!(w.decide().route, Route::Refused, "a server does not lift what refuses every transport");
+}
+
+#[test]
+fn what_was_asked_is_taken_or_refused_and_never_replaced() {
+    let mut w = calm();
+    w.asked = Some(Transport::Nbd);
+    let decision = w.decide();
+    assert_eq!((decision.route, decision.refusals[0].reason().code), (Route::Refused, "HA-NBD-001"));
+    w.nbd.insert(w.facts.disks[0].disk.device_key);
+    assert_eq!(w.decide().route, Route::Nbd);
+    assert!(w.decide().wanted().is_none(), "nothing is attached for it");
+    w.asked = None;
+    assert_eq!(w.decide().route, Route::HotAdd, "a server alone is no wish");
+    w.asked = Some(Transport::HotAdd);
+    w.disk().bus = Fact::Known(Bus::Ide);
+    assert_eq!(w.decide().route, Route::Refused);
 }
 
 #[test]
@@ -531,6 +555,7 @@ fn free_units_are_counted_down_disk_by_disk() {
         policy: &w.policy,
         room: w.room.clone(),
         asked: None,
+        nbd: &w.nbd,
         tries: &w.tries,
         rates: &w.rates,
         bytes: None,
@@ -582,7 +607,9 @@ fn a_limit_of_nbd_outweighs_its_price() {
     let mut w = calm();
     cheap_by_nbd(&mut w);
     assert_eq!(w.decide().preferred(), Some(Transport::Nbd));
-    assert!(w.decide().wants_next() && w.decide().is_hotadd(), "HotAdd stays possible");
+    assert!(w.decide().is_hotadd(), "HotAdd stays possible");
+    w.nbd.insert(w.facts.disks[0].disk.device_key);
+    assert_eq!(w.decide().route, Route::Nbd);
     long_filter_names(&mut w);
     assert_eq!(w.decide().preferred(), Some(Transport::HotAdd));
 }

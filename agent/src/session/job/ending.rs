@@ -27,8 +27,9 @@ impl Job {
             None => false,
         };
         let manager = &self.jobs.manager;
-        let keys: Vec<i32> = disks.iter().map(|disk| disk.disk().device_key).collect();
-        let clock = if keys.is_empty() { None } else { Some(self.begin(Phase::Detach).await) };
+        let keys: Vec<i32> = disks.iter().map(|disk| disk.now().facts().device_key).collect();
+        let held = manager.opener().vm.journal.duties_of(self.session).iter().any(|duty| duty.attach().is_some());
+        let clock = if !held { None } else { Some(self.begin(Phase::Detach).await) };
         let start = Instant::now();
         drop(disks);
         let mut settled = manager.give_back_disks(self.session).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hotadd_api::{
-    manifest::{DiskRecord, FORMAT, Manifest, SnapshotRecord},
+    manifest::{DiskRecord, FORMAT, Manifest, PartRecord, SnapshotRecord},
     v1::{
         DiskFacts, DiskOpened, DiskRanges, DiskResult, Frame, GetInfoResponse, JobEvent, JobResult, Phase, Range,
         job_event::Item,
@@ -44,6 +44,8 @@ struct Disk {
     open: bool,
     /// End of what came.
     next: u64,
+    /// Where each opening began to bring frames, by which transport and engine.
+    ways: Vec<(u64, String, String)>,
     /// All of its frames came.
     ended: bool,
     /// The agent's word that it was read well.
@@ -185,10 +187,10 @@ impl Collector {
 
     fn open(&mut self, opened: DiskOpened) -> Result<(), Failure> {
         self.seen.began = true;
-        let facts = opened.disk.ok_or_else(|| Failure::contract("a disk was opened without facts"))?;
+        let facts = opened.disk.clone().ok_or_else(|| Failure::contract("a disk was opened without facts"))?;
         let (key, name) = (facts.device_key, report::disk_name(&facts));
         if let Some(disk) = self.disks.get_mut(&key) {
-            if disk.open || disk.ended {
+            if disk.ended {
                 return Err(Failure::contract(format!("{name} was opened twice")));
             }
             let rest = disk.facts.capacity_bytes - disk.next;
@@ -198,6 +200,7 @@ impl Collector {
                 return Err(Failure::contract(format!("{name} is not what was begun: {facts:?}, {rest} bytes due")));
             }
             disk.open = true;
+            disk.ways.push(way(disk.next, &opened));
             report::opened(&self.out, &facts, &opened.engine, &disk.file);
             return Ok(());
         }
@@ -217,8 +220,10 @@ impl Collector {
         let writer = Writer::start(image, spec, progress, self.faults.clone())?;
         report::opened(&self.out, &facts, &opened.engine, &file);
         self.seen.opened.insert(key, facts.capacity_bytes);
+        let ways = vec![way(0, &opened)];
         let engine = opened.engine;
-        let disk = Disk { facts, engine, file, writer, open: true, next: 0, ended: false, told: None, earlier: false };
+        let disk =
+            Disk { facts, engine, file, writer, open: true, next: 0, ways, ended: false, told: None, earlier: false };
         self.disks.insert(key, disk);
         Ok(())
     }
@@ -305,6 +310,22 @@ impl Collector {
     }
 }
 
+fn way(from: u64, opened: &DiskOpened) -> (u64, String, String) {
+    (from, report::transport_name(opened.transport()).to_owned(), opened.engine.clone())
+}
+
+/// An opening that brought nothing has no range.
+fn parts(ways: &[(u64, String, String)], end: u64) -> Vec<PartRecord> {
+    let ends = ways.iter().skip(1).map(|(from, ..)| *from).chain([end]);
+    let part = |((from, transport, engine), end): (&(u64, String, String), u64)| PartRecord {
+        offset: *from,
+        length: end - from,
+        transport: transport.clone(),
+        engine: engine.clone(),
+    };
+    ways.iter().zip(ends).filter(|((from, ..), end)| from < end).map(part).collect()
+}
+
 async fn record(disk: Disk, told: &DiskResult) -> Result<DiskRecord, Failure> {
     if !disk.ended {
         let what = format!("{}: its last frames were lost with the stream", report::disk_name(&disk.facts));
@@ -323,6 +344,7 @@ async fn record(disk: Disk, told: &DiskResult) -> Result<DiskRecord, Failure> {
         block_bytes: 0,
         transport: report::transport_name(told.transport()).to_owned(),
         engine,
+        parts: parts(&disk.ways, disk.next),
         data: Vec::new(),
         zero: Vec::new(),
         root: String::new(),

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use hotadd_api::{
     status,
-    v1::{BackupVmRequest, Cleanup, Consistency, GetInfoResponse, JobResult, JobState, SnapshotRequest},
+    v1::{BackupVmRequest, Cleanup, Consistency, GetInfoResponse, JobResult, JobState, SnapshotRequest, Transport},
 };
 use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
@@ -124,6 +124,8 @@ fn request(args: &BackupArgs) -> BackupVmRequest {
         block_bytes: args.block_size,
         allow_partial: args.allow_partial,
         resume_window_seconds: args.resume_for,
+        nbd_servers: args.nbd.clone(),
+        transport: args.transport.map_or(Transport::Unspecified, Transport::from).into(),
         ..BackupVmRequest::default()
     }
 }

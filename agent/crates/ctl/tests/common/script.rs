@@ -152,7 +152,12 @@ pub fn prologue(keys: &[i32]) -> Vec<Step> {
 }
 
 pub fn opened(key: i32) -> Step {
-    say(Item::Opened(DiskOpened { disk: Some(facts(key)), engine: "preadv".into(), bytes_required: CAPACITY }))
+    opened_by(key, Transport::Hotadd, "preadv", CAPACITY)
+}
+
+pub fn opened_by(key: i32, transport: Transport, engine: &str, bytes_required: u64) -> Step {
+    let (disk, engine, transport) = (Some(facts(key)), engine.to_owned(), transport.into());
+    say(Item::Opened(DiskOpened { disk, engine, bytes_required, transport }))
 }
 
 impl Script {

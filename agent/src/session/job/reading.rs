@@ -1,0 +1,256 @@
+//! How a job reads its disks: some at a time, each by its transport, and by the next one where the first breaks.
+//!
+//! ```text
+//! attached ──came whole──▶ done
+//!    │ device lost, or the proxy's host leaves service
+//!    ▼  (only a disk with a server; else the job fails)
+//! given back ──proof, or patience over──▶ server, from the first byte that was not delivered ──▶ done
+//! ```
+//! What was delivered is not read again: pieces are handed over in order, so their sum tells where the rest begins.
+use std::{
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+};
+
+use hotadd_api::v1::{self, job_event::Item as Event};
+use tokio::{sync::Semaphore, time::timeout};
+
+use super::{HeldDisk, Holding, Job};
+use crate::{
+    error::{Error, Result},
+    plan::facts_to_api,
+    reason,
+    session::{opener::Opener, registry::lock, watch::Trouble},
+    transport::{Disk, Item, Outlet, ReadOrder, Reading, Report},
+};
+
+/// What another transport may heal. Not an unreadable sector: it is told, wherever it is.
+const HEALED: [&reason::ReasonCode; 7] = [
+    &reason::READ_GONE,
+    &reason::READ_IO,
+    &reason::READ_SHORT,
+    &reason::READ_ENGINE,
+    &reason::DSC_OPEN,
+    &reason::DSC_IDENTITY,
+    &reason::DSC_WRITABLE,
+];
+
+impl Job {
+    pub(super) async fn read_all(&self, opener: &Opener, holding: &mut Holding) -> Result<()> {
+        let Holding { watch, disks, .. } = holding;
+        let disks = disks.as_slice();
+        let turns = Semaphore::new(opener.vm.limits.parallel_reads);
+        let reads = disks.iter().map(|disk| async {
+            // Never closed, so the only way on is a permit.
+            let _turn = turns.acquire().await;
+            self.go_on()?;
+            self.read_disk(opener, disk).await
+        });
+        let mut reads = std::pin::pin!(futures_util::future::join_all(reads));
+        let results = loop {
+            tokio::select! {
+                results = &mut reads => break results,
+                () = self.abort() => {}
+            }
+            if let (Some(why), Some(seen)) = (self.may_leave(disks), watch.as_ref()) {
+                tracing::warn!(reason = why.reason().code, %why, "the proxy's host leaves service: disks go on by their servers");
+                let next = seen.without_proxy();
+                *lock(&self.trouble) = Some(next.trouble());
+                *watch = Some(next);
+                self.leave.store(true, Ordering::Relaxed);
+                // Those that were read to their end are given back as well.
+                disks.iter().for_each(|disk| drop(disk.leave()));
+                continue;
+            }
+            // The threads end between two blocks; their descriptors are closed when they have.
+            self.cancel.store(true, Ordering::Relaxed);
+            self.leave.store(true, Ordering::Relaxed);
+            // Nor does the client's pace hold the detaching up.
+            self.deaf.store(true, Ordering::Relaxed);
+            // One that hangs in the kernel must not keep the disks attached.
+            if timeout(opener.vm.deadlines.cleanup, reads).await.is_err() {
+                tracing::error!("a read does not end; detaching under it");
+            }
+            return self.go_on();
+        };
+        let Some(error) = results.into_iter().find_map(Result::err) else { return Ok(()) };
+        // A read stops, or fails, because the stream broke, the agent drains, or the disk is in trouble: that is the cause
+        // to tell.
+        self.go_on()?;
+        if *error.reason() == reason::READ_STOPPED && self.deaf.load(Ordering::Relaxed) {
+            let patience = opener.vm.limits.lease_default.as_secs();
+            return Err(Error::new(&reason::JOB_STREAM, format!("it took nothing for {patience} s")));
+        }
+        Err(error)
+    }
+
+    /// Ends when the client is gone, the agent drains, or what is read from is in trouble.
+    async fn abort(&self) {
+        let trouble = lock(&self.trouble).clone();
+        let troubled = async {
+            match trouble {
+                // A watch that ends without any says nothing.
+                Some(trouble) if trouble.clone().wait().await.is_some() => {}
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.tx.closed() => {}
+            () = self.jobs.manager.draining().cancelled() => {}
+            () = troubled => {}
+        }
+    }
+
+    /// Why every attached disk should go on by its server now; `None`: nothing of the kind, or one has none.
+    fn may_leave(&self, disks: &[HeldDisk]) -> Option<Error> {
+        let why = lock(&self.trouble).as_ref().and_then(Trouble::now)?;
+        let of_proxy = [&reason::HST_PROXY, &reason::HST_MOVED].contains(&why.reason());
+        let able = disks.iter().all(|disk| !disk.now().is_attached() || disk.next.is_some());
+        let wanted = !self.tx.is_closed() && !self.jobs.manager.draining().is_cancelled();
+        (of_proxy && able && wanted).then_some(why)
+    }
+
+    async fn read_disk(&self, opener: &Opener, held: &HeldDisk) -> Result<()> {
+        let facts = held.now().facts().clone();
+        let asked = self.request.ranges.get(&facts.device_key).cloned();
+        let mut rest = asked.unwrap_or_else(|| vec![Range { start: 0, end: facts.capacity_bytes }]);
+        let mut sum = v1::DiskResult::default();
+        let mut remarks: Vec<v1::Reason> = held.remarks.iter().map(Error::to_reason).collect();
+        let error = loop {
+            let disk = held.now();
+            let report = self.read_by(opener, &disk, rest.clone()).await?;
+            let (came, left) = split(&rest, report.bytes_read);
+            add(&mut sum, report.to_api(&disk), came);
+            let Some(error) = report.error else { break None };
+            drop(disk);
+            if left.is_empty() || !self.heals(&error, held) {
+                break Some(error);
+            }
+            tracing::warn!(disk = facts.label, reason = error.reason().code, %error, "going on by the disk's server");
+            remarks.push(error.to_reason());
+            if let Some(Disk::Attached(attached)) = held.leave() {
+                let duty = attached.duty();
+                drop(attached);
+                // Detached first: it may hold the file that the server opens. A detach that is refused does not hold the data.
+                opener.settler.settle(&[duty], opener.vm.deadlines.cleanup).await;
+            }
+            rest = left;
+        };
+        sum.reasons = error.iter().map(Error::to_reason).chain(remarks).collect();
+        self.tell(opener, sum, error).await
+    }
+
+    /// Whether the disk goes on by its server after this.
+    fn heals(&self, error: &Error, held: &HeldDisk) -> bool {
+        let left = *error.reason() == reason::READ_STOPPED && self.leave.load(Ordering::Relaxed);
+        let was_attached = held.now().is_attached() || left;
+        let wanted = left || HEALED.contains(&error.reason());
+        was_attached && wanted && held.next.is_some() && !self.cancel.load(Ordering::Relaxed) && self.go_on().is_ok()
+    }
+
+    async fn read_by(&self, opener: &Opener, disk: &Disk, ranges: Vec<Range<u64>>) -> Result<Report> {
+        let order = ReadOrder {
+            ranges,
+            block_bytes: self.request.block_bytes,
+            depth: opener.vm.limits.depth,
+            engines: self.request.engines.clone(),
+        };
+        let cancel = Arc::clone(if disk.is_attached() { &self.leave } else { &self.cancel });
+        let mut outlet = Outlet::new(self.tx.clone(), Arc::clone(&cancel), opener.vm.limits.lease_default);
+        let (facts, transport) = (facts_to_api(disk.facts()), disk.transport());
+        let (stop, deaf) = (Arc::clone(&cancel), Arc::clone(&self.deaf));
+        let sink = Box::new(move |item| {
+            let event = match item {
+                Item::Opened { engine, bytes_required } => {
+                    let (disk, engine) = (Some(facts.clone()), engine.name().to_owned());
+                    Event::Opened(v1::DiskOpened { disk, engine, bytes_required, transport: transport.into() })
+                }
+                Item::Frame(frame) => Event::Frame(frame),
+            };
+            let flow = outlet.push(Ok(v1::JobEvent { item: Some(event) }));
+            if flow.is_break() && !stop.load(Ordering::Relaxed) {
+                deaf.store(true, Ordering::Relaxed);
+            }
+            flow
+        });
+        let reading = Reading::start(disk.clone(), opener.platform(), order, sink, cancel, &opener.vm.memory).await;
+        match reading {
+            Ok(reading) => Ok(reading.join().await),
+            Err(error) if *error.reason() == reason::READ_STOPPED => Ok(Report::failed(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn tell(&self, opener: &Opener, result: v1::DiskResult, error: Option<Error>) -> Result<()> {
+        self.note(|job| job.disks.push(result.clone()));
+        // As patient as with a frame: without this event the job is not OK.
+        let told = self.emit_within(Event::DiskRead(result), opener.vm.limits.lease_default).await;
+        match error {
+            Some(error) => Err(error),
+            None if !told => Err(Error::new(&reason::JOB_STREAM, "a disk's result was not taken")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl HeldDisk {
+    /// What was attached, if it goes on by its server from now on.
+    fn leave(&self) -> Option<Disk> {
+        let next = self.next.as_ref()?;
+        let mut now = lock(&self.now);
+        now.is_attached().then(|| std::mem::replace(&mut *now, Disk::Remote(Arc::clone(next))))
+    }
+}
+
+/// The first `bytes` of the ranges, and what is left of them.
+fn split(ranges: &[Range<u64>], mut bytes: u64) -> (Vec<Range<u64>>, Vec<Range<u64>>) {
+    let (mut came, mut left) = (Vec::new(), Vec::new());
+    for range in ranges {
+        let here = bytes.min(range.end.saturating_sub(range.start));
+        let middle = range.start + here;
+        bytes -= here;
+        if middle > range.start {
+            came.push(range.start..middle);
+        }
+        if middle < range.end {
+            left.push(middle..range.end);
+        }
+    }
+    (came, left)
+}
+
+/// The last transport is the disk's; bytes and times are of all.
+fn add(sum: &mut v1::DiskResult, last: v1::DiskResult, came: Vec<Range<u64>>) {
+    let mut parts = std::mem::take(&mut sum.parts);
+    if !came.is_empty() {
+        let range = |r: Range<u64>| v1::Range { offset: r.start, length: r.end - r.start };
+        let ranges = came.into_iter().map(range).collect();
+        parts.push(v1::TransportPart { transport: last.transport, engine: last.engine.clone(), ranges });
+    }
+    let before = std::mem::replace(sum, last);
+    sum.parts = parts;
+    sum.bytes_read += before.bytes_read;
+    sum.bytes_sent += before.bytes_sent;
+    sum.zero_bytes += before.zero_bytes;
+    sum.engine_refusals.splice(0..0, before.engine_refusals);
+    if let (Some(sum), Some(before)) = (sum.timings.as_mut(), before.timings) {
+        sum.attach_us += before.attach_us;
+        sum.discover_us += before.discover_us;
+        sum.first_byte_us = before.first_byte_us;
+        sum.transfer_us += before.transfer_us;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_and_what_is_left_are_the_ranges_again() {
+        let ranges = [0..10, 20..30];
+        assert_eq!(split(&ranges, 0), (vec![], ranges.to_vec()));
+        assert_eq!(split(&ranges, 10), (vec![0..10], vec![20..30]));
+        assert_eq!(split(&ranges, 13), (vec![0..10, 20..23], vec![23..30]));
+        assert_eq!(split(&ranges, 20), (ranges.to_vec(), vec![]));
+    }
+}
