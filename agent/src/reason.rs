@@ -141,6 +141,7 @@ registry! {
     NBD_CONNECT = "HA-NBD-003", Unavailable, "the NBD server can't be used", "see the cause; check that it runs, its port, and the certificates of [nbd]";
     NBD_SIZE = "HA-NBD-004", FailedPrecondition, "the NBD server has another size than the disk", "check that it serves this disk, as of this snapshot";
     NBD_LOST = "HA-NBD-005", Unavailable, "the NBD server was lost or broke the protocol while a disk was read", "check the server's log; resume the job, or run it again";
+    NBD_DIFFERS = "HA-NBD-006", DataLoss, "the NBD server shows other bytes than the disk that was read before", "check that it serves this disk, as of this snapshot; run the job again";
 
     SES_UNKNOWN = "HA-SES-001", NotFound, "no such session", "open the disks again; ListSessions shows what lives";
     SES_STATE = "HA-SES-002", FailedPrecondition, "the session is not open", "wait for its end, then open the disks again under a new request_id";

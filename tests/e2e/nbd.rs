@@ -18,8 +18,8 @@ use vcenter_sim::inventory::{ControllerKind, ControllerSpec, DatastoreKind};
 use crate::{
     around::two_hosts,
     support::{
-        MIB, Running, Seen, adds, backup, codes, control, dense, disks, eventually, images_equal_sources,
-        nothing_is_left, open_request, reading, refused, request, scene,
+        MIB, Running, Seen, adds, backup, by_request, calls, codes, control, dense, disks, ended, eventually,
+        images_equal_sources, nothing_is_left, nothing_stays, open_request, reading, refused, request, scene,
     },
 };
 
@@ -157,13 +157,53 @@ async fn a_disk_that_breaks_goes_on_by_its_server_at_the_first_missing_byte() ->
     nothing_is_left(&scene).await
 }
 
+/// Of the same size, and of another disk: what was sent before is asked again first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_shows_another_disk_is_found_out_before_its_bytes_are_mixed_in() -> Result<()> {
+    let (dir, scene) = with_servers(&[dense(96 * MIB, 7)], two_hosts)?;
+    let other = dir.path().join("other.raw");
+    let mut bytes = std::fs::read(scene.source(0))?;
+    bytes[..usize::try_from(MIB)?].fill(0x5a);
+    std::fs::write(&other, bytes)?;
+    let server = Server::start(dir.path(), "other", &other, &[]).await?;
+    let wanted = BackupVmRequest { nbd_servers: vec![server.named(key(0))], ..request(TARGET) };
+    let run = reading(&scene, &dir, wanted).await?;
+    control(&scene, json!({"cmd": "host", "name": "esx-proxy", "entering": true})).await?;
+    let delivered = run.finish().await?;
+    let result = delivered.result()?;
+    assert_eq!((result.state(), codes(result)), (JobState::Failed, vec!["HA-NBD-006"]));
+    assert_eq!(by_disk(result)[&key(0)].parts.len(), 1, "nothing of it was sent");
+    control(&scene, json!({"cmd": "host", "name": "esx-proxy", "entering": false})).await?;
+    nothing_stays(&scene).await
+}
+
+/// A controller that takes nothing any more loses its job also when the disk has gone on by its server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_stops_taking_ends_its_job_after_the_disk_went_on() -> Result<()> {
+    let (dir, scene) = with_servers(&[dense(96 * MIB, 7)], |spec| {
+        two_hosts(spec);
+        spec.set("limits", "lease_min_seconds", 1);
+        spec.set("limits", "lease_default_seconds", 2);
+    })?;
+    let server = Server::start(dir.path(), "zero", &scene.source(0), &[]).await?;
+    let wanted = BackupVmRequest { nbd_servers: vec![server.named(key(0))], ..request(TARGET) };
+    let by = by_request(&wanted);
+    let run = reading(&scene, &dir, wanted).await?;
+    control(&scene, json!({"cmd": "host", "name": "esx-proxy", "entering": true})).await?;
+    eventually("the disk is detached", async || Ok(scene.left_attached().await?.is_empty())).await?;
+    let result = ended(&scene, by).await?;
+    assert_eq!((result.state(), codes(&result)), (JobState::Failed, vec!["HA-JOB-003"]));
+    drop(run);
+    control(&scene, json!({"cmd": "host", "name": "esx-proxy", "entering": false})).await?;
+    nothing_stays(&scene).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_server_gets_wrong_is_told_and_never_ok() -> Result<()> {
     let (dir, scene) = with_servers(&[dense(2 * MIB, 1)], |_| {})?;
     let small = dir.path().join("small.raw");
     std::fs::write(&small, vec![1_u8; 1 << 20])?;
     let short = Server::start(dir.path(), "short", &small, &[]).await?;
-    let error = Server::start(dir.path(), "error", &scene.source(0), &["--filter=error"]).await?;
     let absent = NbdServer { device_key: key(0), uri: format!("nbd+unix:///?socket={}/none", dir.path().display()) };
     let nbd = Transport::Nbd.into();
     for (server, code) in [(short.named(key(0)), "HA-NBD-004"), (absent, "HA-NBD-003")] {
@@ -171,10 +211,12 @@ async fn what_a_server_gets_wrong_is_told_and_never_ok() -> Result<()> {
         let delivered = backup(&scene, wanted, dir.path()).await?;
         assert_eq!((delivered.result()?.state(), codes(delivered.result()?)), (JobState::Failed, vec![code]));
     }
-    drop(error);
     let stranger = NbdServer { device_key: key(0), uri: "nbd://127.0.0.1/".into() };
     let ask = BackupVmRequest { nbd_servers: vec![stranger], ..request(TARGET) };
     refused(crate::support::jobs(&scene).await?.backup_vm(ask).await, "HA-NBD-002")?;
+    let typo = NbdServer { device_key: key(9), ..short.named(key(0)) };
+    let delivered = backup(&scene, BackupVmRequest { nbd_servers: vec![typo], ..request(TARGET) }, dir.path()).await?;
+    assert_eq!(codes(delivered.result()?), ["HA-VM-005"], "a server of a disk that is not there");
     let none = BackupVmRequest { transport: nbd, ..request(TARGET) };
     let delivered = backup(&scene, none, dir.path()).await?;
     let text = format!("{:?}", delivered.result()?.reasons);
@@ -184,14 +226,18 @@ async fn what_a_server_gets_wrong_is_told_and_never_ok() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_reads_a_disk_of_a_server() -> Result<()> {
-    let (dir, scene) = with_servers(&[dense(2 * MIB, 1)], |_| {})?;
+async fn a_session_reads_a_disk_of_a_server_wherever_the_proxy_goes() -> Result<()> {
+    let (dir, scene) = with_servers(&[dense(2 * MIB, 1)], two_hosts)?;
     let server = Server::start(dir.path(), "zero", &scene.source(0), &[]).await?;
     let mut client = disks(&scene).await?;
     let mut open = open_request(TARGET);
     (open.nbd_servers, open.transport) = (vec![server.named(key(0))], Transport::Nbd.into());
     let opened = client.open_disks(open).await?.into_inner();
     assert_eq!(opened.disks[0].transport(), Transport::Nbd);
+    control(&scene, json!({"cmd": "host", "name": "esx-proxy", "entering": true})).await?;
+    let looks = calls(&scene, "RetrievePropertiesEx").await?.len();
+    eventually("it was looked at since", async || Ok(calls(&scene, "RetrievePropertiesEx").await?.len() > looks + 20))
+        .await?;
     let read =
         ReadDiskRequest { session_id: opened.session_id.clone(), device_key: key(0), ..ReadDiskRequest::default() };
     let mut stream = client.read_disk(read).await?.into_inner();

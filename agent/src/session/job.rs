@@ -30,7 +30,7 @@ use super::{
 use crate::{
     attach::{Settled, now},
     error::{Error, Result},
-    id::{JobId, SessionId},
+    id::{DutyId, JobId, SessionId},
     journal::{JobBegan, Record},
     plan::{self, Decision, facts_to_api},
     reason,
@@ -70,6 +70,10 @@ struct HeldDisk {
     now: Mutex<Disk>,
     /// Where it goes on when it can't be read attached.
     next: Option<Arc<Remote>>,
+    /// Its thread reads it attached.
+    reading: AtomicBool,
+    /// The attachment that was left and is to be proven gone.
+    owed: Mutex<Option<DutyId>>,
     /// Why it is not attached.
     remarks: Vec<Error>,
 }
@@ -254,7 +258,13 @@ impl Job {
                     let key = disk.decision.disk.device_key;
                     let next = opener.server(key, &self.request.ways, &disk.decision);
                     let next = next.filter(|_| self.request.ways.asked.is_none());
-                    holding.disks.push(HeldDisk { now: Mutex::new(open), next, remarks: disk.remarks });
+                    holding.disks.push(HeldDisk {
+                        now: Mutex::new(open),
+                        next,
+                        reading: AtomicBool::new(false),
+                        owed: Mutex::default(),
+                        remarks: disk.remarks,
+                    });
                 }
                 Err(errors) => {
                     let facts = facts_to_api(&disk.decision.disk);
@@ -265,7 +275,9 @@ impl Job {
                 }
             }
         }
+        let of_proxy = |why: Error| [&reason::HST_PROXY, &reason::HST_MOVED].contains(&why.reason());
         if let Some(watch) = &holding.watch
+            && watch.trouble().now().is_none_or(of_proxy)
             && !holding.disks.iter().any(|disk| disk.now().is_attached())
         {
             let watch = watch.without_proxy();

@@ -60,7 +60,7 @@ impl Opener {
         {
             return Err(Error::new(&reason::SNAP_UNKNOWN, format!("{snapshot} is no snapshot of {}", target.name)));
         }
-        let mut facts = self.plan_facts(&target, snapshot, keys).await?;
+        let mut facts = self.plan_facts(&target, snapshot, keys, ways).await?;
         // A VM is known to be the proxy before anything of it is asked.
         facts.target.is_proxy |= target.moref == self.vm.moref;
         let decisions = self.judge(&facts, ways, bytes).await;
@@ -75,7 +75,7 @@ impl Opener {
         keys: &[i32],
         ways: &Ways,
     ) -> Result<(PlanFacts, Vec<Decision>)> {
-        let facts = self.plan_facts(target, snapshot, keys).await?;
+        let facts = self.plan_facts(target, snapshot, keys, ways).await?;
         let decisions = self.judge(&facts, ways, None).await;
         for decision in &decisions {
             for spoken in &decision.spoken {
@@ -85,9 +85,20 @@ impl Opener {
         Ok((facts, decisions))
     }
 
-    async fn plan_facts(&self, target: &TargetFacts, snapshot: Option<&Moref>, keys: &[i32]) -> Result<PlanFacts> {
+    async fn plan_facts(
+        &self,
+        target: &TargetFacts,
+        snapshot: Option<&Moref>,
+        keys: &[i32],
+        ways: &Ways,
+    ) -> Result<PlanFacts> {
         let mut facts = self.vm.hypervisor.planning(&self.vm.moref, &target.moref, snapshot).await?;
-        if let Some(key) = keys.iter().find(|key| !facts.disks.iter().any(|view| view.disk.device_key == **key)) {
+        // A server of a disk that is not there would be missed only when it is needed.
+        if let Some(key) = keys
+            .iter()
+            .chain(ways.servers.keys())
+            .find(|key| !facts.disks.iter().any(|view| view.disk.device_key == **key))
+        {
             return Err(Error::new(&reason::VM_DISK_UNKNOWN, format!("{}: key {key}", target.name)));
         }
         facts.disks.retain(|view| keys.is_empty() || keys.contains(&view.disk.device_key));

@@ -266,9 +266,11 @@ impl Watch {
 }
 
 async fn run(vm: Arc<ProxyVm>, target: Moref, ground: Ground, tell: Sender<Option<Arc<Error>>>) {
+    let attached = ground.attached;
     let error = tokio::select! {
         error = see(&vm, &target, ground.clone()) => error,
-        error = recorded::wait(Arc::clone(&vm), ground) => error,
+        // They are all about the proxy and its host.
+        error = recorded::wait(Arc::clone(&vm), ground), if attached => error,
     };
     tracing::warn!(%target, reason = error.reason().code, %error, "trouble around held disks");
     tell.send_replace(Some(Arc::new(error)));

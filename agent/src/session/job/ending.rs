@@ -62,8 +62,15 @@ impl Job {
 
     /// Keeps the snapshot for a job that resumes, if that was asked and makes sense for this end.
     async fn keep(&self, duty: DutyId, error: Option<&Error>) -> bool {
-        let resumable =
-            [&reason::JOB_STREAM, &reason::HST_PROXY, &reason::HST_MOVED, &reason::READ_GONE, &reason::READ_IO];
+        let resumable = [
+            &reason::JOB_STREAM,
+            &reason::HST_PROXY,
+            &reason::HST_MOVED,
+            &reason::READ_GONE,
+            &reason::READ_IO,
+            &reason::NBD_CONNECT,
+            &reason::NBD_LOST,
+        ];
         let window = self.request.resume_window;
         let wanted = error.is_some_and(|error| resumable.contains(&error.reason())) && !window.is_zero();
         if !wanted || self.jobs.manager.draining().is_cancelled() {

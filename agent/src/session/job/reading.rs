@@ -6,14 +6,18 @@
 //!    ▼  (only a disk with a server; else the job fails)
 //! given back ──proof, or patience over──▶ server, from the first byte that was not delivered ──▶ done
 //! ```
-//! What was delivered is not read again: pieces are handed over in order, so their sum tells where the rest begins.
+//! Before the first new byte the server has to show what was sent last. What was delivered is not sent again: pieces are handed over in order, so their sum tells where the rest begins.
 use std::{
-    ops::Range,
-    sync::{Arc, atomic::Ordering},
+    ops::{ControlFlow, Range},
+    sync::{Arc, Mutex, atomic::Ordering},
 };
 
+use bytes::Bytes;
 use hotadd_api::v1::{self, job_event::Item as Event};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep_until, timeout},
+};
 
 use super::{HeldDisk, Holding, Job};
 use crate::{
@@ -21,19 +25,12 @@ use crate::{
     plan::facts_to_api,
     reason,
     session::{opener::Opener, registry::lock, watch::Trouble},
-    transport::{Disk, Item, Outlet, ReadOrder, Reading, Report},
+    transport::{Disk, Item, Outlet, ReadOrder, Reading, Remote, Report},
 };
 
-/// What another transport may heal. Not an unreadable sector: it is told, wherever it is.
-const HEALED: [&reason::ReasonCode; 7] = [
-    &reason::READ_GONE,
-    &reason::READ_IO,
-    &reason::READ_SHORT,
-    &reason::READ_ENGINE,
-    &reason::DSC_OPEN,
-    &reason::DSC_IDENTITY,
-    &reason::DSC_WRITABLE,
-];
+/// What another transport may heal. Not an unreadable sector, nor a device that is not what was proven: those are told.
+const HEALED: [&reason::ReasonCode; 5] =
+    [&reason::READ_GONE, &reason::READ_IO, &reason::READ_SHORT, &reason::READ_ENGINE, &reason::DSC_OPEN];
 
 impl Job {
     pub(super) async fn read_all(&self, opener: &Opener, holding: &mut Holding) -> Result<()> {
@@ -43,14 +40,24 @@ impl Job {
         let reads = disks.iter().map(|disk| async {
             // Never closed, so the only way on is a permit.
             let _turn = turns.acquire().await;
-            self.go_on()?;
-            self.read_disk(opener, disk).await
+            self.go_on_reading(disks)?;
+            self.read_disk(opener, disk, disks).await
         });
         let mut reads = std::pin::pin!(futures_util::future::join_all(reads));
+        // Until when attached disks have to be free of their reads.
+        let mut left_by = None;
         let results = loop {
             tokio::select! {
-                results = &mut reads => break results,
+                // A trouble that is known is looked at before what it did to the reads.
+                biased;
                 () = self.abort() => {}
+                () = at(left_by) => {
+                    left_by = None;
+                    if !disks.iter().any(|disk| disk.reading.load(Ordering::Relaxed)) {
+                        continue;
+                    }
+                }
+                results = &mut reads => break results,
             }
             if let (Some(why), Some(seen)) = (self.may_leave(disks), watch.as_ref()) {
                 tracing::warn!(reason = why.reason().code, %why, "the proxy's host leaves service: disks go on by their servers");
@@ -59,7 +66,8 @@ impl Job {
                 *watch = Some(next);
                 self.leave.store(true, Ordering::Relaxed);
                 // Those that were read to their end are given back as well.
-                disks.iter().for_each(|disk| drop(disk.leave()));
+                disks.iter().for_each(HeldDisk::leave);
+                left_by = Some(Instant::now() + opener.vm.deadlines.cleanup);
                 continue;
             }
             // The threads end between two blocks; their descriptors are closed when they have.
@@ -71,7 +79,8 @@ impl Job {
             if timeout(opener.vm.deadlines.cleanup, reads).await.is_err() {
                 tracing::error!("a read does not end; detaching under it");
             }
-            return self.go_on();
+            let hangs = || Error::new(&reason::READ_STOPPED, "an attached disk could not be left in time");
+            return Err(self.abort_reason().unwrap_or_else(hangs));
         };
         let Some(error) = results.into_iter().find_map(Result::err) else { return Ok(()) };
         // A read stops, or fails, because the stream broke, the agent drains, or the disk is in trouble: that is the cause
@@ -110,62 +119,117 @@ impl Job {
         (of_proxy && able && wanted).then_some(why)
     }
 
-    async fn read_disk(&self, opener: &Opener, held: &HeldDisk) -> Result<()> {
+    /// As [`Job::go_on`], but for trouble that only moves the disks to their servers.
+    fn go_on_reading(&self, disks: &[HeldDisk]) -> Result<()> {
+        self.abort_reason().filter(|_| self.may_leave(disks).is_none()).map_or(Ok(()), Err)
+    }
+
+    async fn read_disk(&self, opener: &Opener, held: &HeldDisk, all: &[HeldDisk]) -> Result<()> {
         let facts = held.now().facts().clone();
         let asked = self.request.ranges.get(&facts.device_key).cloned();
         let mut rest = asked.unwrap_or_else(|| vec![Range { start: 0, end: facts.capacity_bytes }]);
         let mut sum = v1::DiskResult::default();
         let mut remarks: Vec<v1::Reason> = held.remarks.iter().map(Error::to_reason).collect();
+        let samples = Samples::default();
         let error = loop {
             let disk = held.now();
-            let report = self.read_by(opener, &disk, rest.clone()).await?;
+            if let Disk::Remote(remote) = &disk {
+                // Detached first: it may hold the file that the server opens. A detach that is refused does not hold the data.
+                let owed = lock(&held.owed).take();
+                if let Some(duty) = owed {
+                    opener.settler.settle(&[duty], opener.vm.deadlines.cleanup).await;
+                }
+                if let Some(error) = self.differs(opener, remote, &samples).await {
+                    break Some(error);
+                }
+            }
+            let by_proxy = disk.is_attached();
+            held.reading.store(by_proxy, Ordering::Relaxed);
+            let report = self.read_by(opener, &disk, rest.clone(), &samples).await;
+            held.reading.store(false, Ordering::Relaxed);
+            let report = report?;
             let (came, left) = split(&rest, report.bytes_read);
             add(&mut sum, report.to_api(&disk), came);
             let Some(error) = report.error else { break None };
             drop(disk);
-            if left.is_empty() || !self.heals(&error, held) {
+            if !by_proxy || left.is_empty() || !self.heals(&error, held, all) {
                 break Some(error);
             }
             tracing::warn!(disk = facts.label, reason = error.reason().code, %error, "going on by the disk's server");
             remarks.push(error.to_reason());
-            if let Some(Disk::Attached(attached)) = held.leave() {
-                let duty = attached.duty();
-                drop(attached);
-                // Detached first: it may hold the file that the server opens. A detach that is refused does not hold the data.
-                opener.settler.settle(&[duty], opener.vm.deadlines.cleanup).await;
-            }
+            held.leave();
             rest = left;
         };
         sum.reasons = error.iter().map(Error::to_reason).chain(remarks).collect();
         self.tell(opener, sum, error).await
     }
 
-    /// Whether the disk goes on by its server after this.
-    fn heals(&self, error: &Error, held: &HeldDisk) -> bool {
-        let left = *error.reason() == reason::READ_STOPPED && self.leave.load(Ordering::Relaxed);
-        let was_attached = held.now().is_attached() || left;
+    /// Whether a disk that was read attached goes on by its server after this.
+    fn heals(&self, error: &Error, held: &HeldDisk, all: &[HeldDisk]) -> bool {
+        let (leave, deaf) = (self.leave.load(Ordering::Relaxed), self.deaf.load(Ordering::Relaxed));
+        let left = *error.reason() == reason::READ_STOPPED && leave && !deaf;
         let wanted = left || HEALED.contains(&error.reason());
-        was_attached && wanted && held.next.is_some() && !self.cancel.load(Ordering::Relaxed) && self.go_on().is_ok()
+        wanted && held.next.is_some() && !self.cancel.load(Ordering::Relaxed) && self.go_on_reading(all).is_ok()
     }
 
-    async fn read_by(&self, opener: &Opener, disk: &Disk, ranges: Vec<Range<u64>>) -> Result<Report> {
-        let order = ReadOrder {
+    /// Reads again from the server what was sent from the proven disk: a server of another disk, or of another state, is
+    /// found out before its bytes are mixed in.
+    async fn differs(&self, opener: &Opener, remote: &Arc<Remote>, samples: &Samples) -> Option<Error> {
+        let due = samples.of();
+        if due.is_empty() {
+            return None;
+        }
+        let ranges = due.iter().map(|sample| sample.range.clone()).collect();
+        let found = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&found);
+        let sink = Box::new(move |item| {
+            if let Item::Frame(frame) = item {
+                lock(&into).push(frame.blake3);
+            }
+            ControlFlow::Continue(())
+        });
+        let (disk, cancel) = (Disk::Remote(Arc::clone(remote)), Arc::clone(&self.cancel));
+        let order = self.order(opener, ranges);
+        let report = match Reading::start(disk, opener.platform(), order, sink, cancel, &opener.vm.memory).await {
+            Ok(reading) => reading.join().await,
+            Err(error) => return Some(error),
+        };
+        let same = lock(&found).iter().eq(due.iter().map(|sample| &sample.blake3));
+        let other = || Error::new(&reason::NBD_DIFFERS, remote.name());
+        report.error.or_else(|| (!same).then(other))
+    }
+
+    fn order(&self, opener: &Opener, ranges: Vec<Range<u64>>) -> ReadOrder {
+        ReadOrder {
             ranges,
             block_bytes: self.request.block_bytes,
             depth: opener.vm.limits.depth,
             engines: self.request.engines.clone(),
-        };
+        }
+    }
+
+    async fn read_by(
+        &self,
+        opener: &Opener,
+        disk: &Disk,
+        ranges: Vec<Range<u64>>,
+        samples: &Samples,
+    ) -> Result<Report> {
+        let order = self.order(opener, ranges);
         let cancel = Arc::clone(if disk.is_attached() { &self.leave } else { &self.cancel });
         let mut outlet = Outlet::new(self.tx.clone(), Arc::clone(&cancel), opener.vm.limits.lease_default);
         let (facts, transport) = (facts_to_api(disk.facts()), disk.transport());
-        let (stop, deaf) = (Arc::clone(&cancel), Arc::clone(&self.deaf));
+        let (stop, deaf, samples) = (Arc::clone(&cancel), Arc::clone(&self.deaf), samples.clone());
         let sink = Box::new(move |item| {
             let event = match item {
                 Item::Opened { engine, bytes_required } => {
                     let (disk, engine) = (Some(facts.clone()), engine.name().to_owned());
                     Event::Opened(v1::DiskOpened { disk, engine, bytes_required, transport: transport.into() })
                 }
-                Item::Frame(frame) => Event::Frame(frame),
+                Item::Frame(frame) => {
+                    samples.take(&frame);
+                    Event::Frame(frame)
+                }
             };
             let flow = outlet.push(Ok(v1::JobEvent { item: Some(event) }));
             if flow.is_break() && !stop.load(Ordering::Relaxed) {
@@ -194,11 +258,55 @@ impl Job {
 }
 
 impl HeldDisk {
-    /// What was attached, if it goes on by its server from now on.
-    fn leave(&self) -> Option<Disk> {
-        let next = self.next.as_ref()?;
+    /// From now on by its server, if it has one; what was attached is given back when its read has ended.
+    fn leave(&self) {
+        let Some(next) = &self.next else { return };
         let mut now = lock(&self.now);
-        now.is_attached().then(|| std::mem::replace(&mut *now, Disk::Remote(Arc::clone(next))))
+        if let Disk::Attached(attached) = &*now {
+            *lock(&self.owed) = Some(attached.duty());
+            *now = Disk::Remote(Arc::clone(next));
+        }
+    }
+}
+
+/// Never, without a time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A block that was sent.
+#[derive(Debug, Clone)]
+struct Sample {
+    range: Range<u64>,
+    blake3: Bytes,
+}
+
+/// The first and the last block with content that were sent of a disk.
+#[derive(Debug, Clone, Default)]
+struct Samples(Arc<Mutex<Option<(Sample, Sample)>>>);
+
+impl Samples {
+    fn take(&self, frame: &v1::Frame) {
+        if frame.zero {
+            return;
+        }
+        let range = frame.offset..frame.offset + u64::from(frame.length);
+        let last = Sample { range, blake3: frame.blake3.clone() };
+        let mut kept = lock(&self.0);
+        let first = kept.take().map_or_else(|| last.clone(), |(first, _)| first);
+        *kept = Some((first, last));
+    }
+
+    /// In order of offset.
+    fn of(&self) -> Vec<Sample> {
+        match lock(&self.0).clone() {
+            None => Vec::new(),
+            Some((first, last)) if first.range == last.range => vec![first],
+            Some((first, last)) => vec![first, last],
+        }
     }
 }
 

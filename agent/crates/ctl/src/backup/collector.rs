@@ -193,14 +193,18 @@ impl Collector {
             if disk.ended {
                 return Err(Failure::contract(format!("{name} was opened twice")));
             }
-            let rest = disk.facts.capacity_bytes - disk.next;
+            let going_on = way(disk.next, &opened);
+            if disk.open && disk.ways.last().is_some_and(|(_, transport, _)| *transport == going_on.1) {
+                return Err(Failure::contract(format!("{name} was opened twice")));
+            }
+            let rest = disk.facts.capacity_bytes.checked_sub(disk.next);
             let same = (facts.capacity_bytes, &facts.uuid, &facts.change_id)
                 == (disk.facts.capacity_bytes, &disk.facts.uuid, &disk.facts.change_id);
-            if !same || opened.bytes_required != rest {
-                return Err(Failure::contract(format!("{name} is not what was begun: {facts:?}, {rest} bytes due")));
+            if !same || Some(opened.bytes_required) != rest {
+                return Err(Failure::contract(format!("{name} is not what was begun: {facts:?}, {rest:?} bytes due")));
             }
             disk.open = true;
-            disk.ways.push(way(disk.next, &opened));
+            disk.ways.push(going_on);
             report::opened(&self.out, &facts, &opened.engine, &disk.file);
             return Ok(());
         }
