@@ -9,6 +9,8 @@ pub mod vm;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;
 
 use super::rule::{
     Effect,
