@@ -72,6 +72,12 @@ fn with_servers(disks: &[Content], change: impl FnOnce(&mut Spec)) -> Result<(te
     })
 }
 
+/// The proxy's host begins to leave and the disk is given back, before the client takes more and the job could end.
+async fn leaves(scene: &Scene) -> Result<()> {
+    control(scene, json!({"cmd": "host", "name": "esx-proxy", "entering": true})).await?;
+    eventually("the disk is detached", async || Ok(scene.left_attached().await?.is_empty())).await
+}
+
 fn by_disk(result: &hotadd_api::v1::JobResult) -> BTreeMap<i32, &DiskResult> {
     result.disks.iter().filter_map(|disk| Some((disk.disk.as_ref()?.device_key, disk))).collect()
 }
@@ -141,9 +147,7 @@ async fn a_disk_that_breaks_goes_on_by_its_server_at_the_first_missing_byte() ->
     let server = Server::start(dir.path(), "zero", &scene.source(0), &[]).await?;
     let wanted = BackupVmRequest { nbd_servers: vec![server.named(key(0))], ..request(TARGET) };
     let run = reading(&scene, &dir, wanted).await?;
-    control(&scene, json!({"cmd": "host", "name": "esx-proxy", "entering": true})).await?;
-    eventually("the disk is detached while its job reads on", async || Ok(scene.left_attached().await?.is_empty()))
-        .await?;
+    leaves(&scene).await?;
     let delivered = run.finish().await?;
     let result = delivered.result()?;
     ensure!(result.state() == JobState::Ok, "{result:#?}");
@@ -168,7 +172,7 @@ async fn a_server_that_shows_another_disk_is_found_out_before_its_bytes_are_mixe
     let server = Server::start(dir.path(), "other", &other, &[]).await?;
     let wanted = BackupVmRequest { nbd_servers: vec![server.named(key(0))], ..request(TARGET) };
     let run = reading(&scene, &dir, wanted).await?;
-    control(&scene, json!({"cmd": "host", "name": "esx-proxy", "entering": true})).await?;
+    leaves(&scene).await?;
     let delivered = run.finish().await?;
     let result = delivered.result()?;
     assert_eq!((result.state(), codes(result)), (JobState::Failed, vec!["HA-NBD-006"]));
@@ -189,8 +193,7 @@ async fn a_controller_that_stops_taking_ends_its_job_after_the_disk_went_on() ->
     let wanted = BackupVmRequest { nbd_servers: vec![server.named(key(0))], ..request(TARGET) };
     let by = by_request(&wanted);
     let run = reading(&scene, &dir, wanted).await?;
-    control(&scene, json!({"cmd": "host", "name": "esx-proxy", "entering": true})).await?;
-    eventually("the disk is detached", async || Ok(scene.left_attached().await?.is_empty())).await?;
+    leaves(&scene).await?;
     let result = ended(&scene, by).await?;
     assert_eq!((result.state(), codes(&result)), (JobState::Failed, vec!["HA-JOB-003"]));
     drop(run);
