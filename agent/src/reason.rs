@@ -142,6 +142,16 @@ registry! {
     NBD_SIZE = "HA-NBD-004", FailedPrecondition, "the NBD server has another size than the disk", "check that it serves this disk, as of this snapshot";
     NBD_LOST = "HA-NBD-005", Unavailable, "the NBD server was lost or broke the protocol while a disk was read", "check the server's log; resume the job, or run it again";
     NBD_DIFFERS = "HA-NBD-006", DataLoss, "the NBD server shows other bytes than the disk that was read before", "check that it serves this disk, as of this snapshot; run the job again";
+    VDK_LIBRARY = "HA-VDK-001", FailedPrecondition, "the VDDK library is missing or can't be loaded", "unpack VMware's VDDK where vddk.libdir says, so that lib64/libvixDiskLib.so.* is under it; the release must suit nbdkit's plug-in";
+    VDK_NBDKIT = "HA-VDK-002", FailedPrecondition, "nbdkit can't be run", "install nbdkit, or set vddk.nbdkit_program";
+    VDK_PLUGIN = "HA-VDK-003", FailedPrecondition, "nbdkit has no vddk plug-in", "install the plug-in (package nbdkit-vddk-plugin or nbdkit-plugin-vddk)";
+    VDK_START = "HA-VDK-004", FailedPrecondition, "nbdkit with VDDK did not start", "see nbdkit's last line in the message, and the lines before it in the log";
+    VDK_SLOW = "HA-VDK-005", DeadlineExceeded, "nbdkit with VDDK did not serve in time", "check the load of the proxy, or raise vddk.start_seconds";
+    VDK_DIED = "HA-VDK-006", Unavailable, "nbdkit with VDDK died again and again", "see nbdkit's last line in the message; other releases of VDDK or of nbdkit may hold";
+    VDK_OPEN = "HA-VDK-007", FailedPrecondition, "VDDK could not open or read the disk", "see VDDK's text in the message: check port 902 to every host, the user's privileges, and that vCenter's certificate was not changed";
+    VDK_MEMORY = "HA-VDK-008", InvalidArgument, "the NFC buffers of one connection are too large", "lower vddk.nfc_buffer_64k or vddk.nfc_buffers: their product may be 16 MiB at most";
+    VDK_VALUE = "HA-VDK-009", InvalidArgument, "a value can't be given to VDDK", "change what the message names: a password without line ends and NULs, names without control characters";
+    VDK_BUSY = "HA-VDK-010", ResourceExhausted, "the disk's ESXi host has no NFC connection or memory left", "wait for other reads from that host, or lower vddk.nfc_buffer_64k or vddk.nfc_buffers";
 
     SES_UNKNOWN = "HA-SES-001", NotFound, "no such session", "open the disks again; ListSessions shows what lives";
     SES_STATE = "HA-SES-002", FailedPrecondition, "the session is not open", "wait for its end, then open the disks again under a new request_id";

@@ -5,6 +5,7 @@ mod limits;
 mod nbd;
 mod plan;
 mod secret;
+mod vddk;
 
 use std::{
     collections::BTreeSet,
@@ -22,8 +23,9 @@ pub use self::{
     limits::Limits,
     nbd::Nbd,
     plan::{NoSlot, Policy, Profile, SataNvme, TryVddk},
+    vddk::{Compression, VddkSettings},
 };
-use self::{deadlines::RawDeadlines, limits::RawLimits, nbd::RawNbd, plan::RawPlan};
+use self::{deadlines::RawDeadlines, limits::RawLimits, nbd::RawNbd, plan::RawPlan, vddk::RawVddk};
 use crate::id::DiskUuid;
 
 /// The checked configuration.
@@ -37,6 +39,8 @@ pub struct Config {
     pub deadlines: Deadlines,
     pub plan: Policy,
     pub nbd: Nbd,
+    /// `None`: no VDDK.
+    pub vddk: Option<VddkSettings>,
     /// Engines in order of preference.
     pub engines: Vec<EngineKind>,
     pub guards: GuardPolicy,
@@ -118,6 +122,8 @@ struct RawConfig {
     #[serde(default)]
     nbd: RawNbd,
     #[serde(default)]
+    vddk: Option<RawVddk>,
+    #[serde(default)]
     engines: Option<Vec<String>>,
     #[serde(default)]
     guards: GuardPolicy,
@@ -191,6 +197,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
     let deadlines = raw.deadlines.check(&mut faults.0);
     let plan = raw.plan.check(&mut faults.0);
     let nbd = raw.nbd.check(&mut faults.0);
+    let vddk = raw.vddk.map(|raw| raw.check(&mut faults.0));
     let engines = faults.engines(raw.engines);
     let own_disks = raw
         .own_disks
@@ -207,6 +214,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
             deadlines,
             plan,
             nbd,
+            vddk,
             engines,
             guards: raw.guards,
             own_disks,
@@ -311,6 +319,7 @@ mod tests {
         let path = write(dir.path(), "agent.toml", &good(dir.path()), 0o644);
         let config = Config::load(&path).unwrap();
         assert_eq!(config.limits.attach_batch, 15);
+        assert_eq!(config.vddk, None);
         assert_eq!(config.engines, EngineKind::PREFERENCE);
         assert!(!format!("{config:?}").contains("s3cret"));
         use secrecy::ExposeSecret as _;
@@ -328,7 +337,7 @@ mod tests {
             .replace("0.0.0.0:7443", "nowhere")
             .replace("https://vc", "http://vc")
             .replace("key.pem", "missing.pem")
-            + "pin_sha256 = 'zz'\n[limits]\ndepth = 0\n[deadlines]\ncall_seconds = 0\nsettle_seconds = 0\n";
+            + "pin_sha256 = 'zz'\n[limits]\ndepth = 0\n[deadlines]\ncall_seconds = 0\nsettle_seconds = 0\n[vddk]\nlibdir = 'l'\nnfc_buffers = 17\n";
         write(dir.path(), "password", "x", 0o644);
         let path = write(dir.path(), "agent.toml", &text, 0o644);
         let Faults(faults) = Config::load(&path).unwrap_err();
@@ -341,6 +350,8 @@ mod tests {
             "limits.depth:",
             "call_seconds:",
             "settle_seconds:",
+            "vddk.libdir:",
+            "vddk.nfc_buffer_64k × nfc_buffers:",
         ] {
             assert!(faults.iter().any(|f| f.contains(key)), "{key} missing in {faults:#?}");
         }

@@ -1,5 +1,6 @@
 //! How bytes leave a disk: one OS thread per read, device or NBD server → engine → zero scan and hash → frames.
-//! A disk that vSphere exports instead comes as a compressed stream: [`stream_vmdk`] decodes it.
+//! A disk that vSphere exports instead comes as a compressed stream: [`stream_vmdk`] decodes it. A disk that is read
+//! through VDDK is served by a child: [`vddk`].
 //! Nothing here attaches or detaches; a read holds its [`Disk`] for as long as its thread runs.
 pub mod disk;
 pub mod memory;
@@ -7,6 +8,7 @@ pub mod outlet;
 pub mod read;
 pub mod remote;
 pub mod stream_vmdk;
+pub mod vddk;
 
 pub use disk::Disk;
 pub use memory::Memory;

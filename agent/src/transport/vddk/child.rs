@@ -1,0 +1,187 @@
+//! One nbdkit process: started with its password in a pipe, greeted, waited for, ended. What is done when it dies is in
+//! [`super::running`].
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
+    path::Path,
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use command_fds::{CommandFdExt as _, FdMapping};
+use nix::{
+    fcntl::OFlag,
+    sys::signal::{Signal, killpg},
+    unistd::{Pid, pipe2},
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    process::Child,
+    task::JoinHandle,
+    time::{interval, timeout},
+};
+
+use super::{DiskSpec, VddkSettings, command, lines::Log, nursery, place::Place};
+use crate::{
+    error::{Error, Result},
+    reason::{self, ReasonCode},
+};
+
+/// Between two tries to connect while it starts.
+const KNOCK: Duration = Duration::from_millis(25);
+/// For what is at its end by itself: the last lines of a dead child, the end of a killed one.
+const REST: Duration = Duration::from_secs(5);
+/// NBD: magic, magic of options, then two bytes of flags (doc/proto.md, newstyle negotiation).
+const GREETING: &[u8] = b"NBDMAGICIHAVEOPT";
+/// Our flags (fixed newstyle), then NBD_OPT_ABORT without data.
+const GOODBYE: &[u8] = b"\0\0\0\x01IHAVEOPT\0\0\0\x02\0\0\0\0";
+
+/// What every start of one disk's nbdkit needs.
+#[derive(Debug)]
+pub(super) struct Recipe {
+    pub(super) settings: VddkSettings,
+    pub(super) spec: DiskSpec,
+    pub(super) password: SecretString,
+    pub(super) log: Arc<Log>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Nbdkit {
+    child: Child,
+    pub(super) pid: u32,
+    lines: JoinHandle<()>,
+}
+
+impl Recipe {
+    /// Starts it and waits until it greets. A start that is given up kills its child.
+    pub(super) async fn start(&self, place: &Place) -> Result<Nbdkit> {
+        self.log.forget();
+        let failed = |error: io::Error| Error::new(&reason::VDK_START, "").with_source(error);
+        place.clear_socket().map_err(failed)?;
+        let mut command = command::program(&self.settings);
+        command
+            .args(command::arguments(&self.settings, &self.spec, &place.socket(), &place.config()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        let parent_fd = pipe_of(&self.password).map_err(failed)?;
+        command
+            .fd_mappings(vec![FdMapping { parent_fd, child_fd: command::PASSWORD_FD }])
+            .map_err(|error| failed(io::Error::other(error)))?;
+        let mut child = nursery::spawn(command).await.map_err(|error| {
+            let program = self.settings.nbdkit_program.display().to_string();
+            let missing = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied);
+            let reason = if missing { &reason::VDK_NBDKIT } else { &reason::VDK_START };
+            Error::new(reason, program).with_source(error)
+        })?;
+        let (pid, stderr) = (child.id().unwrap_or(0), child.stderr.take());
+        let log = Arc::clone(&self.log);
+        let lines = tokio::spawn(async move {
+            if let Some(stderr) = stderr {
+                log.follow(stderr).await;
+            }
+        });
+        let mut nbdkit = Nbdkit { child, pid, lines };
+        let socket = place.socket();
+        tokio::select! {
+            status = nbdkit.child.wait() => {
+                nbdkit.last_words().await;
+                Err(self.failed(&reason::VDK_START, &ended(status)))
+            }
+            greeted = timeout(self.settings.start_deadline, greeting(&socket)) => match greeted {
+                Ok(()) => Ok(nbdkit),
+                Err(_) => {
+                    nbdkit.end(Duration::ZERO).await;
+                    let waited = format!("not within {} s", self.settings.start_deadline.as_secs_f64());
+                    Err(self.failed(&reason::VDK_SLOW, &waited))
+                }
+            },
+        }
+    }
+
+    /// With nbdkit's last line, which may tell a better reason.
+    pub(super) fn failed(&self, reason: &'static ReasonCode, what: &str) -> Error {
+        let last = self.log.last().unwrap_or_else(|| "nbdkit said nothing".into());
+        let reason = match () {
+            () if last.contains("cannot open plugin") => &reason::VDK_PLUGIN,
+            () if last.contains("libvixDiskLib") => &reason::VDK_LIBRARY,
+            () => reason,
+        };
+        Error::new(reason, format!("{what}; {last}"))
+    }
+}
+
+impl Nbdkit {
+    /// Waits for its end and tells it.
+    pub(super) async fn death(&mut self) -> String {
+        let status = self.child.wait().await;
+        self.last_words().await;
+        ended(status)
+    }
+
+    /// SIGTERM, and SIGKILL after `patience`: VDDK's threads may hang in a connection.
+    pub(super) async fn end(mut self, patience: Duration) {
+        self.signal(Signal::SIGTERM);
+        if timeout(patience, self.child.wait()).await.is_err() {
+            self.signal(Signal::SIGKILL);
+            if timeout(REST, self.child.wait()).await.is_err() {
+                tracing::error!(pid = self.pid, "nbdkit was killed and does not end");
+            }
+        }
+        self.last_words().await;
+    }
+
+    async fn last_words(&mut self) {
+        if timeout(REST, &mut self.lines).await.is_err() {
+            self.lines.abort();
+        }
+    }
+
+    /// To its process group, as long as it was not waited for: then the number is somebody else's.
+    fn signal(&self, signal: Signal) {
+        let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
+        if let Err(error) = killpg(Pid::from_raw(pid), signal) {
+            tracing::warn!(pid, %error, "nbdkit can't be signalled");
+        }
+    }
+}
+
+/// A pipe that holds the password, closed for writing: the child reads it to its end.
+fn pipe_of(password: &SecretString) -> io::Result<OwnedFd> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    // Bounded far below what a pipe takes, see command::check.
+    File::from(write).write_all(password.expose_secret().as_bytes())?;
+    Ok(read)
+}
+
+fn ended(status: io::Result<ExitStatus>) -> String {
+    status.map_or_else(|error| error.to_string(), |status| format!("nbdkit ended ({status})"))
+}
+
+/// Waits until somebody on `socket` greets. nbdkit listens before VDDK is initialised, and greets after.
+async fn greeting(socket: &Path) {
+    let mut knock = interval(KNOCK);
+    loop {
+        knock.tick().await;
+        if let Ok(true) = greets(socket).await {
+            return;
+        }
+    }
+}
+
+async fn greets(socket: &Path) -> io::Result<bool> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let mut greeting = [0; 18];
+    stream.read_exact(&mut greeting).await?;
+    // Left as the protocol wants it, or nbdkit would log an error.
+    stream.write_all(GOODBYE).await?;
+    let mut rest = [0; 64];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(greeting.starts_with(GREETING))
+}

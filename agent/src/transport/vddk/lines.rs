@@ -1,0 +1,225 @@
+//! What nbdkit and VDDK write to standard error: line by line into the log, cleaned and bounded, and the two codes that mean
+//! that the host leaves service.
+//!
+//! nbdkit prints VDDK's texts, and codes only as far as VDDK's own lines have them (its plug-in asks GetErrorText), so the
+//! codes are looked for beside the word that announces them, never as bare numbers: sectors are numbers too.
+use std::sync::{Mutex, PoisonError};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    sync::watch,
+};
+
+/// Bytes of a line that are kept while it comes in, and characters of it that are logged.
+const LINE_MOST: usize = 8192;
+const SHOWN_MOST: usize = 1000;
+/// Below this many bytes a password may be part of any word; replacing it would only show where.
+const REDACTED_LEAST: usize = 4;
+
+/// The ESXi host ends its NFC service, from vSphere 7.0 on while it enters maintenance mode (VDDK 7.0.1 release notes): the
+/// same signal as the host's own state, only earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostLeaving {
+    /// 14014, VIX_E_HOST_SERVER_SHUTDOWN: the connection will be closed.
+    Shutdown,
+    /// 14015, VIX_E_HOST_SERVER_NOT_AVAILABLE: no new connections.
+    NotAvailable,
+}
+
+/// The signal in a line, if it has one.
+pub(super) fn leaving(line: &str) -> Option<HostLeaving> {
+    let lower = line.to_ascii_lowercase();
+    if lower.contains("vix_e_host_server_shutdown") {
+        return Some(HostLeaving::Shutdown);
+    }
+    if lower.contains("vix_e_host_server_not_available") {
+        return Some(HostLeaving::NotAvailable);
+    }
+    let words: Vec<&str> = lower.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    words.iter().enumerate().find_map(|(at, word)| {
+        let signal = match *word {
+            "14014" => HostLeaving::Shutdown,
+            "14015" => HostLeaving::NotAvailable,
+            _ => return None,
+        };
+        let announced = words[at.saturating_sub(2)..at]
+            .iter()
+            .any(|w| matches!(*w, "error" | "err" | "code" | "vixerror" | "status"));
+        announced.then_some(signal)
+    })
+}
+
+/// Where the lines of one disk go.
+#[derive(Debug)]
+pub(super) struct Log {
+    session: String,
+    disk: String,
+    password: SecretString,
+    last: Mutex<Last>,
+    leaving: watch::Sender<Option<HostLeaving>>,
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    line: Option<String>,
+    error: Option<String>,
+}
+
+impl Log {
+    pub(super) fn new(session: &str, disk: &str, password: SecretString) -> Self {
+        Self {
+            session: session.to_owned(),
+            disk: disk.to_owned(),
+            password,
+            last: Mutex::default(),
+            leaving: watch::Sender::new(None),
+        }
+    }
+
+    pub(super) fn leaving(&self) -> watch::Receiver<Option<HostLeaving>> {
+        self.leaving.subscribe()
+    }
+
+    /// The last line that nbdkit marks as an error, else the last one.
+    pub(super) fn last(&self) -> Option<String> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.error.clone().or_else(|| last.line.clone())
+    }
+
+    /// Before another child writes.
+    pub(super) fn forget(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Last::default();
+    }
+
+    /// Reads to the end.
+    pub(super) async fn follow(&self, mut from: impl AsyncRead + Unpin) {
+        let (mut cutter, mut buffer) = (Cutter::default(), vec![0; 4096]);
+        loop {
+            match from.read(&mut buffer).await {
+                Ok(0) | Err(_) => break,
+                Ok(count) => cutter.push(&buffer[..count], &mut |line| self.take(line)),
+            }
+        }
+        cutter.end(&mut |line| self.take(line));
+    }
+
+    fn take(&self, raw: &[u8]) {
+        let line = self.clean(raw);
+        if line.is_empty() {
+            return;
+        }
+        let (session, disk) = (&self.session, &self.disk);
+        let is_error = line.contains("error:");
+        if is_error {
+            tracing::warn!(session, disk, line, "nbdkit");
+        } else {
+            tracing::info!(session, disk, line, "nbdkit");
+        }
+        if let Some(signal) = leaving(&line) {
+            tracing::warn!(session, disk, ?signal, "VDDK says that the host leaves service");
+            self.leaving.send_replace(Some(signal));
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_error {
+            last.error = Some(line.clone());
+        }
+        last.line = Some(line);
+    }
+
+    /// One line for people: no control characters, no password, not too long.
+    fn clean(&self, raw: &[u8]) -> String {
+        let mut text = String::from_utf8_lossy(raw).into_owned();
+        let password = self.password.expose_secret();
+        if password.len() >= REDACTED_LEAST {
+            text = text.replace(password, "[REDACTED]");
+        }
+        let shown = text.trim().chars().take(SHOWN_MOST);
+        shown.map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    }
+}
+
+/// Cuts bytes into lines; of a line that never ends only the beginning is kept.
+#[derive(Debug, Default)]
+struct Cutter {
+    line: Vec<u8>,
+}
+
+impl Cutter {
+    fn push(&mut self, bytes: &[u8], take: &mut impl FnMut(&[u8])) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, ended) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
+            let room = LINE_MOST - self.line.len();
+            self.line.extend_from_slice(&text[..text.len().min(room)]);
+            if ended {
+                self.end(take);
+            }
+        }
+    }
+
+    fn end(&mut self, take: &mut impl FnMut(&[u8])) {
+        if !self.line.is_empty() {
+            take(&self.line);
+            self.line.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log() -> Log {
+        Log::new("s", "d", SecretString::from("pa$$ wörd"))
+    }
+
+    #[test]
+    fn codes_count_only_where_they_are_called_errors() {
+        for (line, expected) in [
+            ("VixDiskLib: Failed to read, Error 14014 at 4512.", Some(HostLeaving::Shutdown)),
+            ("nbdkit: vddk[1]: error: [NFC ERROR] error code: 14015", Some(HostLeaving::NotAvailable)),
+            ("VixError = 14014", Some(HostLeaving::Shutdown)),
+            ("closed (VIX_E_HOST_SERVER_NOT_AVAILABLE)", Some(HostLeaving::NotAvailable)),
+            ("read of sector 14014 failed", None),
+            ("error: 140145", None),
+            ("14014", None),
+            ("error: read of 512 bytes at 14014", None),
+        ] {
+            assert_eq!(leaving(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn lines_are_cleaned_bounded_and_hold_no_password() {
+        let log = log();
+        assert_eq!(log.clean(b"  a\x1b[31mb\rc\t "), "a\u{fffd}[31mb\u{fffd}c");
+        assert_eq!(log.clean("login with pa$$ wörd refused".as_bytes()), "login with [REDACTED] refused");
+        assert_eq!(log.clean(&[b'x'; 5000]).len(), SHOWN_MOST);
+        assert_eq!(log.clean(b"\xff"), "\u{fffd}");
+    }
+
+    #[tokio::test]
+    async fn the_last_error_wins_and_the_signal_is_seen() {
+        let log = log();
+        let signal = log.leaving();
+        let long = "y".repeat(3 * LINE_MOST);
+        let text = format!("one\n{long}\nnbdkit: error: cannot\n\nUse 'nbdkit --help'\nno end, Error 14014");
+        log.follow(text.as_bytes()).await;
+        assert_eq!(log.last().as_deref(), Some("nbdkit: error: cannot"));
+        assert_eq!(*signal.borrow(), Some(HostLeaving::Shutdown));
+        log.forget();
+        assert_eq!(log.last(), None);
+        log.follow(&b"only this"[..]).await;
+        assert_eq!(log.last().as_deref(), Some("only this"));
+    }
+
+    #[test]
+    fn a_line_may_come_in_pieces() {
+        let (mut cutter, mut got) = (Cutter::default(), Vec::new());
+        for piece in ["a", "b\nc", "\n", "\n\nd"] {
+            cutter.push(piece.as_bytes(), &mut |line| got.push(String::from_utf8(line.to_vec()).unwrap()));
+        }
+        cutter.end(&mut |line| got.push(String::from_utf8(line.to_vec()).unwrap()));
+        assert_eq!(got, ["ab", "c", "d"]);
+    }
+}
