@@ -130,6 +130,8 @@ pub struct Running {
     pub ca_pem: String,
     /// SHA-256 of the server's certificate, lower-case hex.
     pub cert_sha256: String,
+    /// The certificate itself.
+    pub cert_der: Vec<u8>,
     pub control: PathBuf,
     sim: Arc<Sim>,
     tasks: Vec<JoinHandle<()>>,
@@ -187,7 +189,15 @@ pub async fn start(opt: Options) -> Result<Running> {
         tokio::spawn(soap::http::serve(Arc::clone(&sim), port, listener, identity.acceptor)),
         tokio::spawn(control::serve(Arc::clone(&sim), control)),
     ];
-    Ok(Running { addr, ca_pem: identity.ca_pem, cert_sha256: identity.sha256, control: opt.control, sim, tasks })
+    Ok(Running {
+        addr,
+        ca_pem: identity.ca_pem,
+        cert_sha256: identity.sha256,
+        cert_der: identity.der,
+        control: opt.control,
+        sim,
+        tasks,
+    })
 }
 
 /// The disks that the proxy has from the start (its anchors) appear when the backend connects.

@@ -20,6 +20,7 @@ pub(crate) struct Identity {
     pub sha256: String,
     /// SHA-1 of it in the form of vSphere's thumbprints.
     pub thumbprint: String,
+    pub der: Vec<u8>,
 }
 
 fn named(names: &[String], cn: &str) -> Result<CertificateParams> {
@@ -45,6 +46,7 @@ pub(crate) fn identity(extra: &[String]) -> Result<Identity> {
     leaf.use_authority_key_identifier_extension = true;
     let cert = leaf.signed_by(&key, &issuer)?;
     let der: CertificateDer<'static> = cert.der().clone();
+    let leaf_der = der.to_vec();
     let sha256: String = Sha256::digest(&der).iter().map(|b| format!("{b:02x}")).collect();
     let pairs: Vec<String> = Sha1::digest(&der).iter().map(|b| format!("{b:02X}")).collect();
     let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
@@ -58,5 +60,6 @@ pub(crate) fn identity(extra: &[String]) -> Result<Identity> {
         ca_pem: ca_cert.pem(),
         sha256,
         thumbprint: pairs.join(":"),
+        der: leaf_der,
     })
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{device, inventory, operator};
+use super::{device, inventory, operator, vddk};
 use crate::Sim;
 use crate::cue::Cue;
 use crate::export;
@@ -49,6 +49,7 @@ pub(crate) async fn run(sim: &Arc<Sim>, v: &Value, writers: &mut Writers) -> Res
         "devices" | "backend_reconnect" | "device_delete" | "device_rescan" | "device_remove" | "attach_raw"
         | "detach_raw" | "guest_writes" => device::run(sim, v).await,
         "operator" | "attach_foreign" | "detach_foreign" => operator::run(sim, v).await,
+        "vddk_open" => vddk::open(sim, v).await,
         "restart" | "vc_down" => away(sim, v).await,
         "state" | "attached" | "snapshots" | "disk_file" | "add_vm" | "add_datastore" | "remove_disk" | "datastore"
         | "host" | "methods" | "disable_method" | "delta_growth" | "delete_file" => inventory::run(sim, v),

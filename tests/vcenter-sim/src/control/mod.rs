@@ -5,6 +5,7 @@ mod command;
 mod device;
 mod inventory;
 mod operator;
+mod vddk;
 
 use std::path::Path;
 use std::sync::Arc;
