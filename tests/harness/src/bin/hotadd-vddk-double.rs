@@ -13,10 +13,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    os::{
-        fd::AsRawFd as _,
-        unix::{ffi::OsStrExt as _, net::UnixStream, process::CommandExt as _},
-    },
+    os::unix::{ffi::OsStrExt as _, net::UnixStream, process::CommandExt as _},
     path::Path,
     process::{Command, ExitCode},
 };
@@ -92,11 +89,8 @@ fn run() -> Result<std::convert::Infallible> {
         nbdkit.args(["eval".to_owned(), format!("open={script}"), "get_size=echo 0".to_owned()]);
         return Err(nbdkit.exec().into());
     }
-    // A copy of the descriptor that outlives exec; the name is gone at once, so nothing is left when nbdkit is killed.
-    let file = File::open(&flat)?;
-    fs::remove_file(&flat)?;
-    let kept = nix::unistd::dup(&file)?;
-    nbdkit.arg("file").arg(format!("file=/proc/self/fd/{}", kept.as_raw_fd()));
+    // Stays where it is, for the test's folder to take along: nbdkit resolves the name, so an unlinked file can't be served.
+    nbdkit.arg("file").arg(format!("file={}", flat.display()));
     Err(nbdkit.exec().into())
 }
 
