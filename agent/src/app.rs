@@ -4,7 +4,7 @@
 //! config ▶ locks and journal ▶ vCenter ▶ who am I ▶ settle what is owed ▶ open the port ▶ READY
 //! SIGTERM │ SIGINT ▶ STOPPING ▶ refuse new ▶ end sessions and jobs ▶ settle ▶ exit 0 only if nothing is owed
 //! ```
-use std::{fs::File, sync::Arc, time::Duration};
+use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use hotadd_api::v1::EventKind;
 use nix::fcntl::Flock;
@@ -32,7 +32,10 @@ use crate::{
     reason,
     session::{Manager, Opener, jobs::Jobs},
     systemd,
-    transport::Servers,
+    transport::{
+        Servers,
+        vddk::{self, Vddk},
+    },
 };
 
 /// Calls that are running get their answers before a fatal end.
@@ -59,7 +62,7 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
     let Core { vm, settler, proxy_name } = core;
     let planner = Arc::new(Planner::new(config.plan.clone(), &config.state_dir));
     let attacher = Attacher::new(Arc::clone(&vm), settler.clone());
-    let servers = Servers::new(config.nbd.clone());
+    let servers = Servers::new(config.nbd.clone(), vddk(&config, &vm)?);
     let manager = Manager::start(Opener { vm: Arc::clone(&vm), attacher, settler, planner, servers });
     let jobs = Jobs::new(manager.clone());
     let context = Context { manager, jobs, engines: config.engines.clone(), proxy_name };
@@ -88,6 +91,20 @@ pub async fn reap(config: Config, platform: Arc<dyn Platform>, patience: Duratio
     };
     let owed = || Error::new(&reason::DUTY_OWED, format!("not settled within {} s", patience.as_secs())).owing();
     timeout(patience, work).await.unwrap_or_else(|_| Err(owed()))
+}
+
+/// The user's VDDK, if there is a table for it; what an earlier run left of it is removed.
+fn vddk(config: &Config, vm: &ProxyVm) -> Result<Option<Vddk>> {
+    let runtime = vm.platform.lock_file().parent().map(Path::to_path_buf).unwrap_or_default();
+    let failed = |e| Error::new(&reason::CFG_INVALID, runtime.display().to_string()).with_source(e);
+    vddk::sweep(&runtime).map_err(failed)?;
+    let Some(settings) = config.vddk.clone() else { return Ok(None) };
+    let vddk = Vddk::new(settings, config.vcenter.clone(), Arc::clone(&vm.hypervisor), runtime);
+    match vddk.release() {
+        Ok(release) => tracing::info!(release = release.map(|r| r.to_string()), "VDDK is there"),
+        Err(error) => tracing::warn!(%error, "disks that can't be attached have no VDDK"),
+    }
+    Ok(Some(vddk))
 }
 
 /// The journal's own lock keeps a second agent from the same folder only.

@@ -30,3 +30,4 @@ mod session;
 mod snapshots;
 mod stream;
 mod support;
+mod vddk;

@@ -53,6 +53,10 @@ pub struct VddkSettings {
     /// VDDK's tmpDirectory: one fixed folder, or what a process leaves is never found again.
     pub tmp_dir: PathBuf,
     pub connections_per_host: u32,
+    /// How long a disk waits for its share of a host.
+    pub queue_deadline: Duration,
+    /// TCP port of ESXi's NFC service, tried before the snapshot; `None`: not tried.
+    pub nfc_port: Option<u16>,
     /// From the start of nbdkit until it serves.
     pub start_deadline: Duration,
     /// From SIGTERM until SIGKILL.
@@ -106,6 +110,10 @@ pub(super) struct RawVddk {
     tmp_dir: PathBuf,
     #[serde(default = "connections")]
     connections_per_host: u32,
+    #[serde(default = "queue_seconds")]
+    queue_seconds: f64,
+    #[serde(default = "nfc_port")]
+    nfc_port: u16,
     #[serde(default = "start_seconds")]
     start_seconds: f64,
     #[serde(default = "stop_seconds")]
@@ -136,6 +144,15 @@ fn connections() -> u32 {
     50
 }
 
+fn queue_seconds() -> f64 {
+    3600.0
+}
+
+/// Source: VMware Ports and Protocols, ESXi, NFC.
+fn nfc_port() -> u16 {
+    902
+}
+
 fn start_seconds() -> f64 {
     60.0
 }
@@ -159,6 +176,8 @@ impl RawVddk {
             extents: false,
             tmp_dir: tmp_dir(),
             connections_per_host: connections(),
+            queue_seconds: queue_seconds(),
+            nfc_port: nfc_port(),
             start_seconds: start_seconds(),
             stop_seconds: stop_seconds(),
             restarts: restarts(),
@@ -187,9 +206,14 @@ impl RawVddk {
                 fault(key, format!("{value} is not between {low} and {high}"));
             }
         }
-        for (key, value) in [("start_seconds", &mut self.start_seconds), ("stop_seconds", &mut self.stop_seconds)] {
-            if !(0.1..=3600.0).contains(value) {
-                fault(key, format!("{value} is not between 0.1 and 3600"));
+        let waits = [
+            ("queue_seconds", &mut self.queue_seconds, 86400.0),
+            ("start_seconds", &mut self.start_seconds, 3600.0),
+            ("stop_seconds", &mut self.stop_seconds, 3600.0),
+        ];
+        for (key, value, most) in waits {
+            if !(0.1..=most).contains(value) {
+                fault(key, format!("{value} is not between 0.1 and {most}"));
                 *value = 1.0;
             }
         }
@@ -208,6 +232,8 @@ impl RawVddk {
             extents: self.extents,
             tmp_dir: self.tmp_dir,
             connections_per_host: self.connections_per_host,
+            queue_deadline: Duration::from_secs_f64(self.queue_seconds),
+            nfc_port: Some(self.nfc_port).filter(|port| *port != 0),
             start_deadline: Duration::from_secs_f64(self.start_seconds),
             stop_deadline: Duration::from_secs_f64(self.stop_seconds),
             restarts: self.restarts,
@@ -243,11 +269,13 @@ mod tests {
         assert_eq!(VddkSettings::new("/x").session_bytes(), 4 << 20);
         let all = check(
             "libdir = '/l'\nnbdkit_program = '/usr/sbin/nbdkit'\ncompression = 'fastlz'\nnfc_buffer_64k = 32\nnfc_buffers = 8\n\
-             extents = true\ntmp_dir = '/t'\nconnections_per_host = 7\nstart_seconds = 1.5\nstop_seconds = 2\nrestarts = 0",
+             extents = true\ntmp_dir = '/t'\nconnections_per_host = 7\nnfc_port = 0\nqueue_seconds = 9\nstart_seconds = 1.5\nstop_seconds = 2\nrestarts = 0",
         )
         .unwrap();
         assert_eq!((all.compression.as_str(), all.session_bytes(), all.extents), ("fastlz", 16 << 20, true));
         assert_eq!((all.connections_per_host, all.restarts), (7, 0));
+        assert_eq!((all.nfc_port, all.queue_deadline), (None, Duration::from_secs(9)));
+        assert_eq!(VddkSettings::new("/x").nfc_port, Some(902));
         assert_eq!((all.start_deadline, all.stop_deadline), (Duration::from_millis(1500), Duration::from_secs(2)));
     }
 
@@ -258,6 +286,7 @@ mod tests {
             ("nfc_buffers = 17", "16777216"),
             ("nfc_buffer_64k = 4000000000\nnfc_buffers = 4000000000", "vddk.nfc_buffers"),
             ("connections_per_host = 51", "vddk.connections_per_host"),
+            ("queue_seconds = 86401", "vddk.queue_seconds"),
             ("start_seconds = 0", "vddk.start_seconds"),
             ("stop_seconds = nan", "vddk.stop_seconds"),
             ("restarts = 21", "vddk.restarts"),

@@ -317,6 +317,8 @@ pub struct About {
 #[async_trait]
 pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     fn about(&self) -> About;
+    /// DER of vCenter's certificate, as it was believed last.
+    fn certificate(&self) -> Option<Vec<u8>>;
     /// Finds the VM in which this agent runs.
     async fn identify(&self, host: &HostIdentity) -> Result<Moref>;
     /// The proxy's controllers, disks and running tasks, read now.

@@ -96,6 +96,10 @@ impl Hypervisor for Vsphere {
         }
     }
 
+    fn certificate(&self) -> Option<Vec<u8>> {
+        self.client.certificate()
+    }
+
     async fn identify(&self, host: &HostIdentity) -> Result<Moref> {
         let mut found = Vec::new();
         for uuid in uuid_candidates(host) {

@@ -115,6 +115,8 @@ pub struct Decision {
     /// Every rule that spoke, in the table's order.
     pub spoken: Vec<Spoken>,
     pub route: Route,
+    /// A server has it, and no rule or wish forbids that.
+    pub may_nbd: bool,
     /// Everything that speaks against HotAdd.
     pub refusals: Vec<Error>,
     /// Rules that are tried against by attaching it.
@@ -131,6 +133,21 @@ impl Decision {
     #[must_use]
     pub fn preferred(&self) -> Option<Transport> {
         preferred(&self.spoken)
+    }
+
+    /// Its server turned out to be out of reach: HotAdd where that was only the second choice, else refused.
+    pub fn lose_nbd(&mut self, asked: Option<Transport>, why: &Error) {
+        self.may_nbd = false;
+        let helps =
+            matches!(asked, None | Some(Transport::Nbd)) && self.spoken.iter().all(|s| s.effect != Effect::Refuse);
+        self.route = match self.route {
+            Route::Nbd if self.refusals.is_empty() && asked.is_none() => Route::HotAdd,
+            Route::Nbd => Route::Refused,
+            other => other,
+        };
+        if self.route == Route::Refused && helps {
+            self.refusals.push(why.copy());
+        }
     }
 
     /// What to attach, if nothing refuses it.
@@ -191,7 +208,8 @@ fn decide_one(facts: &PlanFacts, disk: &DiskView, room: &Fact<usize>, question: 
     if route != Route::HotAdd {
         tries.clear();
     }
-    Decision { disk: disk.disk.clone(), bytes, spoken, route, refusals, tries }
+    let may_nbd = has_nbd && matches!(question.asked, None | Some(Transport::Nbd));
+    Decision { disk: disk.disk.clone(), bytes, spoken, route, may_nbd, refusals, tries }
 }
 
 /// A limit of NBD outweighs its price.

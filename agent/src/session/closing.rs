@@ -23,6 +23,9 @@ impl Manager {
         let opener = &self.shared.opener;
         let open = opener.vm.journal.duties_of(session);
         open.iter().for_each(|duty| opener.settler.hand_over(duty.id));
+        // Nothing is left there, unless the session ended by a panic.
+        let servers = opener.servers.clone();
+        tokio::spawn(async move { servers.end(session).await });
         !open.is_empty()
     }
 
@@ -32,7 +35,10 @@ impl Manager {
         let opener = &self.shared.opener;
         let open = opener.vm.journal.duties_of(session);
         let disks: Vec<_> = open.iter().filter(|duty| duty.attach().is_some()).map(|duty| duty.id).collect();
-        opener.settler.settle(&disks, opener.vm.deadlines.cleanup).await
+        // Servers of ours that have the snapshot's disks open end before it may go.
+        let (settled, ()) =
+            tokio::join!(opener.settler.settle(&disks, opener.vm.deadlines.cleanup), opener.servers.end(session));
+        settled
     }
 
     /// Whatever is left of the session: its snapshots, after its disks.

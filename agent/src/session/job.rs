@@ -22,7 +22,7 @@ use tonic::Status;
 
 use super::{
     jobs::{JobRequest, Jobs},
-    opener::{Opened, Opener, Source},
+    opener::{Opened, Source},
     registry::{VmClaim, lock},
     snapshot::HeldSnapshot,
     watch::{self, Trouble, Watch},
@@ -212,7 +212,7 @@ impl Job {
         let opened = opener.attach(session, target, &moref, &self.request.keys, &self.request.ways).await?;
         // An older snapshot that is taken over may lack a disk that the VM has now.
         let fit = self.ranges_fit(opened.iter().map(|disk| &disk.decision));
-        let refused = self.hold(opener, opened, holding);
+        let refused = self.hold(opened, holding);
         self.finish(Phase::Attach, clock).await;
         fit?;
         if holding.disks.is_empty() || (!self.request.partial && !refused.is_empty()) {
@@ -250,17 +250,14 @@ impl Job {
     }
 
     /// Sorts the attached from the refused and notes both.
-    fn hold(&self, opener: &Opener, opened: Vec<Opened>, holding: &mut Holding) -> Vec<Error> {
+    fn hold(&self, opened: Vec<Opened>, holding: &mut Holding) -> Vec<Error> {
         let mut refused = Vec::new();
         for disk in opened {
             match disk.disk {
                 Ok(open) => {
-                    let key = disk.decision.disk.device_key;
-                    let next = opener.server(key, &self.request.ways, &disk.decision);
-                    let next = next.filter(|_| self.request.ways.asked.is_none());
                     holding.disks.push(HeldDisk {
                         now: Mutex::new(open),
-                        next,
+                        next: disk.next,
                         reading: AtomicBool::new(false),
                         owed: Mutex::default(),
                         remarks: disk.remarks,

@@ -1,8 +1,5 @@
 //! The steps that sessions and jobs share: preflight, snapshot; deciding and attaching are in [`super::planned`].
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use hotadd_api::v1::Consistency;
 use hotadd_blockio::nbd;
@@ -16,7 +13,7 @@ use crate::{
     id::{Moref, SessionId},
     plan::{Decision, Planner, Route, Transport},
     reason,
-    transport::{Disk, Remote, Servers},
+    transport::{Disk, Of, Remote, Servers},
 };
 
 /// See the module.
@@ -36,12 +33,6 @@ pub struct Ways {
     pub asked: Option<Transport>,
     /// Admitted servers, by device key.
     pub servers: BTreeMap<i32, nbd::Target>,
-}
-
-impl Ways {
-    pub(super) fn keys(&self) -> BTreeSet<i32> {
-        self.servers.keys().copied().collect()
-    }
 }
 
 /// Where the disks' state comes from.
@@ -65,6 +56,8 @@ pub struct Preflight {
 pub struct Opened {
     pub decision: Decision,
     pub disk: Result<Disk, Vec<Error>>,
+    /// Where one that is attached goes on when it breaks.
+    pub next: Option<Arc<Remote>>,
     /// Of one that can be read: why it is not attached.
     pub remarks: Vec<Error>,
 }
@@ -127,9 +120,9 @@ impl Opener {
         Ok(())
     }
 
-    /// The server of a disk, if the request named one.
-    pub(super) fn server(&self, key: i32, ways: &Ways, decision: &Decision) -> Option<Arc<Remote>> {
-        ways.servers.get(&key).map(|target| self.servers.disk(&decision.disk, target))
+    /// The server of a disk, if there is one.
+    pub(super) fn server(&self, ways: &Ways, decision: &Decision, of: &Of) -> Option<Arc<Remote>> {
+        self.servers.disk(&decision.disk, ways.servers.get(&decision.disk.device_key), of)
     }
 
     /// Takes the snapshot, or takes note of the caller's.

@@ -25,7 +25,7 @@ use crate::{
         rates::{Rates, Sample},
     },
     reason,
-    transport::Disk,
+    transport::{Disk, Of, vddk::Vddk},
 };
 
 /// Pause before the proxy's units are counted again.
@@ -107,17 +107,37 @@ impl Opener {
 
     async fn judge(&self, facts: &PlanFacts, ways: &Ways, bytes: Option<u64>) -> Vec<Decision> {
         let tries = self.tries(facts);
+        let library = self.servers.vddk().map(Vddk::release);
+        let keys = facts.disks.iter().map(|view| view.disk.device_key);
+        let nbd = keys.filter(|key| matches!(library, Some(Ok(_))) || ways.servers.contains_key(key)).collect();
         let question = Question {
             policy: &self.planner.policy,
             room: self.room(facts).await,
             asked: ways.asked,
-            nbd: &ways.keys(),
+            nbd: &nbd,
             tries: &tries,
             rates: &self.planner.rates.now(),
             bytes,
-            vddk: None,
+            vddk: library.as_ref().and_then(|library| *library.as_ref().ok()?),
         };
-        plan::decide(facts, &question)
+        let mut decisions = plan::decide(facts, &question);
+        let by_vddk = |d: &&mut Decision| !ways.servers.contains_key(&d.disk.device_key);
+        let missing = match &library {
+            Some(Err(missing)) => Some(missing.copy()),
+            Some(Ok(_)) if decisions.iter_mut().filter(by_vddk).any(|d| d.route == Route::Nbd) => {
+                self.reaches(facts).await
+            }
+            _ => None,
+        };
+        if let Some(missing) = missing {
+            decisions.iter_mut().filter(by_vddk).for_each(|decision| decision.lose_nbd(ways.asked, &missing));
+        }
+        decisions
+    }
+
+    /// VDDK's data comes from the VM's host itself: a port that is closed is told before a snapshot is taken.
+    async fn reaches(&self, facts: &PlanFacts) -> Option<Error> {
+        self.servers.vddk()?.reaches(facts.target.host.known()).await.err()
     }
 
     /// Units that a disk could get now, on controllers that are known in the guest.
@@ -193,7 +213,13 @@ impl Opener {
             }
         }
         self.note_outcomes(&facts, &tried).await;
-        Ok(tried.into_iter().map(|(decision, answer)| self.opened(decision, answer, ways)).collect())
+        let of = Of {
+            session,
+            vm: target.moref.clone(),
+            snapshot: snapshot.clone(),
+            host: facts.target.host.known().cloned(),
+        };
+        Ok(tried.into_iter().map(|(decision, answer)| self.opened(decision, answer, ways, &of)).collect())
     }
 
     async fn attach_decided(
@@ -214,12 +240,13 @@ impl Opener {
 
     /// A fault at the attach leads to the disk's server, if it has one. A disk without a transport carries every reason:
     /// the fault, and that there is no next one.
-    fn opened(&self, mut decision: Decision, answer: Option<Answer>, ways: &Ways) -> Opened {
-        let server = self.server(decision.disk.device_key, ways, &decision).filter(|_| ways.asked.is_none());
+    fn opened(&self, mut decision: Decision, answer: Option<Answer>, ways: &Ways, of: &Of) -> Opened {
+        let server = self.server(ways, &decision, of).filter(|_| decision.may_nbd);
+        let next = server.clone().filter(|_| ways.asked.is_none());
         let route = decision.route;
         let (disk, remarks) = match answer {
             Some(Ok(attached)) => (Ok(Disk::Attached(attached)), Vec::new()),
-            Some(Err(error)) => match server.filter(|_| may_go_on(&error)) {
+            Some(Err(error)) => match next.clone().filter(|_| may_go_on(&error)) {
                 Some(remote) => {
                     tracing::warn!(disk = decision.disk.label, %error, "HotAdd failed; the disk goes by NBD");
                     (Ok(Disk::Remote(remote)), vec![error])
@@ -228,13 +255,13 @@ impl Opener {
             },
             None => {
                 let why = std::mem::take(&mut decision.refusals);
-                match self.server(decision.disk.device_key, ways, &decision).filter(|_| route == Route::Nbd) {
+                match server.filter(|_| route == Route::Nbd) {
                     Some(remote) => (Ok(Disk::Remote(remote)), why),
                     None => (Err(why), Vec::new()),
                 }
             }
         };
-        Opened { decision, disk, remarks }
+        Opened { decision, disk, next, remarks }
     }
 
     fn site_and_build(facts: &PlanFacts) -> (String, String) {

@@ -15,7 +15,7 @@ use tokio::{
 
 /// What one permit stands for: the smallest block there is.
 const UNIT: u64 = 64 << 10;
-/// How often a read that waits for memory looks at its cancel flag.
+/// How often a read that waits looks at its cancel flag.
 const CANCEL_POLL: Duration = Duration::from_millis(100);
 
 /// See the module.
@@ -41,14 +41,19 @@ impl Memory {
     /// Waits for the buffers of one read; `None` when it was cancelled first.
     pub async fn take(&self, depth: u32, block_bytes: u32, cancel: &AtomicBool) -> Option<OwnedSemaphorePermit> {
         let units = cost(depth, block_bytes).min(self.units);
-        let mut share = std::pin::pin!(Arc::clone(&self.free).acquire_many_owned(units));
-        while !cancel.load(Ordering::Relaxed) {
-            if let Ok(share) = timeout(CANCEL_POLL, &mut share).await {
-                return share.ok();
-            }
-        }
-        None
+        unless(cancel, Arc::clone(&self.free).acquire_many_owned(units)).await?.ok()
     }
+}
+
+/// Waits for `what`; `None` when it was cancelled first.
+pub(super) async fn unless<T>(cancel: &AtomicBool, what: impl Future<Output = T>) -> Option<T> {
+    let mut what = std::pin::pin!(what);
+    while !cancel.load(Ordering::Relaxed) {
+        if let Ok(done) = timeout(CANCEL_POLL, &mut what).await {
+            return Some(done);
+        }
+    }
+    None
 }
 
 /// A read maps two blocks per operation in flight: one being read, one being sent.

@@ -14,4 +14,4 @@ pub use disk::Disk;
 pub use memory::Memory;
 pub use outlet::Outlet;
 pub use read::{Item, ReadOrder, Reading, Report, Sink, micros};
-pub use remote::{Remote, Servers};
+pub use remote::{Of, Ready, Remote, Servers};

@@ -20,7 +20,7 @@ use hotadd_blockio::{
 };
 use tokio::sync::oneshot;
 
-use super::{Disk, Memory, Remote};
+use super::{Disk, Memory, Ready, Remote, memory::unless};
 use crate::{
     attach::Attached,
     discover::Platform,
@@ -85,15 +85,29 @@ impl Reading {
         cancel: Arc<AtomicBool>,
         memory: &Memory,
     ) -> Result<Self> {
+        let (answer, done) = oneshot::channel();
+        let ready = match &disk {
+            Disk::Attached(_) => None,
+            // A start that takes long does not hold memory.
+            Disk::Remote(remote) => match unless(&cancel, remote.ready()).await {
+                Some(Ok(ready)) => Some(ready),
+                Some(Err(error)) => {
+                    // A failed read like any other.
+                    drop(answer.send(Report::failed(error)));
+                    return Ok(Self { cancel, done });
+                }
+                None => return Err(Error::new(&reason::READ_STOPPED, "before its server was ready")),
+            },
+        };
         order.depth = memory.depth(order.depth, order.block_bytes);
         let share = memory.take(order.depth, order.block_bytes, &cancel).await;
         let share = share.ok_or_else(|| Error::new(&reason::READ_STOPPED, "before it began: no memory was free"))?;
-        let (answer, done) = oneshot::channel();
         let flag = Arc::clone(&cancel);
         thread::Builder::new()
             .name(format!("read-{}", disk.facts().device_key))
             .spawn(move || {
-                let report = run(&disk, platform.as_ref(), &order, sink, &flag);
+                let report = run(&disk, ready.as_ref(), platform.as_ref(), &order, sink, &flag);
+                drop(ready);
                 drop(disk);
                 drop(share);
                 // Nobody may be waiting any more; the report is for whoever does.
@@ -161,11 +175,19 @@ pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn run(disk: &Disk, platform: &dyn Platform, order: &ReadOrder, sink: Sink, cancel: &Arc<AtomicBool>) -> Report {
+fn run(
+    disk: &Disk,
+    ready: Option<&Ready>,
+    platform: &dyn Platform,
+    order: &ReadOrder,
+    sink: Sink,
+    cancel: &Arc<AtomicBool>,
+) -> Report {
     let opened = Instant::now();
-    let prepared = match disk {
-        Disk::Attached(attached) => Prepared::device(attached, platform, order),
-        Disk::Remote(remote) => Prepared::server(remote, order, cancel),
+    let prepared = match (disk, ready) {
+        (Disk::Attached(attached), _) => Prepared::device(attached, platform, order),
+        (Disk::Remote(remote), Some(ready)) => Prepared::server(remote, ready, order, cancel),
+        (Disk::Remote(remote), None) => Err(Error::new(&reason::INTERNAL, remote.name())),
     };
     let mut prepared = match prepared {
         Ok(prepared) => prepared,
@@ -187,6 +209,10 @@ fn run(disk: &Disk, platform: &dyn Platform, order: &ReadOrder, sink: Sink, canc
         });
     let gone = || Error::new(&reason::READ_GONE, format!("{} at its end", disk.facts().backing));
     let error = verdict(&result, required, framer.covered, disk).or_else(|| (!prepared.source.is_present()).then(gone));
+    let error = match (error, ready) {
+        (Some(error), Some(ready)) => Some(ready.told(error)),
+        (error, _) => error,
+    };
     let stats = result.unwrap_or_default();
     Report {
         error,
@@ -240,9 +266,9 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn server(remote: &Remote, order: &ReadOrder, cancel: &Arc<AtomicBool>) -> Result<Self> {
+    fn server(remote: &Remote, ready: &Ready, order: &ReadOrder, cancel: &Arc<AtomicBool>) -> Result<Self> {
         let arena = arena(order)?;
-        let engine = remote.connect(order.depth, cancel)?;
+        let engine = ready.connect(remote.disk(), order.depth, cancel)?;
         let source: Arc<dyn Source> = Arc::<hotadd_blockio::nbd::NbdSource>::clone(engine.source());
         Ok(Self { engine: Box::new(engine), arena, source, refused: Vec::new() })
     }

@@ -120,6 +120,30 @@ impl Spec {
         self.agent_toml = text + "\n";
     }
 
+    /// The target's three disks are one on VMFS, one on vSAN, where the proxy is not, and a linked clone on vVol.
+    pub fn three_kinds(&mut self, dir: &Path) -> Result<()> {
+        for (name, kind) in [("vsan", DatastoreKind::Vsan), ("vvol", DatastoreKind::Vvol)] {
+            let mut store = datastore_spec(name, dir.join(name));
+            store.kind = kind;
+            self.inventory.datastores.push(store);
+        }
+        let content = self.disks[2];
+        let disks = &mut self.target().disks;
+        disks[1].path = Some(format!("[vsan] {TARGET}/data.vmdk"));
+        disks[2].path = Some(format!("[vvol] {TARGET}/clone.vmdk"));
+        disks[2].linked_to = Some("[vvol] parent01/parent01.vmdk".into());
+        // A clone shows what its parent holds.
+        let (source, capacity) = (disks[2].source.take(), disks[2].capacity);
+        if let Some(source) = source.as_ref().filter(|source| !source.exists()) {
+            content.write(source)?;
+        }
+        let path = disks[2].linked_to.clone();
+        let mut parent = vm("parent01", vec![DiskSpec { path, source, capacity, ..DiskSpec::default() }]);
+        (parent.datastore, parent.power) = (Some("vvol".into()), "off".into());
+        self.inventory.vms.push(parent);
+        Ok(())
+    }
+
     /// The target, to be changed before the start.
     pub fn target(&mut self) -> &mut VmSpec {
         &mut self.inventory.vms[1]
@@ -283,11 +307,15 @@ impl Stage {
         crate::grpc::connect(&self.url, &self.pki, "client").await
     }
 
-    /// The raw file under the target's n-th disk.
+    /// The raw file under the target's n-th disk; of a linked clone, that of its parent.
     #[must_use]
     pub fn source(&self, n: usize) -> PathBuf {
-        let disk = self.spec.inventory.vms[1].disks.get(n);
-        disk.and_then(|disk| disk.source.clone()).unwrap_or_default()
+        let vms = &self.spec.inventory.vms;
+        let disk = vms[1].disks.get(n);
+        let parent = disk.and_then(|disk| disk.linked_to.as_ref());
+        let parent =
+            parent.and_then(|path| vms.iter().flat_map(|vm| &vm.disks).find(|d| d.path.as_ref() == Some(path)));
+        parent.or(disk).and_then(|disk| disk.source.clone()).unwrap_or_default()
     }
 
     /// Disks on the proxy that are not its anchors, as vCenter tells it.

@@ -50,6 +50,8 @@ pub(crate) struct Vmdk {
     pub grown: u64,
     /// `source` files belong to the test and are not deleted by Destroy.
     pub borrowed: bool,
+    /// Stands on another VM's disk as a linked clone; never merged into it.
+    pub clone: bool,
     pub key_id: Option<String>,
     pub fcd: Option<String>,
     pub io_filters: Vec<String>,
@@ -141,6 +143,7 @@ impl Store {
             extents: Extents::default(),
             grown: 0,
             borrowed: false,
+            clone: false,
             ..p
         };
         self.files.insert(path.into(), delta);

@@ -45,6 +45,11 @@ impl Client {
         self.session.key()
     }
 
+    /// DER of the server's certificate, as the trust of the configuration believed it for the last answer.
+    pub fn certificate(&self) -> Option<Vec<u8>> {
+        self.session.http.certificate()
+    }
+
     /// Whether the login is refused now; changes with every refusal and when a login has passed again.
     pub fn login_refused(&self) -> tokio::sync::watch::Receiver<Option<LoginRefused>> {
         self.session.door.watch()

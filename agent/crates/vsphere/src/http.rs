@@ -1,6 +1,7 @@
 //! HTTP: one request, one bounded answer, one deadline; transport failures sorted by whether the request may have arrived.
 
 use std::error::Error as StdError;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
@@ -65,6 +66,8 @@ pub(crate) struct Http {
     max_bytes: usize,
     trust: Trust,
     connect_timeout: Duration,
+    /// DER of the certificate that was believed last.
+    certificate: Mutex<Option<Vec<u8>>>,
 }
 
 fn client(accept: &Accept, connect_timeout: Duration) -> Result<reqwest::Client, Error> {
@@ -78,6 +81,7 @@ fn client(accept: &Accept, connect_timeout: Duration) -> Result<reqwest::Client,
         .connect_timeout(connect_timeout)
         .pool_idle_timeout(POOL_IDLE)
         .tcp_keepalive(Duration::from_secs(30))
+        .tls_info(true)
         .user_agent(concat!("hotadd-vsphere/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|e| Error::new(ErrorKind::Tls, "connect", chain(&e)))
@@ -88,11 +92,32 @@ impl Http {
         let (trust, connect_timeout) = (config.trust.clone(), config.connect_timeout);
         let client = client(&Accept::Trust(trust.clone()), connect_timeout)?;
         let max_bytes = config.max_response_bytes;
-        Ok(Http { client, endpoint: config.endpoint()?, max_bytes, trust, connect_timeout })
+        Ok(Http {
+            client,
+            endpoint: config.endpoint()?,
+            max_bytes,
+            trust,
+            connect_timeout,
+            certificate: Mutex::default(),
+        })
     }
 
     pub(crate) fn endpoint(&self) -> &Url {
         &self.endpoint
+    }
+
+    /// DER of the server's certificate, as it was believed for the last answer.
+    pub(crate) fn certificate(&self) -> Option<Vec<u8>> {
+        self.certificate.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_certificate(&self, response: &reqwest::Response) {
+        let info = response.extensions().get::<reqwest::tls::TlsInfo>();
+        let Some(der) = info.and_then(reqwest::tls::TlsInfo::peer_certificate) else { return };
+        let mut known = self.certificate.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_deref() != Some(der) {
+            *known = Some(der.to_vec());
+        }
     }
 
     /// Asks for a file of any size, at another host too; the body is the caller's to read. The session's cookie goes to
@@ -163,6 +188,7 @@ impl Http {
 
     async fn unbounded(&self, op: &'static str, request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
         let mut response = request.send().await.map_err(|e| classify(op, e))?;
+        self.note_certificate(&response);
         let late = |error| Failure { sent: true, error };
         let too_large = || late(Error::new(ErrorKind::TooLarge, op, format!("more than {} bytes", self.max_bytes)));
         if response.content_length().is_some_and(|n| n > self.max_bytes as u64) {

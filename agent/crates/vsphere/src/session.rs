@@ -70,7 +70,7 @@ struct Login {
 
 /// One vCenter, one user. Shared by all clones of the client.
 pub(crate) struct Session {
-    http: Http,
+    pub(crate) http: Http,
     user: String,
     pub(crate) door: Door,
     pub(crate) timeout: Duration,

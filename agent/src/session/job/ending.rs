@@ -70,6 +70,9 @@ impl Job {
             &reason::READ_IO,
             &reason::NBD_CONNECT,
             &reason::NBD_LOST,
+            &reason::VDK_DIED,
+            &reason::VDK_OPEN,
+            &reason::VDK_HOST,
         ];
         let window = self.request.resume_window;
         let wanted = error.is_some_and(|error| resumable.contains(&error.reason())) && !window.is_zero();

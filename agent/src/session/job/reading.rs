@@ -160,6 +160,10 @@ impl Job {
             held.leave();
             rest = left;
         };
+        if let Disk::Remote(remote) = held.now() {
+            // A server of ours is not kept for disks that are read.
+            remote.rest().await;
+        }
         sum.reasons = error.iter().map(Error::to_reason).chain(remarks).collect();
         self.tell(opener, sum, error).await
     }

@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::{DiskSpec, VddkSettings, thumbprint::is_thumbprint};
 use crate::{
     error::{Error, Result},
+    hypervisor::views::Build,
     reason,
 };
 
@@ -23,9 +24,7 @@ pub(super) fn check(settings: &VddkSettings, spec: &DiskSpec, password: &SecretS
     if let Some(why) = settings.session_fault() {
         return Err(Error::new(&reason::VDK_MEMORY, why));
     }
-    if !["lib64", "."].iter().any(|folder| holds_library(&settings.libdir.join(folder))) {
-        return Err(Error::new(&reason::VDK_LIBRARY, format!("no lib64/{LIBRARY}.* in {}", settings.libdir.display())));
-    }
+    library(settings)?;
     let refuse = |what: &str| Err(Error::new(&reason::VDK_VALUE, what.to_owned()));
     let (port, secret) = (spec.port.unwrap_or(443), password.expose_secret());
     let values =
@@ -43,9 +42,17 @@ pub(super) fn check(settings: &VddkSettings, spec: &DiskSpec, password: &SecretS
     Ok(())
 }
 
-fn holds_library(folder: &Path) -> bool {
-    let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    names.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(LIBRARY))
+/// The library's release, as far as a file name tells it (`libvixDiskLib.so.8.0.2`).
+pub(super) fn library(settings: &VddkSettings) -> Result<Option<Build>> {
+    let libdir = &settings.libdir;
+    let entries = ["lib64", "."].iter().filter_map(|folder| std::fs::read_dir(libdir.join(folder)).ok());
+    let names = entries.flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let found: Vec<String> = names.filter(|name| name.starts_with(LIBRARY)).collect();
+    if found.is_empty() {
+        return Err(Error::new(&reason::VDK_LIBRARY, format!("no lib64/{LIBRARY}.* in {}", libdir.display())));
+    }
+    let release = |name: &String| Build::parse(name.strip_prefix(LIBRARY)?.strip_prefix('.')?, "0");
+    Ok(found.iter().filter_map(release).max())
 }
 
 /// Arguments after the program's name. Options and filters come before the plug-in, its keys after it.
@@ -212,6 +219,9 @@ mod tests {
         assert_eq!(code(&settings, &spec(), &good), "HA-VDK-001");
         std::fs::write(dir.path().join("lib64/libvixDiskLib.so.8"), "").unwrap();
         assert_eq!(code(&settings, &spec(), &good), "good");
+        assert_eq!(library(&settings).unwrap(), None);
+        std::fs::write(dir.path().join("lib64/libvixDiskLib.so.8.0.2"), "").unwrap();
+        assert_eq!(library(&settings).unwrap(), Some(Build::new([8, 0, 2], 0)));
         for wrong in ["", "a\nb", "a\0", &"x".repeat(3000)] {
             assert_eq!(code(&settings, &spec(), &SecretString::from(wrong)), "HA-VDK-009", "{wrong:?}");
         }

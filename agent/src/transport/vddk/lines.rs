@@ -87,6 +87,10 @@ impl Log {
         last.error.clone().or_else(|| last.line.clone())
     }
 
+    pub(super) fn has_error(&self) -> bool {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).error.is_some()
+    }
+
     /// Before another child writes.
     pub(super) fn forget(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Last::default();

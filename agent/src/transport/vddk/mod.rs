@@ -21,6 +21,7 @@ mod lines;
 mod nursery;
 mod place;
 mod running;
+mod served;
 mod thumbprint;
 
 use std::path::Path;
@@ -32,6 +33,7 @@ pub use self::{
     lines::HostLeaving,
     place::sweep,
     running::{Life, Running},
+    served::{CONNECTIONS, Served, Serving, Vddk, Which},
     thumbprint::thumbprint_of,
 };
 pub use crate::config::VddkSettings;

@@ -4,11 +4,15 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use secrecy::SecretString;
-use tokio::{sync::watch, task::JoinHandle, time::sleep};
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinHandle,
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -26,6 +30,9 @@ use crate::{
 /// First pause before it is started again, doubled each time up to the last: what killed it may need a moment to pass.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_LAST: Duration = Duration::from_secs(5);
+/// How long nbdkit's words about a refusal are waited for, and how often they are looked for.
+const WORDS: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// State of one disk's nbdkit.
 #[derive(Debug, Clone)]
@@ -46,7 +53,7 @@ pub struct Running {
     life: watch::Receiver<Life>,
     recipe: Arc<Recipe>,
     end: CancellationToken,
-    keeper: Option<JoinHandle<()>>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
 pub(super) async fn start(
@@ -66,7 +73,7 @@ pub(super) async fn start(
     let (state, life) = watch::channel(Life::Serving { pid: nbdkit.pid });
     let (socket, end) = (place.socket(), CancellationToken::new());
     let keeper = Keeper { recipe: Arc::clone(&recipe), state, end: end.clone(), place };
-    Ok(Running { socket, life, recipe, end, keeper: Some(tokio::spawn(keeper.keep(nbdkit))) })
+    Ok(Running { socket, life, recipe, end, keeper: Mutex::new(Some(tokio::spawn(keeper.keep(nbdkit)))) })
 }
 
 impl Running {
@@ -88,19 +95,33 @@ impl Running {
         self.recipe.log.leaving()
     }
 
+    /// As [`Running::open_refused`], after a short wait for words that are on their way: they come by another channel than
+    /// the refusal. Blocking.
+    pub fn open_refused_soon(&self, cause: impl fmt::Display) -> Error {
+        let end = Instant::now() + WORDS;
+        while !self.recipe.log.has_error() && Instant::now() < end {
+            std::thread::sleep(LOOK);
+        }
+        self.open_refused(cause)
+    }
+
     /// The reason for an NBD client that was refused or lost its server: what VDDK said, or that nbdkit was given up.
     #[must_use]
     pub fn open_refused(&self, cause: impl fmt::Display) -> Error {
         if let Life::Ended(Some(error)) = &*self.life.borrow() {
             return error.copy();
         }
+        if let Some(signal) = *self.recipe.log.leaving().borrow() {
+            return Error::new(&reason::VDK_HOST, format!("{signal:?}; {cause}"));
+        }
         self.recipe.failed(&reason::VDK_OPEN, &cause.to_string())
     }
 
     /// Ends it; returns when it has ended and its folder is gone.
-    pub async fn stop(mut self) {
+    pub async fn stop(&self) {
         self.end.cancel();
-        if let Some(keeper) = self.keeper.take()
+        let keeper = self.keeper.lock().await.take();
+        if let Some(keeper) = keeper
             && let Err(error) = keeper.await
         {
             tracing::error!(%error, "the keeper of an nbdkit failed");

@@ -6,7 +6,8 @@
 //! is met by the NBD client only.
 //!
 //! Where the simulator is stands in `double.json` in the library's folder: `control` (its socket), and cues: `say` (lines
-//! for standard error), `exit` (a last line, then status 1), `hang` (never serves).
+//! for standard error), `exit` (a last line, then status 1), `hang` (never serves), `refuse` (VDDK can't open the disk),
+//! `linger` (seconds from SIGTERM to its end).
 #![forbid(unsafe_code)]
 
 use std::{
@@ -84,14 +85,26 @@ fn run() -> Result<std::convert::Infallible> {
         ask(Path::new(double["control"].as_str().context("double.json: no control")?), &line, &password, &flat)?;
     let mut nbdkit = Command::new("nbdkit");
     nbdkit.args(&line.options);
-    if answer["ok"] != true {
-        let script = format!("echo 'EIO {}' >&2; exit 1", answer["error"].as_str().unwrap_or("?").replace('\'', ""));
+    let refused = double["refuse"].as_str().or_else(|| answer["error"].as_str().filter(|_| answer["ok"] != true));
+    if let Some(why) = refused {
+        let script = format!("echo 'EIO {}' >&2; exit 1", why.replace('\'', ""));
         nbdkit.args(["eval".to_owned(), format!("open={script}"), "get_size=echo 0".to_owned()]);
         return Err(nbdkit.exec().into());
     }
     // Stays where it is, for the test's folder to take along: nbdkit resolves the name, so an unlinked file can't be served.
     nbdkit.arg("file").arg(format!("file={}", flat.display()));
-    Err(nbdkit.exec().into())
+    match double["linger"].as_f64() {
+        None => Err(nbdkit.exec().into()),
+        Some(seconds) => Err(lingering(&nbdkit, seconds).exec().into()),
+    }
+}
+
+/// The same under a shell that is in no hurry when it is told to end.
+fn lingering(nbdkit: &Command, seconds: f64) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#"wait=$1; shift; trap 'sleep "$wait"; exit 0' TERM; "$@" & wait"#, "sh"]);
+    shell.arg(seconds.to_string()).arg(nbdkit.get_program()).args(nbdkit.get_args());
+    shell
 }
 
 fn parse(all: &[String]) -> Result<Line> {

@@ -219,7 +219,7 @@ pub(crate) fn consolidate(s: &mut State, vm: &str) -> Res<()> {
     }
 }
 
-/// A (child, parent) link of the VM whose parent is no snapshot's frozen file.
+/// A (child, parent) link of the VM whose parent is no snapshot's frozen file, nor what a linked clone stands on.
 fn redundant(s: &State, vm: &str, skip: Option<&str>) -> Option<(String, String)> {
     let v = s.vms.get(vm)?;
     let needed = |path: &str| {
@@ -231,7 +231,8 @@ fn redundant(s: &State, vm: &str, skip: Option<&str>) -> Option<(String, String)
     };
     for (_, d) in v.disks().filter(|(_, d)| d.snapshotted()) {
         for pair in s.store.chain(&d.path).windows(2) {
-            if !needed(&pair[1]) && skip != Some(pair[1].as_str()) {
+            let base = s.store.files.get(&pair[0]).is_some_and(|file| file.clone);
+            if !base && !needed(&pair[1]) && skip != Some(pair[1].as_str()) {
                 return Some((pair[0].clone(), pair[1].clone()));
             }
         }

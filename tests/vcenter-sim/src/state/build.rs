@@ -289,6 +289,7 @@ impl State {
                 extents: Extents::default(),
                 grown: 0,
                 borrowed: d.source.is_some(),
+                clone: d.linked_to.is_some(),
                 key_id: d.key_id.clone(),
                 fcd: d.fcd.clone(),
                 io_filters: d.io_filters.clone(),

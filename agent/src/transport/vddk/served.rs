@@ -1,0 +1,216 @@
+//! VDDK as this agent uses it: at which vCenter, as whom, and the disks of sessions that it serves.
+//!
+//! ```text
+//! disk ─▶ idle ──ready: a share of its host, then nbdkit──▶ serving ──rest: its read is over──▶ idle
+//!           └──────────── end: its session gives everything back ────┴──▶ over
+//! ```
+//! An nbdkit that has the snapshot's disk open must end before the snapshot is removed, so the end of a session waits for it.
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::{net::TcpStream, sync::Mutex as AsyncMutex, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Uri;
+
+use super::{
+    DiskSpec, HostBudget, HostLimits, HostVersion, Life, Need, Permit, Running, VddkSettings, command, start,
+    thumbprint_of,
+};
+use crate::{
+    config::Vcenter,
+    error::{Error, Result},
+    hypervisor::{
+        Hypervisor,
+        views::{Build, HostView},
+    },
+    id::{BackingPath, Moref, SessionId},
+    reason,
+};
+
+/// VDDK opens a disk for each connection; one keeps its queue of reads full.
+pub const CONNECTIONS: u32 = 1;
+/// For a host that answers at all.
+const KNOCK: Duration = Duration::from_secs(5);
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct Vddk(Arc<Inner>);
+
+struct Inner {
+    settings: VddkSettings,
+    vcenter: Vcenter,
+    hypervisor: Arc<dyn Hypervisor>,
+    runtime_dir: PathBuf,
+    budget: HostBudget,
+    /// Of sessions that have not ended; kept here, so that whoever ends one finds what it started.
+    served: Mutex<Vec<Arc<Served>>>,
+}
+
+impl fmt::Debug for Vddk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vddk").field("libdir", &self.0.settings.libdir).finish_non_exhaustive()
+    }
+}
+
+/// Which disk, of what, where.
+#[derive(Debug, Clone)]
+pub struct Which {
+    pub session: SessionId,
+    pub vm: Moref,
+    pub snapshot: Moref,
+    /// Of the VM, if it is known.
+    pub host: Option<HostView>,
+    /// As the snapshot's device list names it.
+    pub file: BackingPath,
+}
+
+/// One disk of one session.
+#[derive(Debug)]
+pub struct Served {
+    vddk: Vddk,
+    which: Which,
+    child: AsyncMutex<Option<Arc<Running>>>,
+    over: CancellationToken,
+}
+
+/// An nbdkit that serves, and the share of its host that one reader takes.
+#[derive(Debug)]
+pub struct Serving {
+    pub running: Arc<Running>,
+    _permit: Permit,
+}
+
+impl Vddk {
+    #[must_use]
+    pub fn new(
+        settings: VddkSettings,
+        vcenter: Vcenter,
+        hypervisor: Arc<dyn Hypervisor>,
+        runtime_dir: PathBuf,
+    ) -> Self {
+        let (budget, served) = (HostBudget::default(), Mutex::default());
+        Self(Arc::new(Inner { settings, vcenter, hypervisor, runtime_dir, budget, served }))
+    }
+
+    /// Release of the library, if its name tells it.
+    ///
+    /// # Errors
+    /// [`reason::VDK_LIBRARY`]: there is none.
+    pub fn release(&self) -> Result<Option<Build>> {
+        command::library(&self.0.settings)
+    }
+
+    /// Whether the data can come from the VM's host; one that is not known is not asked.
+    ///
+    /// # Errors
+    /// [`reason::VDK_PORT`].
+    pub async fn reaches(&self, host: Option<&HostView>) -> Result<()> {
+        let (Some(host), Some(port)) = (host, self.0.settings.nfc_port) else { return Ok(()) };
+        let failed = |why: String| Err(Error::new(&reason::VDK_PORT, format!("{}, TCP {port}: {why}", host.name)));
+        match timeout(KNOCK, TcpStream::connect((host.name.as_str(), port))).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => failed(error.to_string()),
+            Err(_) => failed(format!("no answer in {} s", KNOCK.as_secs())),
+        }
+    }
+
+    /// A disk, idle.
+    #[must_use]
+    pub fn disk(&self, which: Which) -> Arc<Served> {
+        let served = Served { vddk: self.clone(), which, child: AsyncMutex::default(), over: CancellationToken::new() };
+        let served = Arc::new(served);
+        self.0.served.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&served));
+        served
+    }
+
+    /// Ends every nbdkit of a session, and waits for it.
+    pub async fn end(&self, session: SessionId) {
+        let all: Vec<Arc<Served>> = {
+            let mut all = self.0.served.lock().unwrap_or_else(PoisonError::into_inner);
+            all.extract_if(.., |served| served.which.session == session).collect()
+        };
+        join_all(all.iter().map(|served| served.end())).await;
+    }
+
+    fn spec(&self, which: &Which) -> Result<DiskSpec> {
+        let Vcenter { url, user, .. } = &self.0.vcenter;
+        let wrong = |what: &str| Error::new(&reason::VDK_VALUE, what.to_owned());
+        let uri: Uri = url.parse().map_err(|e| wrong("vcenter.url").with_source(e))?;
+        let server = uri.host().ok_or_else(|| wrong("vcenter.url: no host"))?;
+        let der = self.0.hypervisor.certificate().ok_or_else(|| wrong("vCenter's certificate is not known yet"))?;
+        Ok(DiskSpec {
+            vm: which.vm.clone(),
+            snapshot: which.snapshot.clone(),
+            file: which.file.clone(),
+            server: server.trim_matches(['[', ']']).to_owned(),
+            port: uri.port_u16(),
+            user: user.clone(),
+            thumbprint: thumbprint_of(&der),
+            session: which.session.to_string(),
+        })
+    }
+}
+
+impl Served {
+    /// Waits for a share of the host, and for an nbdkit that serves. Dropped meanwhile, nothing is left of it.
+    ///
+    /// # Errors
+    /// HA-VDK-001 … 010; [`reason::READ_STOPPED`] when its session has ended.
+    pub async fn ready(&self) -> Result<Serving> {
+        let serving = async {
+            let permit = self.share().await?;
+            Ok(Serving { running: self.started().await?, _permit: permit })
+        };
+        tokio::select! {
+            biased;
+            () = self.over.cancelled() => Err(Error::new(&reason::READ_STOPPED, self.which.file.to_string())),
+            serving = serving => serving,
+        }
+    }
+
+    /// Ends the nbdkit until somebody reads again.
+    pub async fn rest(&self) {
+        let child = self.child.lock().await.take();
+        if let Some(child) = child {
+            child.stop().await;
+        }
+    }
+
+    async fn end(&self) {
+        // A start that is under way gives up, and with it the lock.
+        self.over.cancel();
+        self.rest().await;
+    }
+
+    async fn share(&self) -> Result<Permit> {
+        let settings = &self.vddk.0.settings;
+        let (host, version) = match &self.which.host {
+            Some(host) => (host.moref.clone(), host.build.known().map(|build| build.version)),
+            None => (Moref::new("unknown"), None),
+        };
+        let [major, minor, update] = version.unwrap_or_default();
+        let limits = HostLimits::of(HostVersion(major, minor, update), settings.connections_per_host);
+        let need = Need::of(settings, CONNECTIONS);
+        self.vddk.0.budget.acquire(&host, limits, need, settings.queue_deadline).await
+    }
+
+    async fn started(&self) -> Result<Arc<Running>> {
+        let mut child = self.child.lock().await;
+        if let Some(running) = child.as_ref()
+            && !matches!(*running.life().borrow(), Life::Ended(_))
+        {
+            return Ok(Arc::clone(running));
+        }
+        let Inner { settings, vcenter, runtime_dir, .. } = &*self.vddk.0;
+        let password = vcenter.read_password().unwrap_or_else(|| vcenter.password.clone());
+        let running = Arc::new(start(settings, self.vddk.spec(&self.which)?, &password, runtime_dir).await?);
+        tracing::info!(session = %self.which.session, disk = %self.which.file, socket = %running.socket.display(), "VDDK serves");
+        *child = Some(Arc::clone(&running));
+        Ok(running)
+    }
+}
