@@ -152,7 +152,7 @@ registry! {
     VDK_MEMORY = "HA-VDK-008", InvalidArgument, "the NFC buffers of one connection are too large", "lower vddk.nfc_buffer_64k or vddk.nfc_buffers: their product may be 16 MiB at most";
     VDK_VALUE = "HA-VDK-009", InvalidArgument, "a value can't be given to VDDK", "change what the message names: a password without line ends and NULs, names without control characters";
     VDK_BUSY = "HA-VDK-010", ResourceExhausted, "the disk's ESXi host has no NFC connection or memory left", "wait for other reads from that host, or lower vddk.nfc_buffer_64k or vddk.nfc_buffers";
-    VDK_PORT = "HA-VDK-011", FailedPrecondition, "the VM's ESXi host can't be reached from this proxy, and VDDK reads from there", "open TCP 902 (vddk.nfc_port) from the proxy to every ESXi host, and check that the host's name resolves on the proxy";
+    VDK_PORT = "HA-VDK-011", FailedPrecondition, "ESXi hosts that may serve the disk can't be reached from this proxy, and VDDK reads from there", "open TCP 902 (vddk.nfc_port) from the proxy to every ESXi host, and check that their names resolve on the proxy";
     VDK_HOST = "HA-VDK-012", Unavailable, "the ESXi host that serves the disk leaves service", "resume the job, or run it again, when the host is back or the VM has moved";
 
     SES_UNKNOWN = "HA-SES-001", NotFound, "no such session", "open the disks again; ListSessions shows what lives";

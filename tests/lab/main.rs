@@ -7,5 +7,6 @@ mod engines;
 mod job;
 mod killed;
 mod many;
+mod mixed;
 mod reading;
 mod support;

@@ -328,6 +328,9 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     /// Everything that decides how disks may be read, with the disks of the live configuration (for preflight) or of a
     /// snapshot (for attaching). Reads only, in one call.
     async fn planning(&self, proxy: &Moref, target: &Moref, snapshot: Option<&Moref>) -> Result<PlanFacts>;
+    /// Names of the connected hosts that may write to one of these datastores: vCenter lets the first of them serve a
+    /// snapshot's disk.
+    async fn serving_hosts(&self, datastores: &[Moref]) -> Result<Vec<String>>;
     /// `marker`: put into the description, for whoever finds the snapshot.
     async fn create_snapshot(&self, vm: &Moref, name: &str, marker: &str, quiesce: Quiesce) -> SnapshotOutcome;
     /// All snapshots of the VM; `None` when the VM itself is proven gone.

@@ -1,6 +1,6 @@
 //! The port's implementation over hotadd-vsphere. Taking a failed batch apart is in [`super::batch`]; conversions are
 //! in [`super::convert`].
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use hotadd_vsphere as vim;
@@ -10,7 +10,7 @@ use vim::FaultKind;
 use super::{
     About, AttachOutcome, AttachRequest, ControllerOutcome, Guarding, Happening, Hypervisor, OurDisk, PlanFacts,
     ProxyFacts, Quiesce, Site, SnapshotOutcome, SnapshotTree, TargetFacts, TargetSite, batch, controllers,
-    convert::{self, error, fault_error, moref, vm_ref},
+    convert::{self, datastore_ref, error, fault_error, moref, vm_ref},
     facts::{believable, macs_agree, uuid_candidates},
 };
 use crate::{
@@ -173,6 +173,25 @@ impl Hypervisor for Vsphere {
 
     async fn planning(&self, proxy: &Moref, target: &Moref, snapshot: Option<&Moref>) -> Result<PlanFacts> {
         self.plan_facts(proxy, target, snapshot).await
+    }
+
+    async fn serving_hosts(&self, datastores: &[Moref]) -> Result<Vec<String>> {
+        let mut hosts = BTreeSet::new();
+        for datastore in datastores {
+            let store = self.client.datastore(&datastore_ref(datastore)).await.map_err(error)?;
+            let writes = |mount: &vim::HostMount| {
+                mount.accessible != Some(false) && mount.access_mode.as_deref() != Some("readOnly")
+            };
+            hosts.extend(store.hosts.into_iter().filter(writes).map(|mount| mount.host));
+        }
+        let mut names = Vec::new();
+        for host in &hosts {
+            let info = self.client.host(host).await.map_err(error)?;
+            let serves =
+                info.connection_state.as_deref() == Some("connected") && info.in_maintenance_mode != Some(true);
+            names.extend(serves.then_some(info.name));
+        }
+        Ok(names)
     }
 
     async fn create_snapshot(&self, vm: &Moref, name: &str, marker: &str, quiesce: Quiesce) -> SnapshotOutcome {

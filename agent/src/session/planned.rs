@@ -5,7 +5,7 @@
 //! decided HotAdd ─▶ attach ──fault──▶ retry: facts anew, once ─▶ attach ──fault──▶ next transport (none: both reasons)
 //!                                └─▶ next │ refused
 //! ```
-use std::{future::Future, sync::Arc};
+use std::{collections::BTreeSet, future::Future, sync::Arc};
 
 use hotadd_api::v1::Cleanup;
 use tokio::time::{Instant, sleep};
@@ -124,10 +124,12 @@ impl Opener {
         let by_vddk = |d: &&mut Decision| !ways.servers.contains_key(&d.disk.device_key);
         let missing = match &library {
             Some(Err(missing)) => Some(missing.copy()),
-            Some(Ok(_)) if decisions.iter_mut().filter(by_vddk).any(|d| d.route == Route::Nbd) => {
-                self.reaches(facts).await
+            Some(Ok(_)) => {
+                let chosen = decisions.iter_mut().filter(by_vddk).filter(|d| d.route == Route::Nbd);
+                let stores: BTreeSet<Moref> = chosen.filter_map(|d| d.disk.datastore.clone()).collect();
+                self.reaches(facts, &stores.into_iter().collect::<Vec<_>>()).await
             }
-            _ => None,
+            None => None,
         };
         if let Some(missing) = missing {
             decisions.iter_mut().filter(by_vddk).for_each(|decision| decision.lose_nbd(ways.asked, &missing));
@@ -135,9 +137,17 @@ impl Opener {
         decisions
     }
 
-    /// VDDK's data comes from the VM's host itself: a port that is closed is told before a snapshot is taken.
-    async fn reaches(&self, facts: &PlanFacts) -> Option<Error> {
-        self.servers.vddk()?.reaches(facts.target.host.known()).await.err()
+    /// VDDK's data comes from ESXi hosts themselves, one that vCenter picks: a port that is closed is told before a snapshot
+    /// is taken.
+    async fn reaches(&self, facts: &PlanFacts, stores: &[Moref]) -> Option<Error> {
+        if stores.is_empty() {
+            return None;
+        }
+        let hosts = self.vm.hypervisor.serving_hosts(stores).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "which hosts may serve is not told; only the VM's own is tried");
+            facts.target.host.known().map(|host| host.name.clone()).into_iter().collect()
+        });
+        self.servers.vddk()?.reaches(hosts).await.err()
     }
 
     /// Units that a disk could get now, on controllers that are known in the guest.

@@ -22,7 +22,7 @@ const BOOT: Duration = Duration::from_secs(180);
 /// The service logs in, identifies itself and settles before it is active.
 const SERVICE: Duration = Duration::from_secs(90);
 /// Where the guest sees the host's loopback.
-const HOST: &str = "10.0.2.2";
+pub const HOST: &str = "10.0.2.2";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -261,7 +261,7 @@ impl Lab {
         let config = self.dir.join("guest-agent.toml");
         fs::write(&config, text)?;
         self.guest.put(&config, "/etc/hotadd/agent.toml")?;
-        for name in ["server.pem", "server.key", "ca.pem", "vc-ca.pem", "vc-password"] {
+        for name in ["server.pem", "server.key", "client.pem", "client.key", "ca.pem", "vc-ca.pem", "vc-password"] {
             self.guest.put(&self.pki.file(name), &format!("/etc/hotadd/{name}"))?;
         }
         Ok(())

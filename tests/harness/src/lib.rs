@@ -4,6 +4,7 @@
 
 pub mod content;
 pub mod ctl;
+pub mod exports;
 pub mod grpc;
 pub mod guest;
 mod monitor;
@@ -15,6 +16,7 @@ pub mod state_disk;
 pub use self::{
     content::Content,
     ctl::Run,
+    exports::Exports,
     guest::{Guest, Lab},
     pki::Pki,
     process::{Process, binary},

@@ -18,7 +18,8 @@ use vcenter_sim::{
 };
 
 use crate::{
-    Content, Pki, Process, Run, binary,
+    Content, Exports, Pki, Process, Run, binary,
+    guest::HOST,
     process::{Notify, wait_for},
 };
 
@@ -118,6 +119,16 @@ impl Spec {
         let header = format!("[{table}]");
         let text = kept.join("\n").replace(&header, &format!("{header}\n{key} = {value}"));
         self.agent_toml = text + "\n";
+    }
+
+    /// An agent in the guest may read these servers, with the scene's client certificate.
+    pub fn nbd_servers(&mut self, servers: &Exports) -> Result<()> {
+        let allow = servers.uri(HOST)?;
+        self.agent_toml.push_str(&format!(
+            "[nbd]\nallow = ['{allow}']\nca_file = '/etc/hotadd/ca.pem'\nserver_name = 'localhost'\n\
+             certificate_file = '/etc/hotadd/client.pem'\nkey_file = '/etc/hotadd/client.key'\n"
+        ));
+        Ok(())
     }
 
     /// The target's three disks are one on VMFS, one on vSAN, where the proxy is not, and a linked clone on vVol.

@@ -12,7 +12,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{
+    StreamExt as _,
+    future::{self, join_all},
+    stream,
+};
 use tokio::{net::TcpStream, sync::Mutex as AsyncMutex, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Uri;
@@ -36,6 +40,8 @@ use crate::{
 pub const CONNECTIONS: u32 = 1;
 /// For a host that answers at all.
 const KNOCK: Duration = Duration::from_secs(5);
+/// Hosts that are asked at a time.
+const KNOCKS: usize = 16;
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -105,18 +111,15 @@ impl Vddk {
         command::library(&self.0.settings)
     }
 
-    /// Whether the data can come from the VM's host; one that is not known is not asked.
+    /// Whether the data can come from these ESXi hosts.
     ///
     /// # Errors
-    /// [`reason::VDK_PORT`].
-    pub async fn reaches(&self, host: Option<&HostView>) -> Result<()> {
-        let (Some(host), Some(port)) = (host, self.0.settings.nfc_port) else { return Ok(()) };
-        let failed = |why: String| Err(Error::new(&reason::VDK_PORT, format!("{}, TCP {port}: {why}", host.name)));
-        match timeout(KNOCK, TcpStream::connect((host.name.as_str(), port))).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => failed(error.to_string()),
-            Err(_) => failed(format!("no answer in {} s", KNOCK.as_secs())),
-        }
+    /// [`reason::VDK_PORT`], with every host that does not answer.
+    pub async fn reaches(&self, hosts: Vec<String>) -> Result<()> {
+        let Some(port) = self.0.settings.nfc_port else { return Ok(()) };
+        let knocks = hosts.into_iter().map(|host| knock(host, port));
+        let deaf: Vec<String> = stream::iter(knocks).buffered(KNOCKS).filter_map(future::ready).collect().await;
+        if deaf.is_empty() { Ok(()) } else { Err(Error::new(&reason::VDK_PORT, deaf.join("; "))) }
     }
 
     /// A disk, idle.
@@ -212,5 +215,14 @@ impl Served {
         tracing::info!(session = %self.which.session, disk = %self.which.file, socket = %running.socket.display(), "VDDK serves");
         *child = Some(Arc::clone(&running));
         Ok(running)
+    }
+}
+
+/// Why a host does not answer; `None` when it does.
+async fn knock(host: String, port: u16) -> Option<String> {
+    match timeout(KNOCK, TcpStream::connect((host.as_str(), port))).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(format!("{host}, TCP {port}: {error}")),
+        Err(_) => Some(format!("{host}, TCP {port}: no answer in {} s", KNOCK.as_secs())),
     }
 }

@@ -1,5 +1,6 @@
 //! The main job as a user sees it: a simulated vCenter, a proxy guest with the agent as its service, a target VM with
-//! two disks, one `hotaddctl backup`, and the proof. Started by ci/demo. Exit status 0 only if everything holds.
+//! two disks, one `hotaddctl backup`, and the proof. `--mixed`: three disks, of which two are on datastores that forbid
+//! HotAdd and come by NBD. Started by ci/demo. Exit status 0 only if everything holds.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -12,22 +13,28 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use hotadd_harness::{
-    Content, Lab, Run, Spec,
+    Content, Exports, Lab, Run, Spec,
     content::same,
     ctl::images,
-    scene::{PROXY, TARGET},
+    guest::HOST,
+    scene::{FIRST_KEY, PROXY, TARGET},
 };
 
 /// Real files on the system disk, bytes.
 const SYSTEM_FILES: u64 = 210 << 20;
 const SYSTEM_DISK: u64 = 512 << 20;
 const DATA_DISK: u64 = 2 << 30;
+/// Of the two disks that come by NBD: the emulated network is slow.
+const MIXED_DISK: u64 = 96 << 20;
 
 #[derive(Debug, Parser)]
 struct Args {
     /// Leaves the lab running and tells how to look around; Ctrl-C ends it.
     #[arg(long)]
     keep: bool,
+    /// Three disks: on VMFS, on vSAN with the proxy elsewhere, a linked clone on vVol. One by HotAdd, two by NBD.
+    #[arg(long)]
+    mixed: bool,
 }
 
 #[tokio::main]
@@ -45,20 +52,37 @@ async fn demo(args: &Args) -> Result<()> {
     let start = Instant::now();
     let say = |text: &str| println!("[{:>5.1} s] {text}", start.elapsed().as_secs_f64());
     let dir = tempfile::Builder::new().prefix("hotadd-demo-").tempdir()?;
-    say("making the target's disks: a system disk with real files, a mostly empty 2 GiB data disk");
-    let spec = target(dir.path())?;
+    say("making the target's disks: a system disk with real files, a mostly empty data disk");
+    let mut spec = target(dir.path(), args.mixed)?;
+    let mut servers = args.mixed.then(|| Exports::bind(dir.path())).transpose()?;
+    if let Some(servers) = &servers {
+        spec.three_kinds(dir.path())?;
+        spec.nbd_servers(servers)?;
+    }
     say("starting the simulated vCenter and booting the proxy guest (4 x pvscsi, vmxnet3, systemd, udev)");
     let lab = Lab::start(dir.path(), spec, &[])?;
     say(&format!("hotadd-agent serves in the guest at {}; vCenter is {}", lab.url, lab.vcenter.url));
 
+    let mut ways = Vec::new();
+    if let Some(servers) = &mut servers {
+        let keys = [FIRST_KEY + 1, FIRST_KEY + 2];
+        servers.serve(&lab.vcenter.control, &lab.pki, &keys)?;
+        ways = keys
+            .map(|key| Ok(format!("--nbd={key}={}/{key}", servers.uri(HOST)?)))
+            .into_iter()
+            .collect::<Result<_>>()?;
+        say(&format!("hotaddctl explain --vm {TARGET} {}", ways.join(" ")));
+        let explained = ctl(&lab)?.args(["explain", "--vm", TARGET]).args(&ways).status()?;
+        ensure!(explained.success(), "hotaddctl explain: {explained}");
+    }
     let out = dir.path().join("backup");
-    say(&format!("hotaddctl backup --vm {TARGET} --out {}", out.display()));
-    let status = Run::command(&lab.url, &lab.pki, "client")?
-        .args(["backup", "--vm", TARGET, "--out"])
-        .arg(&out)
-        .status()
-        .context("running hotaddctl")?;
-    let proven = if status.success() { prove(&lab, &out).await } else { Err(anyhow::anyhow!("hotaddctl: {status}")) };
+    say(&format!("hotaddctl backup --vm {TARGET} --out {} {}", out.display(), ways.join(" ")));
+    let status = ctl(&lab)?.args(["backup", "--vm", TARGET, "--out"]).arg(&out).args(&ways).status()?;
+    let mut proven =
+        if status.success() { prove(&lab, &out).await } else { Err(anyhow::anyhow!("hotaddctl: {status}")) };
+    if args.mixed && proven.is_ok() {
+        proven = came_by(&out, &["hotadd", "nbd", "nbd"]);
+    }
     if proven.is_err() {
         eprintln!("---- the agent's journal ----\n{}", lab.journal().unwrap_or_default());
     }
@@ -70,6 +94,23 @@ async fn demo(args: &Args) -> Result<()> {
     proven?;
     ensure!(left.is_empty(), "still attached: {left:?}");
     say("done");
+    Ok(())
+}
+
+fn ctl(lab: &Lab) -> Result<Command> {
+    Run::command(&lab.url, &lab.pki, "client").context("hotaddctl")
+}
+
+/// The transports that the manifest tells, in the order of the disks.
+fn came_by(out: &Path, expected: &[&str]) -> Result<()> {
+    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(out.join("manifest.json"))?)?;
+    let mut disks: Vec<_> = manifest["disks"].as_array().into_iter().flatten().collect();
+    disks.sort_by_key(|disk| disk["device_key"].as_i64());
+    let told: Vec<&str> = disks.iter().map(|disk| disk["transport"].as_str().unwrap_or("?")).collect();
+    ensure!(told == expected, "the disks came by {told:?}, expected was {expected:?}");
+    for (disk, way) in disks.iter().zip(&told) {
+        println!("  disk {} of {} came by {way}", disk["device_key"], disk["backing"]);
+    }
     Ok(())
 }
 
@@ -115,12 +156,16 @@ async fn keep(lab: &Lab, out: &Path) -> Result<()> {
     Ok(tokio::signal::ctrl_c().await?)
 }
 
-fn target(dir: &Path) -> Result<Spec> {
-    let mut spec = Spec::new(dir, &[Content::new(SYSTEM_DISK, 0), Content::new(DATA_DISK, 0)], 4);
+fn target(dir: &Path, mixed: bool) -> Result<Spec> {
+    let data_bytes = if mixed { MIXED_DISK } else { DATA_DISK };
+    let mut sizes = vec![SYSTEM_DISK, data_bytes];
+    sizes.extend(mixed.then_some(MIXED_DISK));
+    let contents: Vec<Content> = sizes.into_iter().map(|bytes| Content::new(bytes, 0)).collect();
+    let mut spec = Spec::new(dir, &contents, 4);
     // The agent runs with its own defaults here, not with the short deadlines of tests.
     spec.agent_toml.clear();
     let sources: Vec<PathBuf> = spec.target().disks.iter().filter_map(|disk| disk.source.clone()).collect();
-    let [system, data] = &sources[..] else { anyhow::bail!("{TARGET} has two disks") };
+    let [system, data, more @ ..] = &sources[..] else { anyhow::bail!("{TARGET} has two disks at least") };
     let files = dir.join("files");
     let copied = copy_real_files(Path::new("/usr"), &files, SYSTEM_FILES)?;
     ensure!(copied >= SYSTEM_FILES, "only {copied} bytes of files found below /usr");
@@ -128,7 +173,8 @@ fn target(dir: &Path) -> Result<Spec> {
     fs::remove_dir_all(&files)?;
     fs::create_dir_all(files.join("mostly-empty"))?;
     fs::write(files.join("mostly-empty/readme"), format!("data disk of {TARGET}, backed up by {PROXY}\n"))?;
-    make_ext4(data, DATA_DISK, &files)?;
+    make_ext4(data, data_bytes, &files)?;
+    more.iter().try_for_each(|disk| make_ext4(disk, MIXED_DISK, &files))?;
     Ok(spec)
 }
 

@@ -50,6 +50,7 @@ pub(crate) async fn run(sim: &Arc<Sim>, v: &Value, writers: &mut Writers) -> Res
         | "detach_raw" | "guest_writes" => device::run(sim, v).await,
         "operator" | "attach_foreign" | "detach_foreign" => operator::run(sim, v).await,
         "vddk_open" => vddk::open(sim, v).await,
+        "snapshot_copy" => vddk::snapshot_copy(sim, v).await,
         "restart" | "vc_down" => away(sim, v).await,
         "state" | "attached" | "snapshots" | "disk_file" | "add_vm" | "add_datastore" | "remove_disk" | "datastore"
         | "host" | "methods" | "disable_method" | "delta_growth" | "delete_file" => inventory::run(sim, v),

@@ -1,5 +1,6 @@
-//! `vddk_open`: what VDDK does with vCenter and ESXi before it reads, for the double of nbdkit's plug-in. It logs in, compares
-//! the certificate, and finds the snapshot's disk; the bytes go into a raw file. Texts are VDDK's, as nbdkit shows them.
+//! A snapshot's disk as bytes, for servers that stand in for ESXi's NFC service. `vddk_open` is what VDDK does with vCenter
+//! and ESXi before it reads, for the double of nbdkit's plug-in: it logs in, compares the certificate, and finds the disk;
+//! texts are VDDK's, as nbdkit shows them. `snapshot_copy` asks nothing.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,8 +9,10 @@ use serde_json::{Value, json};
 
 use super::command::text;
 use crate::Sim;
-use crate::state::{Kind, State};
-use crate::store::flatten;
+use crate::state::{Device, Kind, State};
+use crate::store::{Extents, flatten};
+
+type Layers = Vec<(PathBuf, Option<Extents>)>;
 
 pub(crate) async fn open(sim: &Arc<Sim>, v: &Value) -> Result<Value, String> {
     let layers = {
@@ -17,6 +20,27 @@ pub(crate) async fn open(sim: &Arc<Sim>, v: &Value) -> Result<Value, String> {
         let path = find(&s, v)?;
         s.store.layers(&path)
     };
+    copy(layers, v).await
+}
+
+/// Of the VM's youngest snapshot.
+pub(crate) async fn snapshot_copy(sim: &Arc<Sim>, v: &Value) -> Result<Value, String> {
+    let layers = {
+        let s = sim.lock();
+        let key = v["key"].as_i64().ok_or("key missing")?;
+        let vm = s.find_vm(text(v, "vm")?).and_then(|id| s.vms.get(&id)).ok_or("no such VM")?;
+        let snapshot = vm.snapshots.last().ok_or("the VM has no snapshot")?;
+        let disk = |d: &Device| match &d.kind {
+            Kind::Disk(disk) if i64::from(d.key) == key && disk.snapshotted() => Some(disk.path.clone()),
+            _ => None,
+        };
+        let path = snapshot.devices.iter().find_map(disk).ok_or("the snapshot has no such disk")?;
+        s.store.layers(&path)
+    };
+    copy(layers, v).await
+}
+
+async fn copy(layers: Layers, v: &Value) -> Result<Value, String> {
     let out = PathBuf::from(text(v, "out")?);
     let copy = tokio::task::spawn_blocking(move || {
         flatten(&layers, &out)?;
