@@ -62,7 +62,7 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
     let Core { vm, settler, proxy_name } = core;
     let planner = Arc::new(Planner::new(config.plan.clone(), &config.state_dir));
     let attacher = Attacher::new(Arc::clone(&vm), settler.clone());
-    let servers = Servers::new(config.nbd.clone(), vddk(&config, &vm)?);
+    let servers = Servers::new(config.nbd.clone(), vddk(&config, &vm).await);
     let manager = Manager::start(Opener { vm: Arc::clone(&vm), attacher, settler, planner, servers });
     let jobs = Jobs::new(manager.clone());
     let context = Context { manager, jobs, engines: config.engines.clone(), proxy_name };
@@ -94,17 +94,19 @@ pub async fn reap(config: Config, platform: Arc<dyn Platform>, patience: Duratio
 }
 
 /// The user's VDDK, if there is a table for it; what an earlier run left of it is removed.
-fn vddk(config: &Config, vm: &ProxyVm) -> Result<Option<Vddk>> {
+async fn vddk(config: &Config, vm: &ProxyVm) -> Option<Vddk> {
     let runtime = vm.platform.lock_file().parent().map(Path::to_path_buf).unwrap_or_default();
-    let failed = |e| Error::new(&reason::CFG_INVALID, runtime.display().to_string()).with_source(e);
-    vddk::sweep(&runtime).map_err(failed)?;
-    let Some(settings) = config.vddk.clone() else { return Ok(None) };
-    let vddk = Vddk::new(settings, config.vcenter.clone(), Arc::clone(&vm.hypervisor), runtime);
-    match vddk.release() {
+    if let Err(error) = vddk::sweep(&runtime) {
+        tracing::warn!(folder = %runtime.display(), %error, "what an earlier run left there stays");
+    }
+    let settings = config.vddk.clone()?;
+    let (hypervisor, readers) = (Arc::clone(&vm.hypervisor), vm.readers.clone());
+    let vddk = Vddk::new(settings, config.vcenter.clone(), hypervisor, readers, runtime);
+    match vddk.release().await {
         Ok(release) => tracing::info!(release = release.map(|r| r.to_string()), "VDDK is there"),
         Err(error) => tracing::warn!(%error, "disks that can't be attached have no VDDK"),
     }
-    Ok(Some(vddk))
+    Some(vddk)
 }
 
 /// The journal's own lock keeps a second agent from the same folder only.

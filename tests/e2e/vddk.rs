@@ -219,7 +219,7 @@ async fn a_server_that_fails_fails_its_job_with_its_words() -> Result<()> {
     ensure!(result.reasons[0].message.contains("a bad day"), "{:?}", result.reasons);
     it.nothing_is_left().await?;
     // What VDDK is refused is met when it opens the disk.
-    it.cue(json!({"say": ["nbdkit: error: VixDiskLib: Error 14015 at 4512."], "refuse": "the host does not answer"}))?;
+    it.cue(json!({"refuse": "VixDiskLib_Open: Error 14015 at 4512."}))?;
     let delivered = backup(&it.scene, wanted(), it.dir.path()).await?;
     let result = delivered.result()?;
     assert_eq!((result.state(), codes(result)), (JobState::Failed, vec!["HA-VDK-012"]), "{result:#?}");

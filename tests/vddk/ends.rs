@@ -53,7 +53,7 @@ async fn a_killed_nbdkit_is_started_anew_until_it_was_too_often() {
     assert_eq!(error.reason().code, "HA-VDK-006");
     assert!(error.message().contains("signal: 9"), "{error}");
     assert!(!running.alive() && !lives(old));
-    assert_eq!(running.open_refused("lost").reason().code, "HA-VDK-006");
+    assert_eq!(running.open_refused(0, "lost").reason().code, "HA-VDK-006");
     assert_eq!(entries(&lab.runtime), [""; 0]);
     running.stop().await;
     lab.end().await;
@@ -110,7 +110,7 @@ async fn a_parent() {
         session: String::new(),
     };
     let password = secrecy::SecretString::from(crate::lab::PASSWORD);
-    let running = vddk::start(&settings, spec, &password, Path::new(&text("runtime"))).await.unwrap();
+    let running = vddk::start(&settings, spec, &password, Path::new(&text("runtime")), None).await.unwrap();
     let told = Path::new(&file).with_extension("new");
     fs::write(&told, pid(&running).to_string()).unwrap();
     fs::rename(told, Path::new(&file).with_extension("pid")).unwrap();

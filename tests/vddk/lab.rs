@@ -48,7 +48,11 @@ impl Lab {
         for (n, block) in content.chunks_mut(50_000).enumerate().filter(|(n, _)| n % 4 != 2) {
             block.iter_mut().zip(n..).for_each(|(byte, at)| *byte = at.wrapping_mul(131).to_le_bytes()[0] | 1);
         }
-        fs::File::create(dir.path().join("raw")).unwrap().write_all_at(&content, 0).unwrap();
+        let raw = fs::File::create(dir.path().join("raw")).unwrap();
+        raw.set_len(SIZE as u64).unwrap();
+        for (n, block) in content.chunks(50_000).enumerate().filter(|(n, _)| n % 4 != 2) {
+            raw.write_all_at(block, (n * 50_000) as u64).unwrap();
+        }
         let inventory = json!({"hosts": [{"name": "esx1"}], "datastores": [{"name": "ds 1", "dir": dir.path().join("ds1")}],
             "vms": [{"name": "web", "controllers": [{"bus": 0}], "disks": [{"bus": 0, "unit": 0, "source": dir.path().join("raw")}]}]});
         let mut options = vcenter_sim::Options::in_dir(dir.path());
@@ -97,7 +101,7 @@ impl Lab {
 
     pub async fn start(&self) -> Result<Running, hotadd_agent::error::Error> {
         let password = SecretString::from(PASSWORD);
-        hotadd_agent::transport::vddk::start(&self.settings, self.spec.clone(), &password, &self.runtime).await
+        hotadd_agent::transport::vddk::start(&self.settings, self.spec.clone(), &password, &self.runtime, None).await
     }
 
     /// Nothing is left of any nbdkit.

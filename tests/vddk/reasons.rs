@@ -56,10 +56,11 @@ async fn what_vcenter_refuses_is_met_by_the_client() {
     wrong[3].0.vm = Moref::new("vm-999");
     for (n, (spec, said)) in wrong.into_iter().enumerate() {
         let password = SecretString::from(if n == 4 { "other" } else { crate::lab::PASSWORD });
-        let running = hotadd_agent::transport::vddk::start(&lab.settings, spec, &password, &lab.runtime).await.unwrap();
+        let running =
+            hotadd_agent::transport::vddk::start(&lab.settings, spec, &password, &lab.runtime, None).await.unwrap();
         let cause = open(&running.socket).await.expect_err(said);
-        crate::lab::until("VDDK's text", || running.open_refused(&cause).message().contains(said)).await;
-        let error: Error = running.open_refused(cause);
+        crate::lab::until("VDDK's text", || running.open_refused(0, &cause).message().contains(said)).await;
+        let error: Error = running.open_refused(0, cause);
         assert_eq!(error.reason().code, "HA-VDK-007", "{error}");
         assert!(running.alive());
         running.stop().await;

@@ -2,13 +2,14 @@
 //! before it is proven gone.
 //!
 //! [`attacher`] puts disks on the proxy, [`slots`] chooses where (pure), [`room`] adds a controller when there is nowhere, [`ours`] proves on vCenter's side which disk a
-//! duty names (pure), [`guards`] keeps others from moving or destroying a VM meanwhile, and [`settler`] is the only loop in the program that detaches: sessions that close, leases that
+//! duty names (pure), [`guards`] keeps others from moving or destroying a VM meanwhile, [`readers`] tells whose snapshots a process of ours has open, and [`settler`] is the only loop in the program that detaches: sessions that close, leases that
 //! end, and duties inherited from a killed agent all take the same way.
 pub mod attacher;
 mod duty;
 pub mod guards;
 mod ours;
 pub mod proxy_vm;
+mod readers;
 mod room;
 pub mod settler;
 mod slots;
@@ -18,6 +19,7 @@ pub use self::{
     duty::begin,
     ours::{Claim, claim, own_disks},
     proxy_vm::{ProxyVm, now},
+    readers::{Reader, Readers},
     settler::{Settled, Settler},
     slots::{free_units, units_of},
 };

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{own_disks, room::Learnt};
+use super::{Readers, own_disks, room::Learnt};
 use crate::{
     config::{Config, Deadlines, GuardPolicy, Limits},
     discover::{ControllerMap, DeviceFacts, Finder, Guest, Platform},
@@ -44,6 +44,7 @@ pub struct ProxyVm {
     pub listed_own: BTreeSet<DiskUuid>,
     /// For the buffers of all reads.
     pub memory: Memory,
+    pub readers: Readers,
     pub events: Events,
     /// Cancelled when only a new start can go on: a loop that must never end has ended.
     pub fatal: CancellationToken,
@@ -99,6 +100,7 @@ impl ProxyVm {
             deadlines: config.deadlines.clone(),
             listed_own: config.own_disks.clone(),
             memory: Memory::new(config.limits.memory_bytes),
+            readers: Readers::default(),
             events: Events::default(),
             fatal: CancellationToken::new(),
             gate: Mutex::new(()),

@@ -145,7 +145,7 @@ fn connections() -> u32 {
 }
 
 fn queue_seconds() -> f64 {
-    3600.0
+    600.0
 }
 
 /// Source: VMware Ports and Protocols, ESXi, NFC.

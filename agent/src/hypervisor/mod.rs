@@ -22,6 +22,7 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use secrecy::SecretString;
 
 pub use self::tree::{SNAPSHOT_NAME, SnapshotNode, SnapshotTree};
 pub use self::views::PlanFacts;
@@ -319,6 +320,8 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     fn about(&self) -> About;
     /// DER of vCenter's certificate, as it was believed last.
     fn certificate(&self) -> Option<Vec<u8>>;
+    /// A password that vCenter takes now, for a program that logs in by itself.
+    async fn proven_password(&self) -> Result<SecretString>;
     /// Finds the VM in which this agent runs.
     async fn identify(&self, host: &HostIdentity) -> Result<Moref>;
     /// The proxy's controllers, disks and running tasks, read now.

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use hotadd_vsphere as vim;
 use jiff::Timestamp;
+use secrecy::SecretString;
 use vim::FaultKind;
 
 use super::{
@@ -98,6 +99,10 @@ impl Hypervisor for Vsphere {
 
     fn certificate(&self) -> Option<Vec<u8>> {
         self.client.certificate()
+    }
+
+    async fn proven_password(&self) -> Result<SecretString> {
+        self.client.proven_password().await.map_err(error)
     }
 
     async fn identify(&self, host: &HostIdentity) -> Result<Moref> {

@@ -135,19 +135,12 @@ impl Decision {
         preferred(&self.spoken)
     }
 
-    /// Its server turned out to be out of reach: HotAdd where that was only the second choice, else refused.
-    pub fn lose_nbd(&mut self, asked: Option<Transport>, why: &Error) {
-        self.may_nbd = false;
+    /// NBD would bring a disk that is refused, if it had it.
+    #[must_use]
+    pub fn lacks_nbd(&self, asked: Option<Transport>) -> bool {
         let helps =
             matches!(asked, None | Some(Transport::Nbd)) && self.spoken.iter().all(|s| s.effect != Effect::Refuse);
-        self.route = match self.route {
-            Route::Nbd if self.refusals.is_empty() && asked.is_none() => Route::HotAdd,
-            Route::Nbd => Route::Refused,
-            other => other,
-        };
-        if self.route == Route::Refused && helps {
-            self.refusals.push(why.copy());
-        }
+        self.route == Route::Refused && helps && !self.may_nbd
     }
 
     /// What to attach, if nothing refuses it.

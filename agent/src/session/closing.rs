@@ -94,7 +94,12 @@ impl Manager {
         if let Some(held) = held {
             // In a task of its own: a caller that goes away does not stop it.
             let (this, session) = (self.clone(), Arc::clone(session));
-            drop(tokio::spawn(async move { this.close_held(&session, held, &why).await }).await);
+            let id = session.id;
+            let closing = tokio::spawn(async move { this.close_held(&session, held, &why).await });
+            if closing.await.is_err() {
+                tracing::error!(session = %id, "closing panicked");
+                self.hand_over_all(id);
+            }
         }
         self.after_close(session)
     }

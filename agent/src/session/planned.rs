@@ -25,7 +25,7 @@ use crate::{
         rates::{Rates, Sample},
     },
     reason,
-    transport::{Disk, Of, vddk::Vddk},
+    transport::{Disk, Of},
 };
 
 /// Pause before the proxy's units are counted again.
@@ -107,43 +107,52 @@ impl Opener {
 
     async fn judge(&self, facts: &PlanFacts, ways: &Ways, bytes: Option<u64>) -> Vec<Decision> {
         let tries = self.tries(facts);
-        let library = self.servers.vddk().map(Vddk::release);
-        let keys = facts.disks.iter().map(|view| view.disk.device_key);
-        let nbd = keys.filter(|key| matches!(library, Some(Ok(_))) || ways.servers.contains_key(key)).collect();
-        let question = Question {
-            policy: &self.planner.policy,
-            room: self.room(facts).await,
-            asked: ways.asked,
-            nbd: &nbd,
-            tries: &tries,
-            rates: &self.planner.rates.now(),
-            bytes,
-            vddk: library.as_ref().and_then(|library| *library.as_ref().ok()?),
-        };
-        let mut decisions = plan::decide(facts, &question);
-        let by_vddk = |d: &&mut Decision| !ways.servers.contains_key(&d.disk.device_key);
-        let missing = match &library {
-            Some(Err(missing)) => Some(missing.copy()),
-            Some(Ok(_)) => {
-                let chosen = decisions.iter_mut().filter(by_vddk).filter(|d| d.route == Route::Nbd);
-                let stores: BTreeSet<Moref> = chosen.filter_map(|d| d.disk.datastore.clone()).collect();
-                self.reaches(facts, &stores.into_iter().collect::<Vec<_>>()).await
-            }
+        let library = match self.servers.vddk() {
+            Some(vddk) => Some(vddk.release().await),
             None => None,
         };
-        if let Some(missing) = missing {
-            decisions.iter_mut().filter(by_vddk).for_each(|decision| decision.lose_nbd(ways.asked, &missing));
+        let vddk = library.as_ref().and_then(|library| *library.as_ref().ok()?);
+        let mut missing = library.and_then(Result::err);
+        let mut by_vddk = missing.is_none() && self.servers.vddk().is_some();
+        let (room, rates) = (self.room(facts).await, self.planner.rates.now());
+        loop {
+            let keys = facts.disks.iter().map(|view| view.disk.device_key);
+            let nbd = keys.filter(|key| by_vddk || ways.servers.contains_key(key)).collect();
+            let question = Question {
+                policy: &self.planner.policy,
+                room: room.clone(),
+                asked: ways.asked,
+                nbd: &nbd,
+                tries: &tries,
+                rates: &rates,
+                bytes,
+                vddk,
+            };
+            let mut decisions = plan::decide(facts, &question);
+            if by_vddk && let Some(why) = self.out_of_reach(facts, &decisions, ways).await {
+                // Decided once more, without it.
+                (by_vddk, missing) = (false, Some(why));
+                continue;
+            }
+            if let Some(missing) = &missing {
+                let lack = decisions.iter_mut().filter(|decision| decision.lacks_nbd(ways.asked));
+                lack.for_each(|decision| decision.refusals.push(missing.copy()));
+            }
+            return decisions;
         }
-        decisions
     }
 
     /// VDDK's data comes from ESXi hosts themselves, one that vCenter picks: a port that is closed is told before a snapshot
     /// is taken.
-    async fn reaches(&self, facts: &PlanFacts, stores: &[Moref]) -> Option<Error> {
+    async fn out_of_reach(&self, facts: &PlanFacts, decisions: &[Decision], ways: &Ways) -> Option<Error> {
+        let named = |decision: &Decision| ways.servers.contains_key(&decision.disk.device_key);
+        let chosen = decisions.iter().filter(|decision| decision.route == Route::Nbd && !named(decision));
+        let stores: BTreeSet<Moref> = chosen.filter_map(|decision| decision.disk.datastore.clone()).collect();
         if stores.is_empty() {
             return None;
         }
-        let hosts = self.vm.hypervisor.serving_hosts(stores).await.unwrap_or_else(|error| {
+        let stores: Vec<Moref> = stores.into_iter().collect();
+        let hosts = self.vm.hypervisor.serving_hosts(&stores).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "which hosts may serve is not told; only the VM's own is tried");
             facts.target.host.known().map(|host| host.name.clone()).into_iter().collect()
         });

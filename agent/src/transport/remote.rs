@@ -1,8 +1,11 @@
 //! Disks that a server has: what may be asked, how, and that it is the disk's size. A server is named by the request, or it
 //! is an nbdkit of ours with the user's VDDK. Nothing is started or connected before it is read.
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
-use hotadd_blockio::nbd::{Address, NbdEngine, NbdError, Options, Target};
+use hotadd_blockio::nbd::{Address, Limits, NbdEngine, NbdError, Options, Target};
 
 use super::vddk::{self, Served, Serving, Vddk, Which};
 use crate::{
@@ -122,7 +125,10 @@ impl Remote {
                 let child = served.ready().await?;
                 let address = Address::Unix(child.running.socket.clone());
                 let target = Target { address, export: String::new(), tls: false };
-                let options = Options { connections: vddk::CONNECTIONS, block_status: false, ..Options::default() };
+                // An nbdkit that is started anew takes a while; each connection that it accepts is a login of VDDK.
+                let limits = Limits { reconnects: 6, backoff: Duration::from_secs(1), ..Limits::default() };
+                let connections = vddk::CONNECTIONS;
+                let options = Options { connections, block_status: false, limits, ..Options::default() };
                 Ok(Ready { target, options, name, child: Some(child) })
             }
         }
@@ -154,7 +160,7 @@ impl Ready {
         let options = Options { stop: Some(Arc::clone(stop)), ..self.options.clone() };
         let engine = NbdEngine::open(&self.target, &options, depth).map_err(|error| match (error, &self.child) {
             (NbdError::Stopped, _) => Error::new(&reason::READ_STOPPED, &self.name),
-            (error, Some(child)) => child.running.open_refused_soon(&error).about(&self.name),
+            (error, Some(child)) => child.why(&error).about(&self.name),
             (error, None) => Error::new(&reason::NBD_CONNECT, &self.name).with_source(error),
         })?;
         let (has, due) = (engine.export().size, disk.capacity_bytes);
@@ -169,7 +175,7 @@ impl Ready {
     pub fn told(&self, error: Error) -> Error {
         let of_server = [&reason::NBD_LOST, &reason::READ_IO, &reason::READ_MEDIA, &reason::READ_GONE];
         match &self.child {
-            Some(child) if of_server.contains(&error.reason()) => child.running.open_refused_soon(error.message()),
+            Some(child) if of_server.contains(&error.reason()) => child.why(error.message()),
             _ => error,
         }
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use secrecy::SecretString;
+
 use crate::config::Config;
 use crate::error::Error;
 use crate::login::LoginRefused;
@@ -48,6 +50,15 @@ impl Client {
     /// DER of the server's certificate, as the trust of the configuration believed it for the last answer.
     pub fn certificate(&self) -> Option<Vec<u8>> {
         self.session.http.certificate()
+    }
+
+    /// A password that vCenter takes now, for a program that logs in by itself: proven by a login of its own, so that a
+    /// rotated one is not tried there again and again. The session in use is not touched.
+    ///
+    /// # Errors
+    /// `Unauthorized`; one that was refused is not tried again until it changed or a pause is over.
+    pub async fn proven_password(&self) -> Result<SecretString, Error> {
+        self.session.proven_password().await
     }
 
     /// Whether the login is refused now; changes with every refusal and when a login has passed again.

@@ -11,7 +11,7 @@
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
@@ -73,6 +73,8 @@ pub(crate) struct Session {
     pub(crate) http: Http,
     user: String,
     pub(crate) door: Door,
+    /// Of logins beside the session in use, which stays as it is when one is refused.
+    side_door: Door,
     pub(crate) timeout: Duration,
     /// See [`Config::poll`].
     pub(crate) poll: Duration,
@@ -104,11 +106,15 @@ impl Session {
         let (answer, _) = send(&http, &action, &Cookies::default(), &request, timeout).await?;
         let returned = soap::returnval(op, answer)?;
         let (about, content) = service_content(&returned, negotiated).map_err(|s| Error::shape(op, s))?;
-        let door = Door::new(config.password, config.password_source, config.login_pause, config.login_pause_last);
+        let (source, first, last) = (config.password_source, config.login_pause, config.login_pause_last);
+        // Both doors together stay below what locks an account.
+        let side_door = Door::new(config.password.clone(), source.clone(), first * 2, last * 2);
+        let door = Door::new(config.password, source, first, last);
         let session = Session {
             http,
             user: config.user,
             door,
+            side_door,
             timeout,
             poll: config.poll,
             action,
@@ -247,11 +253,24 @@ impl Session {
         self.log_in(deadline).await
     }
 
-    /// Under the gate.
-    async fn log_in(&self, deadline: Duration) -> Result<(), Error> {
-        let op = "Login";
-        let password = self.door.knock().await?;
-        let request = Request::read(op, &self.content.session_manager, |w| {
+    /// A password that vCenter takes now: one login of its own, which is ended again.
+    pub(crate) async fn proven_password(&self) -> Result<SecretString, Error> {
+        if let Some(refused) = self.door.watch().borrow().clone() {
+            return Err(Error::new(ErrorKind::Unauthorized, "Login", refused.why));
+        }
+        let (password, _, cookies) = self.knock(&self.side_door, self.timeout).await?;
+        self.side_door.passed();
+        let request = Request::read("Logout", &self.content.session_manager, |_| {});
+        if let Err(error) = send(&self.http, &self.action, &cookies, &request, self.timeout).await {
+            tracing::debug!(%error, "a login that was only a test was not ended");
+        }
+        Ok(password)
+    }
+
+    /// One try to log in.
+    async fn knock(&self, door: &Door, deadline: Duration) -> Result<(SecretString, Node, Cookies), Error> {
+        let password = door.knock().await?;
+        let request = Request::read("Login", &self.content.session_manager, |w| {
             w.text("userName", &self.user);
             w.text("password", password.expose_secret());
         });
@@ -259,10 +278,15 @@ impl Session {
         let sent = send(&self.http, &self.action, &Cookies::default(), &request, deadline).await.map_err(login_error);
         match &sent {
             Ok(_) => {}
-            Err(e) if *e.kind() == ErrorKind::Unauthorized => self.door.refused(e),
-            Err(_) => self.door.unanswered(),
+            Err(e) if *e.kind() == ErrorKind::Unauthorized => door.refused(e),
+            Err(_) => door.unanswered(),
         }
-        let (answer, cookies) = sent?;
+        sent.map(|(answer, cookies)| (password, answer, cookies))
+    }
+
+    /// Under the gate.
+    async fn log_in(&self, deadline: Duration) -> Result<(), Error> {
+        let (_, answer, cookies) = self.knock(&self.door, deadline).await?;
         let key = answer.child("returnval").and_then(|user_session| user_session.string("key"));
         let mut login = self.login.write().unwrap_or_else(PoisonError::into_inner);
         login.cookies = cookies;

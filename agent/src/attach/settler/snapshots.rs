@@ -68,6 +68,9 @@ impl Shared {
             let doubtful = disks.iter().all(|id| open.get(id).is_some_and(|o| o.doubtful));
             return Ok(if doubtful { Finding::Doubtful(why) } else { Finding::Waits(why) });
         }
+        if self.vm.readers.has(&duty.vm) {
+            return Ok(Finding::Waits(format!("snapshot {}: a process of ours has a disk of it open", snapshot.name)));
+        }
         if let Some(until) = snapshot.kept() {
             return Ok(Finding::Later(format!(
                 "snapshot {}: kept until {until} for a job that resumes",

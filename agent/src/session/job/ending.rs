@@ -70,8 +70,15 @@ impl Job {
             &reason::READ_IO,
             &reason::NBD_CONNECT,
             &reason::NBD_LOST,
+            // Whatever VDDK lacked: a disk that came attached before may come so again.
+            &reason::VDK_LIBRARY,
+            &reason::VDK_NBDKIT,
+            &reason::VDK_PLUGIN,
+            &reason::VDK_START,
+            &reason::VDK_SLOW,
             &reason::VDK_DIED,
             &reason::VDK_OPEN,
+            &reason::VDK_BUSY,
             &reason::VDK_HOST,
         ];
         let window = self.request.resume_window;

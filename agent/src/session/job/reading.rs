@@ -37,7 +37,11 @@ impl Job {
         let Holding { watch, disks, .. } = holding;
         let disks = disks.as_slice();
         let turns = Semaphore::new(opener.vm.limits.parallel_reads);
-        let reads = disks.iter().map(|disk| async {
+        // Attached ones first: they do not wait behind one whose server has a queue.
+        let mut order: Vec<&HeldDisk> = disks.iter().collect();
+        order.sort_by_key(|disk| !disk.now().is_attached());
+        let turns = &turns;
+        let reads = order.into_iter().map(|disk| async move {
             // Never closed, so the only way on is a permit.
             let _turn = turns.acquire().await;
             self.go_on_reading(disks)?;
@@ -161,7 +165,7 @@ impl Job {
             rest = left;
         };
         if let Disk::Remote(remote) = held.now() {
-            // A server of ours is not kept for disks that are read.
+            // A server of ours is not kept for disks that are read; its end is waited for at the end.
             remote.rest().await;
         }
         sum.reasons = error.iter().map(Error::to_reason).chain(remarks).collect();

@@ -74,11 +74,14 @@ impl Recipe {
         command
             .fd_mappings(vec![FdMapping { parent_fd, child_fd: command::PASSWORD_FD }])
             .map_err(|error| failed(io::Error::other(error)))?;
-        let mut child = nursery::spawn(command).await.map_err(|error| {
-            let program = self.settings.nbdkit_program.display().to_string();
+        let program = self.settings.nbdkit_program.display().to_string();
+        // A program on a file system that hangs hangs too.
+        let late = || Error::new(&reason::VDK_SLOW, format!("{program} could not be started in time"));
+        let spawned = timeout(self.settings.start_deadline, nursery::spawn(command)).await.map_err(|_| late())?;
+        let mut child = spawned.map_err(|error| {
             let missing = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied);
             let reason = if missing { &reason::VDK_NBDKIT } else { &reason::VDK_START };
-            Error::new(reason, program).with_source(error)
+            Error::new(reason, program.clone()).with_source(error)
         })?;
         let (pid, stderr) = (child.id().unwrap_or(0), child.stderr.take());
         let log = Arc::clone(&self.log);
@@ -149,6 +152,14 @@ impl Nbdkit {
         if let Err(error) = killpg(Pid::from_raw(pid), signal) {
             tracing::warn!(pid, %error, "nbdkit can't be signalled");
         }
+    }
+}
+
+/// Given up in the middle of something: everything that it started ends with it.
+impl Drop for Nbdkit {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.lines.abort();
     }
 }
 

@@ -42,6 +42,12 @@ pub(super) fn check(settings: &VddkSettings, spec: &DiskSpec, password: &SecretS
     Ok(())
 }
 
+/// With the library's folder as it really is: the plug-in compares resolved paths.
+pub(super) fn resolved(mut settings: VddkSettings) -> VddkSettings {
+    settings.libdir = std::fs::canonicalize(&settings.libdir).unwrap_or(settings.libdir);
+    settings
+}
+
 /// The library's release, as far as a file name tells it (`libvixDiskLib.so.8.0.2`).
 pub(super) fn library(settings: &VddkSettings) -> Result<Option<Build>> {
     let libdir = &settings.libdir;
@@ -92,13 +98,12 @@ pub(super) fn arguments(settings: &VddkSettings, spec: &DiskSpec, socket: &Path,
 /// The child without arguments: an environment of its own, so that nothing of ours is in it.
 ///
 /// `LD_LIBRARY_PATH` must name VDDK's folder, or the plug-in sets it and executes itself anew, and hands the password over
-/// in a file in /tmp (unlinked, but on a disk). It looks for the resolved path.
+/// in a file in /tmp (unlinked, but on a disk). It looks for the resolved path, which `libdir` is by now.
 pub(super) fn program(settings: &VddkSettings) -> Command {
     let mut command = Command::new(&settings.nbdkit_program);
-    let real = std::fs::canonicalize(&settings.libdir).unwrap_or_else(|_| settings.libdir.clone());
-    let mut libraries = real.join("lib64").into_os_string();
+    let mut libraries = settings.libdir.join("lib64").into_os_string();
     libraries.push(":");
-    libraries.push(&real);
+    libraries.push(&settings.libdir);
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
     command.env_clear().env("PATH", path).env("LANG", "C.UTF-8").env("LD_LIBRARY_PATH", libraries);
     // VDDK writes logs and lock files where these point.
@@ -199,7 +204,7 @@ mod tests {
         let real = dir.path().join("vddk-8.0.3");
         std::fs::create_dir(&real).unwrap();
         std::os::unix::fs::symlink(&real, dir.path().join("vddk")).unwrap();
-        let command = program(&VddkSettings::new(dir.path().join("vddk")));
+        let command = program(&resolved(VddkSettings::new(dir.path().join("vddk"))));
         let library =
             command.get_envs().find(|(key, _)| *key == "LD_LIBRARY_PATH").and_then(|(_, value)| value).unwrap();
         let real = std::fs::canonicalize(&real).unwrap();

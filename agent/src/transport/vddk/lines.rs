@@ -3,7 +3,10 @@
 //!
 //! nbdkit prints VDDK's texts, and codes only as far as VDDK's own lines have them (its plug-in asks GetErrorText), so the
 //! codes are looked for beside the word that announces them, never as bare numbers: sectors are numbers too.
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{
@@ -14,6 +17,8 @@ use tokio::{
 /// Bytes of a line that are kept while it comes in, and characters of it that are logged.
 const LINE_MOST: usize = 8192;
 const SHOWN_MOST: usize = 1000;
+/// Lines of one child that are logged in a second; a start of VDDK writes some dozens.
+const LINES_MOST: u32 = 200;
 /// Below this many bytes a password may be part of any word; replacing it would only show where.
 const REDACTED_LEAST: usize = 4;
 
@@ -57,13 +62,35 @@ pub(super) struct Log {
     disk: String,
     password: SecretString,
     last: Mutex<Last>,
-    leaving: watch::Sender<Option<HostLeaving>>,
+    leaving: watch::Sender<Option<(HostLeaving, u64)>>,
+    pace: Mutex<Pace>,
 }
 
 #[derive(Debug, Default)]
 struct Last {
     line: Option<String>,
     error: Option<String>,
+    errors: u64,
+}
+
+/// Lines of the second that is under way.
+#[derive(Debug)]
+struct Pace {
+    since: Instant,
+    lines: u32,
+}
+
+impl Pace {
+    /// Whether one more is logged, and how many were not in the second before.
+    fn admit(&mut self, now: Instant) -> (bool, u32) {
+        let mut missed = 0;
+        if now.duration_since(self.since) >= Duration::from_secs(1) {
+            missed = self.lines.saturating_sub(LINES_MOST);
+            *self = Self { since: now, lines: 0 };
+        }
+        self.lines = self.lines.saturating_add(1);
+        (self.lines <= LINES_MOST, missed)
+    }
 }
 
 impl Log {
@@ -74,10 +101,11 @@ impl Log {
             password,
             last: Mutex::default(),
             leaving: watch::Sender::new(None),
+            pace: Mutex::new(Pace { since: Instant::now(), lines: 0 }),
         }
     }
 
-    pub(super) fn leaving(&self) -> watch::Receiver<Option<HostLeaving>> {
+    pub(super) fn leaving(&self) -> watch::Receiver<Option<(HostLeaving, u64)>> {
         self.leaving.subscribe()
     }
 
@@ -87,13 +115,15 @@ impl Log {
         last.error.clone().or_else(|| last.line.clone())
     }
 
-    pub(super) fn has_error(&self) -> bool {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).error.is_some()
+    /// Lines so far that called themselves errors, or said that the host leaves.
+    pub(super) fn errors(&self) -> u64 {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).errors
     }
 
     /// Before another child writes.
     pub(super) fn forget(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Last::default();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Last { errors: last.errors, ..Last::default() };
     }
 
     /// Reads to the end.
@@ -115,16 +145,26 @@ impl Log {
         }
         let (session, disk) = (&self.session, &self.disk);
         let is_error = line.contains("error:");
-        if is_error {
-            tracing::warn!(session, disk, line, "nbdkit");
-        } else {
-            tracing::info!(session, disk, line, "nbdkit");
+        let (shown, missed) = self.pace.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
+        if missed > 0 {
+            tracing::warn!(session, disk, missed, "nbdkit wrote more lines than are logged");
         }
-        if let Some(signal) = leaving(&line) {
-            tracing::warn!(session, disk, ?signal, "VDDK says that the host leaves service");
-            self.leaving.send_replace(Some(signal));
+        match (shown, is_error) {
+            (false, _) => {}
+            (true, true) => tracing::warn!(session, disk, line, "nbdkit"),
+            (true, false) => tracing::info!(session, disk, line, "nbdkit"),
         }
+        let signal = leaving(&line);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_error || signal.is_some() {
+            last.errors += 1;
+        }
+        if let Some(signal) = signal {
+            let first = self.leaving.send_replace(Some((signal, last.errors))).is_none();
+            if first {
+                tracing::warn!(session, disk, ?signal, "VDDK says that the host leaves service");
+            }
+        }
         if is_error {
             last.error = Some(line.clone());
         }
@@ -210,11 +250,21 @@ mod tests {
         let text = format!("one\n{long}\nnbdkit: error: cannot\n\nUse 'nbdkit --help'\nno end, Error 14014");
         log.follow(text.as_bytes()).await;
         assert_eq!(log.last().as_deref(), Some("nbdkit: error: cannot"));
-        assert_eq!(*signal.borrow(), Some(HostLeaving::Shutdown));
+        assert_eq!(signal.borrow().map(|(signal, _)| signal), Some(HostLeaving::Shutdown));
+        assert_eq!(log.errors(), 2);
         log.forget();
         assert_eq!(log.last(), None);
         log.follow(&b"only this"[..]).await;
         assert_eq!(log.last().as_deref(), Some("only this"));
+    }
+
+    #[test]
+    fn a_flood_of_lines_is_counted_and_not_logged() {
+        let start = Instant::now();
+        let mut pace = Pace { since: start, lines: 0 };
+        let shown = (0..LINES_MOST + 7).filter(|_| pace.admit(start).0).count();
+        assert_eq!(shown, LINES_MOST as usize);
+        assert_eq!(pace.admit(start + Duration::from_secs(1)), (true, 7));
     }
 
     #[test]

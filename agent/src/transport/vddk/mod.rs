@@ -27,6 +27,7 @@ mod thumbprint;
 use std::path::Path;
 
 use secrecy::SecretString;
+use tokio::time::timeout;
 
 pub use self::{
     budget::{HostBudget, HostLimits, HostVersion, Need, Permit},
@@ -38,8 +39,10 @@ pub use self::{
 };
 pub use crate::config::VddkSettings;
 use crate::{
-    error::Result,
+    attach::Reader,
+    error::{Error, Result},
     id::{BackingPath, Moref},
+    reason,
 };
 
 /// The disk, and where and as whom VDDK finds it. Everything but the password.
@@ -65,13 +68,22 @@ pub struct DiskSpec {
 /// Starts nbdkit for one disk and waits until it greets. `runtime_dir` is where its folder goes: short, on a tmpfs.
 ///
 /// # Errors
-/// HA-VDK-001 … 005 and 008, 009.
+/// HA-VDK-001 … 005 and 008, 009. `reader` is dropped when it has ended.
 pub async fn start(
     settings: &VddkSettings,
     spec: DiskSpec,
     password: &SecretString,
     runtime_dir: &Path,
+    reader: Option<Reader>,
 ) -> Result<Running> {
-    command::check(settings, &spec, password)?;
-    running::start(settings.clone(), spec, password.clone(), runtime_dir).await
+    let (settings, of, secret) = (settings.clone(), spec.clone(), password.clone());
+    let patience = settings.start_deadline;
+    // A library folder on a file system that hangs must not take a thread of the runtime with it.
+    let checked = tokio::task::spawn_blocking(move || {
+        command::check(&settings, &of, &secret)?;
+        Ok::<_, Error>(command::resolved(settings))
+    });
+    let late = |_| Error::new(&reason::VDK_SLOW, "the library's folder does not answer");
+    let settings = timeout(patience, checked).await.map_err(late)???;
+    running::start(settings, spec, password.clone(), runtime_dir, reader).await
 }

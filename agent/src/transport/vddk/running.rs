@@ -8,11 +8,7 @@ use std::{
 };
 
 use secrecy::SecretString;
-use tokio::{
-    sync::{Mutex, watch},
-    task::JoinHandle,
-    time::sleep,
-};
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -23,6 +19,7 @@ use super::{
     place::Place,
 };
 use crate::{
+    attach::Reader,
     error::{Error, Result},
     reason,
 };
@@ -53,7 +50,6 @@ pub struct Running {
     life: watch::Receiver<Life>,
     recipe: Arc<Recipe>,
     end: CancellationToken,
-    keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
 pub(super) async fn start(
@@ -61,6 +57,7 @@ pub(super) async fn start(
     spec: DiskSpec,
     password: SecretString,
     runtime_dir: &Path,
+    reader: Option<Reader>,
 ) -> Result<Running> {
     let log = Arc::new(Log::new(&spec.session, spec.file.as_str(), password.clone()));
     let config = command::config_file(&settings, "hotadd-proxy", env!("CARGO_PKG_VERSION"));
@@ -72,8 +69,9 @@ pub(super) async fn start(
     let nbdkit = recipe.start(&place).await?;
     let (state, life) = watch::channel(Life::Serving { pid: nbdkit.pid });
     let (socket, end) = (place.socket(), CancellationToken::new());
-    let keeper = Keeper { recipe: Arc::clone(&recipe), state, end: end.clone(), place };
-    Ok(Running { socket, life, recipe, end, keeper: Mutex::new(Some(tokio::spawn(keeper.keep(nbdkit)))) })
+    let keeper = Keeper { recipe: Arc::clone(&recipe), state, end: end.clone(), place, reader };
+    tokio::spawn(keeper.keep(nbdkit));
+    Ok(Running { socket, life, recipe, end })
 }
 
 impl Running {
@@ -89,43 +87,66 @@ impl Running {
         self.life.clone()
     }
 
-    /// Set when VDDK said that the host leaves service.
+    /// Set when VDDK said that the host leaves service, with the count of lines that said so or called themselves errors.
     #[must_use]
-    pub fn host_leaving(&self) -> watch::Receiver<Option<HostLeaving>> {
+    pub fn host_leaving(&self) -> watch::Receiver<Option<(HostLeaving, u64)>> {
         self.recipe.log.leaving()
     }
 
     /// As [`Running::open_refused`], after a short wait for words that are on their way: they come by another channel than
     /// the refusal. Blocking.
-    pub fn open_refused_soon(&self, cause: impl fmt::Display) -> Error {
+    pub fn open_refused_soon(&self, mark: u64, cause: impl fmt::Display) -> Error {
         let end = Instant::now() + WORDS;
-        while !self.recipe.log.has_error() && Instant::now() < end {
+        while self.mark() == mark && Instant::now() < end {
             std::thread::sleep(LOOK);
         }
-        self.open_refused(cause)
+        self.open_refused(mark, cause)
     }
 
-    /// The reason for an NBD client that was refused or lost its server: what VDDK said, or that nbdkit was given up.
+    /// The reason for an NBD client that was refused or lost its server: what VDDK said since `mark`, or that nbdkit was
+    /// given up.
     #[must_use]
-    pub fn open_refused(&self, cause: impl fmt::Display) -> Error {
+    pub fn open_refused(&self, mark: u64, cause: impl fmt::Display) -> Error {
         if let Life::Ended(Some(error)) = &*self.life.borrow() {
             return error.copy();
         }
-        if let Some(signal) = *self.recipe.log.leaving().borrow() {
+        if let Some((signal, at)) = *self.recipe.log.leaving().borrow()
+            && at > mark
+        {
             return Error::new(&reason::VDK_HOST, format!("{signal:?}; {cause}"));
         }
         self.recipe.failed(&reason::VDK_OPEN, &cause.to_string())
     }
 
-    /// Ends it; returns when it has ended and its folder is gone.
-    pub async fn stop(&self) {
+    /// Tells it to end.
+    pub fn leave(&self) {
         self.end.cancel();
-        let keeper = self.keeper.lock().await.take();
-        if let Some(keeper) = keeper
-            && let Err(error) = keeper.await
-        {
-            tracing::error!(%error, "the keeper of an nbdkit failed");
-        }
+    }
+
+    /// Whether it was told to end.
+    #[must_use]
+    pub fn leaves(&self) -> bool {
+        self.end.is_cancelled()
+    }
+
+    /// Ends it; returns when it has ended and its folder is gone. Any number of callers may wait.
+    pub async fn stop(&self) {
+        self.leave();
+        // A keeper that is gone has dropped everything.
+        self.life().wait_for(|life| matches!(life, Life::Ended(_))).await.ok();
+    }
+
+    /// Waits while it is started anew; whether it serves then.
+    pub async fn serves(&self) -> bool {
+        let mut life = self.life();
+        let known = life.wait_for(|life| !matches!(life, Life::Restarting)).await;
+        matches!(known.as_deref(), Ok(Life::Serving { .. }))
+    }
+
+    /// Counts what nbdkit called an error so far: what comes later is about what happens later.
+    #[must_use]
+    pub fn mark(&self) -> u64 {
+        self.recipe.log.errors()
     }
 }
 
@@ -149,6 +170,8 @@ struct Keeper {
     state: watch::Sender<Life>,
     end: CancellationToken,
     place: Place,
+    /// The snapshot stays as long as this.
+    reader: Option<Reader>,
 }
 
 impl Keeper {
@@ -173,6 +196,7 @@ impl Keeper {
         };
         // The folder goes before the state says so.
         drop(self.place);
+        drop(self.reader);
         self.state.send_replace(Life::Ended(ended));
     }
 

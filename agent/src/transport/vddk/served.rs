@@ -17,15 +17,16 @@ use futures_util::{
     future::{self, join_all},
     stream,
 };
-use tokio::{net::TcpStream, sync::Mutex as AsyncMutex, time::timeout};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::{net::TcpStream, sync::Mutex as AsyncMutex, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Uri;
 
 use super::{
-    DiskSpec, HostBudget, HostLimits, HostVersion, Life, Need, Permit, Running, VddkSettings, command, start,
-    thumbprint_of,
+    DiskSpec, HostBudget, HostLimits, HostVersion, Need, Permit, Running, VddkSettings, command, start, thumbprint_of,
 };
 use crate::{
+    attach::Readers,
     config::Vcenter,
     error::{Error, Result},
     hypervisor::{
@@ -53,6 +54,9 @@ struct Inner {
     hypervisor: Arc<dyn Hypervisor>,
     runtime_dir: PathBuf,
     budget: HostBudget,
+    readers: Readers,
+    /// One look at the library's folder at a time: it may hang.
+    look: AsyncMutex<Option<JoinHandle<Result<Option<Build>>>>>,
     /// Of sessions that have not ended; kept here, so that whoever ends one finds what it started.
     served: Mutex<Vec<Arc<Served>>>,
 }
@@ -80,15 +84,33 @@ pub struct Which {
 pub struct Served {
     vddk: Vddk,
     which: Which,
-    child: AsyncMutex<Option<Arc<Running>>>,
+    child: AsyncMutex<Option<Child>>,
     over: CancellationToken,
+}
+
+/// An nbdkit and what it was started with.
+#[derive(Debug)]
+struct Child {
+    running: Arc<Running>,
+    password: SecretString,
+    thumbprint: String,
 }
 
 /// An nbdkit that serves, and the share of its host that one reader takes.
 #[derive(Debug)]
 pub struct Serving {
     pub running: Arc<Running>,
+    /// Of its words so far.
+    mark: u64,
     _permit: Permit,
+}
+
+impl Serving {
+    /// Why a connection to it failed. Blocking, for a moment.
+    #[must_use]
+    pub fn why(&self, cause: impl fmt::Display) -> Error {
+        self.running.open_refused_soon(self.mark, cause)
+    }
 }
 
 impl Vddk {
@@ -97,18 +119,32 @@ impl Vddk {
         settings: VddkSettings,
         vcenter: Vcenter,
         hypervisor: Arc<dyn Hypervisor>,
+        readers: Readers,
         runtime_dir: PathBuf,
     ) -> Self {
-        let (budget, served) = (HostBudget::default(), Mutex::default());
-        Self(Arc::new(Inner { settings, vcenter, hypervisor, runtime_dir, budget, served }))
+        let (budget, served, look) = (HostBudget::default(), Mutex::default(), AsyncMutex::default());
+        Self(Arc::new(Inner { settings, vcenter, hypervisor, runtime_dir, budget, readers, look, served }))
     }
 
     /// Release of the library, if its name tells it.
     ///
     /// # Errors
-    /// [`reason::VDK_LIBRARY`]: there is none.
-    pub fn release(&self) -> Result<Option<Build>> {
-        command::library(&self.0.settings)
+    /// [`reason::VDK_LIBRARY`]: there is none, or its folder does not answer.
+    pub async fn release(&self) -> Result<Option<Build>> {
+        let settings = &self.0.settings;
+        let looked = async {
+            let mut look = self.0.look.lock().await;
+            // One that hangs is waited for again by the next caller.
+            let running = look.get_or_insert_with(|| {
+                let settings = settings.clone();
+                tokio::task::spawn_blocking(move || command::library(&settings))
+            });
+            let found = running.await;
+            *look = None;
+            found?
+        };
+        let late = || Error::new(&reason::VDK_LIBRARY, format!("{} does not answer", settings.libdir.display()));
+        timeout(KNOCK, looked).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Whether the data can come from these ESXi hosts.
@@ -163,11 +199,12 @@ impl Served {
     /// Waits for a share of the host, and for an nbdkit that serves. Dropped meanwhile, nothing is left of it.
     ///
     /// # Errors
-    /// HA-VDK-001 … 010; [`reason::READ_STOPPED`] when its session has ended.
+    /// HA-VDK-001 … 010; [`reason::READ_STOPPED`] when its session has ended; [`reason::VC_LOGIN`] and others of vCenter.
     pub async fn ready(&self) -> Result<Serving> {
         let serving = async {
             let permit = self.share().await?;
-            Ok(Serving { running: self.started().await?, _permit: permit })
+            let running = self.started().await?;
+            Ok(Serving { mark: running.mark(), running, _permit: permit })
         };
         tokio::select! {
             biased;
@@ -176,18 +213,19 @@ impl Served {
         }
     }
 
-    /// Ends the nbdkit until somebody reads again.
+    /// Lets the nbdkit end until somebody reads again; does not wait for it.
     pub async fn rest(&self) {
-        let child = self.child.lock().await.take();
-        if let Some(child) = child {
-            child.stop().await;
+        if let Some(child) = self.child.lock().await.as_ref() {
+            child.running.leave();
         }
     }
 
     async fn end(&self) {
         // A start that is under way gives up, and with it the lock.
         self.over.cancel();
-        self.rest().await;
+        if let Some(child) = self.child.lock().await.as_ref() {
+            child.running.stop().await;
+        }
     }
 
     async fn share(&self) -> Result<Permit> {
@@ -202,18 +240,28 @@ impl Served {
         self.vddk.0.budget.acquire(&host, limits, need, settings.queue_deadline).await
     }
 
+    /// With a password that vCenter takes now and the certificate that it shows now: VDDK logs in for each connection, and
+    /// would lock the account with an old one.
     async fn started(&self) -> Result<Arc<Running>> {
         let mut child = self.child.lock().await;
-        if let Some(running) = child.as_ref()
-            && !matches!(*running.life().borrow(), Life::Ended(_))
-        {
-            return Ok(Arc::clone(running));
+        let Inner { settings, hypervisor, readers, runtime_dir, vcenter, .. } = &*self.vddk.0;
+        let spec = self.vddk.spec(&self.which)?;
+        if let Some(known) = child.as_ref() {
+            let vcenter = vcenter.clone();
+            let now = tokio::task::spawn_blocking(move || vcenter.read_password()).await?;
+            let same = now.is_none_or(|now| now.expose_secret() == known.password.expose_secret());
+            if same && known.thumbprint == spec.thumbprint && !known.running.leaves() && known.running.serves().await {
+                return Ok(Arc::clone(&known.running));
+            }
+            known.running.stop().await;
+            *child = None;
         }
-        let Inner { settings, vcenter, runtime_dir, .. } = &*self.vddk.0;
-        let password = vcenter.read_password().unwrap_or_else(|| vcenter.password.clone());
-        let running = Arc::new(start(settings, self.vddk.spec(&self.which)?, &password, runtime_dir).await?);
+        let password = hypervisor.proven_password().await?;
+        let thumbprint = spec.thumbprint.clone();
+        let reader = readers.begin(&self.which.vm);
+        let running = Arc::new(start(settings, spec, &password, runtime_dir, Some(reader)).await?);
         tracing::info!(session = %self.which.session, disk = %self.which.file, socket = %running.socket.display(), "VDDK serves");
-        *child = Some(Arc::clone(&running));
+        *child = Some(Child { running: Arc::clone(&running), password, thumbprint });
         Ok(running)
     }
 }
