@@ -35,7 +35,7 @@ async fn one_disk_by_hotadd_and_two_by_nbd_in_one_command() -> Result<()> {
 fn told(run: &Run, key: i32) -> (String, Vec<String>) {
     let events = run.events();
     let disks = events.iter().flat_map(|event| event["disks"].as_array().into_iter().flatten());
-    let Some(disk) = disks.filter(|disk| disk["disk"]["device_key"] == key).last() else {
+    let Some(disk) = disks.rev().find(|disk| disk["disk"]["device_key"] == key) else {
         return ("not told".into(), Vec::new());
     };
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

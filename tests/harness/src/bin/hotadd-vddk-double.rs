@@ -77,8 +77,10 @@ fn run() -> Result<std::convert::Infallible> {
     if let Some(last) = double["exit"].as_str() {
         bail!("{last}");
     }
-    while double["hang"] == true {
-        std::thread::park();
+    if double["hang"] == true {
+        loop {
+            std::thread::park();
+        }
     }
     let flat = libdir.join(format!("flat-{}", std::process::id()));
     let answer =
