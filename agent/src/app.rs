@@ -7,7 +7,10 @@
 use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use hotadd_api::v1::EventKind;
-use nix::fcntl::Flock;
+use nix::{
+    fcntl::Flock,
+    sys::resource::{Resource, setrlimit},
+};
 
 use tokio::{
     net::TcpListener,
@@ -55,6 +58,10 @@ struct Core {
 /// # Errors
 /// What prevented the start, or what is still owed at the end.
 pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
+    // A core would hold the password, ours and that of a child; the unit says so too, other ways to start it don't.
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+        tracing::warn!(%error, "a crash may leave a core");
+    }
     let _alone = claim_host(&*platform)?;
     let core = start(&config, platform, open_journal(&config)?).await?;
     settle_inherited(&core, None).await?;

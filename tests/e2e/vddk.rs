@@ -27,6 +27,8 @@ struct WithVddk {
     scene: Scene,
     dir: tempfile::TempDir,
     port: Option<TcpListener>,
+    /// Disks that were open when the agent was killed.
+    killed: usize,
 }
 
 impl WithVddk {
@@ -38,7 +40,7 @@ impl WithVddk {
             changed = change(spec, &dir).and_then(|()| vddk(spec, &dir, &port));
         })?;
         changed?;
-        let this = Self { scene, dir, port: Some(port) };
+        let this = Self { scene, dir, port: Some(port), killed: 0 };
         this.cue(json!({}))?;
         Ok(this)
     }
@@ -60,8 +62,12 @@ impl WithVddk {
         Ok((servers(self.dir.path())?, folders(self.dir.path())?))
     }
 
+    /// Nothing runs, and each disk that was opened was closed, and its connection to vCenter with it.
     async fn nothing_is_left(&self) -> Result<()> {
         assert_eq!(self.left()?, (vec![], vec![]));
+        let log = fs::read_to_string(self.dir.path().join("vddk/connections.log")).unwrap_or_default();
+        let count = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+        assert_eq!(count(" Connect "), count(" Disconnect ") + self.killed, "{log}");
         nothing_is_left(&self.scene).await
     }
 }
@@ -253,6 +259,7 @@ async fn a_client_that_goes_or_an_agent_that_dies_leaves_no_server() -> Result<(
     let mut run = Running::start(&it.scene, wanted(), it.dir.path()).await?;
     run.until(Seen::Frame).await?;
     it.scene.take_agent()?.kill()?;
+    it.killed = 1;
     ensure!(run.finish().await.is_err(), "a killed agent ended the stream in order");
     eventually("nbdkit ends with its agent", async || Ok(it.left()?.0.is_empty())).await?;
     assert_eq!(it.left()?.1.len(), 1, "a killed agent leaves its folder");

@@ -75,7 +75,7 @@ impl VddkSettings {
     /// Bytes that one connection may take on its ESXi host.
     #[must_use]
     pub fn session_bytes(&self) -> u64 {
-        u64::from(self.nfc_buffer_64k) * u64::from(self.nfc_buffers) * UNIT
+        u64::from(self.nfc_buffer_64k).saturating_mul(u64::from(self.nfc_buffers)).saturating_mul(UNIT)
     }
 
     /// What is wrong with the NFC buffers, if anything.

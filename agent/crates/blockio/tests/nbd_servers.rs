@@ -85,6 +85,33 @@ fn every_way_to_a_server_gives_its_bytes() {
     }
 }
 
+/// nbdkit closes what it has open only if its client leaves in order, with all replies taken.
+#[test]
+fn a_read_that_is_given_up_leaves_in_order() {
+    if !have("nbdkit", "leaving") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let logfile = format!("logfile={}", log.display());
+    let server = nbdkit(&["--filter=log", "--filter=delay", "pattern", "64M", "rdelay=20ms", &logfile]);
+    let count = |what: &str| std::fs::read_to_string(&log).unwrap_or_default().matches(what).count();
+    for (round, stopped) in [(1, false), (2, true)] {
+        let stop = std::sync::Arc::new(AtomicBool::new(false));
+        let options = Options { connections: 1, stop: Some(std::sync::Arc::clone(&stop)), ..Options::default() };
+        let mut engine = server.open(&options, 8).unwrap();
+        let arena = Arena::new(8, 1 << 20).unwrap();
+        for n in 0..8 {
+            engine.submit(ReadOp { offset: n << 20, length: 1 << 20, buffer: arena.try_take().unwrap() }).unwrap();
+        }
+        stop.store(stopped, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(engine.complete().is_err(), stopped);
+        drop(engine);
+        nbd_support::until("the disk is closed", || count(" Disconnect ") == round);
+    }
+    assert_eq!(count(" Connect "), 2, "the same nbdkit served both");
+}
+
 #[test]
 fn a_size_that_is_no_multiple_of_anything_is_read_to_its_last_byte() {
     if !have("nbdkit", "odd size") {

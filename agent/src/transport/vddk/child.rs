@@ -22,7 +22,7 @@ use tokio::{
     net::UnixStream,
     process::Child,
     task::JoinHandle,
-    time::{interval, timeout},
+    time::{interval, sleep, timeout},
 };
 
 use super::{DiskSpec, VddkSettings, command, lines::Log, nursery, place::Place};
@@ -35,6 +35,8 @@ use crate::{
 const KNOCK: Duration = Duration::from_millis(25);
 /// For what is at its end by itself: the last lines of a dead child, the end of a killed one.
 const REST: Duration = Duration::from_secs(5);
+/// nbdkit closes the disk right after the connection; once it has begun, it is not torn apart.
+const CLOSING: Duration = Duration::from_millis(100);
 /// NBD: magic, magic of options, then two bytes of flags (doc/proto.md, newstyle negotiation).
 const GREETING: &[u8] = b"NBDMAGICIHAVEOPT";
 /// Our flags (fixed newstyle), then NBD_OPT_ABORT without data.
@@ -61,6 +63,7 @@ impl Recipe {
     /// Starts it and waits until it greets. A start that is given up kills its child.
     pub(super) async fn start(&self, place: &Place) -> Result<Nbdkit> {
         self.log.forget();
+        let mark = self.log.errors();
         let failed = |error: io::Error| Error::new(&reason::VDK_START, "").with_source(error);
         place.clear_socket().map_err(failed)?;
         let mut command = command::program(&self.settings);
@@ -95,25 +98,26 @@ impl Recipe {
         tokio::select! {
             status = nbdkit.child.wait() => {
                 nbdkit.last_words().await;
-                Err(self.failed(&reason::VDK_START, &ended(status)))
+                Err(self.failed(&reason::VDK_START, mark, &ended(status)))
             }
             greeted = timeout(self.settings.start_deadline, greeting(&socket)) => match greeted {
                 Ok(()) => Ok(nbdkit),
                 Err(_) => {
-                    nbdkit.end(Duration::ZERO).await;
+                    nbdkit.end(&socket, Duration::ZERO).await;
                     let waited = format!("not within {} s", self.settings.start_deadline.as_secs_f64());
-                    Err(self.failed(&reason::VDK_SLOW, &waited))
+                    Err(self.failed(&reason::VDK_SLOW, mark, &waited))
                 }
             },
         }
     }
 
-    /// With nbdkit's last line, which may tell a better reason.
-    pub(super) fn failed(&self, reason: &'static ReasonCode, what: &str) -> Error {
-        let last = self.log.last().unwrap_or_else(|| "nbdkit said nothing".into());
+    /// With what nbdkit said after `mark`, which may tell a better reason.
+    pub(super) fn failed(&self, reason: &'static ReasonCode, mark: u64, what: &str) -> Error {
+        let last = self.log.last(mark).unwrap_or_else(|| "nbdkit said nothing".into());
         let reason = match () {
             () if last.contains("cannot open plugin") => &reason::VDK_PLUGIN,
-            () if last.contains("libvixDiskLib") => &reason::VDK_LIBRARY,
+            // Its own file, or one that it needs.
+            () if last.contains("libvixDiskLib") || last.contains("shared object file") => &reason::VDK_LIBRARY,
             () => reason,
         };
         Error::new(reason, format!("{what}; {last}"))
@@ -129,7 +133,21 @@ impl Nbdkit {
     }
 
     /// SIGTERM, and SIGKILL after `patience`: VDDK's threads may hang in a connection.
-    pub(super) async fn end(mut self, patience: Duration) {
+    ///
+    /// Not while a client is connected, as long as that is in time: told to end, nbdkit no longer closes disks and sessions of
+    /// VDDK (its server/connections.c, free_connection), and vCenter would keep them until they time out.
+    pub(super) async fn end(mut self, socket: &Path, patience: Duration) {
+        if !patience.is_zero() {
+            let left = async {
+                while is_connected(socket).await {
+                    sleep(KNOCK).await;
+                }
+                sleep(CLOSING).await;
+            };
+            if timeout(patience, left).await.is_err() {
+                tracing::warn!(pid = self.pid, "nbdkit still serves somebody; ended all the same");
+            }
+        }
         self.signal(Signal::SIGTERM);
         if timeout(patience, self.child.wait()).await.is_err() {
             self.signal(Signal::SIGKILL);
@@ -153,6 +171,13 @@ impl Nbdkit {
             tracing::warn!(pid, %error, "nbdkit can't be signalled");
         }
     }
+}
+
+/// Whether a client's connection to this socket is open on nbdkit's side (proc(5), /proc/net/unix: state 03 is connected).
+async fn is_connected(socket: &Path) -> bool {
+    let table = tokio::fs::read("/proc/net/unix").await.unwrap_or_default();
+    let (table, socket) = (String::from_utf8_lossy(&table), socket.to_string_lossy());
+    table.lines().any(|line| line.ends_with(&*socket) && line.split_ascii_whitespace().nth(5) == Some("03"))
 }
 
 /// Given up in the middle of something: everything that it started ends with it.

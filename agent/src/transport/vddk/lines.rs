@@ -4,6 +4,7 @@
 //! nbdkit prints VDDK's texts, and codes only as far as VDDK's own lines have them (its plug-in asks GetErrorText), so the
 //! codes are looked for beside the word that announces them, never as bare numbers: sectors are numbers too.
 use std::{
+    collections::VecDeque,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -17,6 +18,8 @@ use tokio::{
 /// Bytes of a line that are kept while it comes in, and characters of it that are logged.
 const LINE_MOST: usize = 8192;
 const SHOWN_MOST: usize = 1000;
+/// Lines of an error that go into a message.
+const SAID_MOST: usize = 3;
 /// Lines of one child that are logged in a second; a start of VDDK writes some dozens.
 const LINES_MOST: u32 = 200;
 /// Below this many bytes a password may be part of any word; replacing it would only show where.
@@ -69,7 +72,8 @@ pub(super) struct Log {
 #[derive(Debug, Default)]
 struct Last {
     line: Option<String>,
-    error: Option<String>,
+    /// The newest few that call themselves errors, each with its number: one failure of VDDK is told in up to three.
+    said: VecDeque<(u64, String)>,
     errors: u64,
 }
 
@@ -109,10 +113,12 @@ impl Log {
         self.leaving.subscribe()
     }
 
-    /// The last line that nbdkit marks as an error, else the last one.
-    pub(super) fn last(&self) -> Option<String> {
+    /// The newest lines after number `mark` that nbdkit marks as errors, else the last line.
+    pub(super) fn last(&self, mark: u64) -> Option<String> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.error.clone().or_else(|| last.line.clone())
+        let said: Vec<&str> =
+            last.said.iter().filter(|(number, _)| *number > mark).map(|(_, line)| line.as_str()).collect();
+        if said.is_empty() { last.line.clone() } else { Some(said.join("; ")) }
     }
 
     /// Lines so far that called themselves errors, or said that the host leaves.
@@ -166,7 +172,11 @@ impl Log {
             }
         }
         if is_error {
-            last.error = Some(line.clone());
+            let number = last.errors;
+            last.said.push_back((number, line.clone()));
+            if last.said.len() > SAID_MOST {
+                last.said.pop_front();
+            }
         }
         last.line = Some(line);
     }
@@ -249,13 +259,17 @@ mod tests {
         let long = "y".repeat(3 * LINE_MOST);
         let text = format!("one\n{long}\nnbdkit: error: cannot\n\nUse 'nbdkit --help'\nno end, Error 14014");
         log.follow(text.as_bytes()).await;
-        assert_eq!(log.last().as_deref(), Some("nbdkit: error: cannot"));
+        assert_eq!(log.last(0).as_deref(), Some("nbdkit: error: cannot"));
         assert_eq!(signal.borrow().map(|(signal, _)| signal), Some(HostLeaving::Shutdown));
         assert_eq!(log.errors(), 2);
         log.forget();
-        assert_eq!(log.last(), None);
+        assert_eq!(log.last(0), None);
         log.follow(&b"only this"[..]).await;
-        assert_eq!(log.last().as_deref(), Some("only this"));
+        assert_eq!(log.last(0).as_deref(), Some("only this"));
+        let mark = log.errors();
+        log.follow(&b"error: 1\nerror: 2\nerror: 3\nerror: 4\nhint"[..]).await;
+        assert_eq!(log.last(mark).as_deref(), Some("error: 2; error: 3; error: 4"));
+        assert_eq!(log.last(log.errors()).as_deref(), Some("hint"));
     }
 
     #[test]

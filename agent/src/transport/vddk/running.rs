@@ -115,7 +115,7 @@ impl Running {
         {
             return Error::new(&reason::VDK_HOST, format!("{signal:?}; {cause}"));
         }
-        self.recipe.failed(&reason::VDK_OPEN, &cause.to_string())
+        self.recipe.failed(&reason::VDK_OPEN, mark, &cause.to_string())
     }
 
     /// Tells it to end.
@@ -181,7 +181,7 @@ impl Keeper {
             tokio::select! {
                 biased;
                 () = self.end.cancelled() => {
-                    nbdkit.end(self.recipe.settings.stop_deadline).await;
+                    nbdkit.end(&self.place.socket(), self.recipe.settings.stop_deadline).await;
                     break None;
                 }
                 death = nbdkit.death() => match self.again(death, &mut starts).await {
@@ -208,7 +208,7 @@ impl Keeper {
             tracing::warn!(session = spec.session, disk = %spec.file, death, starts, "nbdkit died");
             if *starts >= settings.restarts {
                 let what = format!("{death}, and was started anew {starts} times");
-                return Some(Err(self.recipe.failed(&reason::VDK_DIED, &what)));
+                return Some(Err(self.recipe.failed(&reason::VDK_DIED, 0, &what)));
             }
             let pause = PAUSE_LAST.min(PAUSE_FIRST * 2u32.saturating_pow(*starts));
             *starts += 1;

@@ -87,14 +87,18 @@ fn run() -> Result<std::convert::Infallible> {
         ask(Path::new(double["control"].as_str().context("double.json: no control")?), &line, &password, &flat)?;
     let mut nbdkit = Command::new("nbdkit");
     nbdkit.args(&line.options);
+    // Tells whether each disk that was opened was closed.
+    nbdkit.arg("--filter=log");
     let refused = double["refuse"].as_str().or_else(|| answer["error"].as_str().filter(|_| answer["ok"] != true));
     if let Some(why) = refused {
         let script = format!("echo 'EIO {}' >&2; exit 1", why.replace('\'', ""));
         nbdkit.args(["eval".to_owned(), format!("open={script}"), "get_size=echo 0".to_owned()]);
+        nbdkit.arg("logfile=/dev/null");
         return Err(nbdkit.exec().into());
     }
     // Stays where it is, for the test's folder to take along: nbdkit resolves the name, so an unlinked file can't be served.
     nbdkit.arg("file").arg(format!("file={}", flat.display()));
+    nbdkit.arg(format!("logfile={}", libdir.join("connections.log").display())).arg("logappend=true");
     match double["linger"].as_f64() {
         None => Err(nbdkit.exec().into()),
         Some(seconds) => Err(lingering(&nbdkit, seconds).exec().into()),

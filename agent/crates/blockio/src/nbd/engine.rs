@@ -30,6 +30,9 @@ use crate::{
     engine::{Completion, ReadOp, Rejected, admit},
 };
 
+/// For replies that are on their way when a read is given up.
+const LEAVE: Duration = Duration::from_secs(1);
+
 /// The export as the reader sees it.
 #[derive(Debug)]
 pub struct NbdSource {
@@ -361,11 +364,41 @@ impl NbdEngine {
         }
         self.over = true;
         self.source.lost.store(true, Ordering::Relaxed);
-        self.queue.clear();
+        self.leave();
         self.ready.clear();
-        self.links.clear();
         self.slots.0.iter_mut().for_each(|slot| *slot = None);
         self.free = (0..self.slots.0.len()).rev().collect();
+    }
+
+    /// Takes what is still owed, for a moment, and says good-bye. A server whose client vanishes in the middle of a reply may
+    /// die of it (nbdkit 1.32: an assertion in raw_send_socket), and leave open what it has open elsewhere.
+    fn leave(&mut self) {
+        let end = Instant::now() + LEAVE;
+        self.queue.clear();
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let owed = |link: &mut Link| link.conn().is_some_and(|conn| conn.load() > 0);
+            let Some(index) = self.links.iter_mut().position(owed) else { break };
+            if left.is_zero() || !self.take_owed(index, left) {
+                self.links.swap_remove(index);
+            }
+        }
+        for link in self.links.drain(..) {
+            if let State::Up(conn) = link.state {
+                conn.hang_up();
+            }
+        }
+    }
+
+    /// Waits for more of what one connection owes; false when it broke.
+    fn take_owed(&mut self, index: usize, left: Duration) -> bool {
+        let Some(conn) = self.links.get_mut(index).and_then(Link::conn) else { return false };
+        let Some((fd, events)) = conn.wants() else { return true };
+        if poll_for(&mut [PollFd::new(fd, events)], left).is_err() {
+            return false;
+        }
+        let mut done = Vec::new();
+        conn.flush().and_then(|()| conn.receive(&mut self.slots, self.clock, &mut done)).is_ok()
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -447,11 +480,6 @@ impl ReadEngine for NbdEngine {
 
 impl Drop for NbdEngine {
     fn drop(&mut self) {
-        // Buffers in flight are ours alone: nobody but this thread writes into them, so they need no waiting.
-        for link in self.links.drain(..) {
-            if let State::Up(conn) = link.state {
-                conn.hang_up();
-            }
-        }
+        self.leave();
     }
 }
