@@ -70,7 +70,8 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
     let planner = Arc::new(Planner::new(config.plan.clone(), &config.state_dir));
     let attacher = Attacher::new(Arc::clone(&vm), settler.clone());
     let servers = Servers::new(config.nbd.clone(), vddk(&config, &vm).await);
-    let manager = Manager::start(Opener { vm: Arc::clone(&vm), attacher, settler, planner, servers });
+    let export = config.export.clone();
+    let manager = Manager::start(Opener { vm: Arc::clone(&vm), attacher, settler, planner, servers, export });
     let jobs = Jobs::new(manager.clone());
     let context = Context { manager, jobs, engines: config.engines.clone(), proxy_name };
     vm.supervise("keep-alive panicked", keep_alive(Arc::clone(&vm)));

@@ -154,6 +154,12 @@ registry! {
     VDK_BUSY = "HA-VDK-010", ResourceExhausted, "the disk's ESXi host has no NFC connection or memory left", "wait for other reads from that host, or lower vddk.nfc_buffer_64k or vddk.nfc_buffers";
     VDK_PORT = "HA-VDK-011", FailedPrecondition, "ESXi hosts that may serve the disk can't be reached from this proxy, and VDDK reads from there", "open TCP 902 (vddk.nfc_port) from the proxy to every ESXi host, and check that their names resolve on the proxy";
     VDK_HOST = "HA-VDK-012", Unavailable, "the ESXi host that serves the disk leaves service", "resume the job, or run it again, when the host is back or the VM has moved";
+    EXP_REACH = "HA-EXP-001", FailedPrecondition, "ESXi hosts that may serve the export can't be reached from this proxy", "open TCP 443 (export.port) from the proxy to every ESXi host, and check that their names resolve on the proxy";
+    EXP_LEASE = "HA-EXP-002", FailedPrecondition, "the snapshot can't be exported", "see the cause: the privilege VApp.Export on the VM, another export of it, or a disk that vSphere does not export";
+    EXP_LOST = "HA-EXP-003", Unavailable, "the export lease or its stream was lost", "run the job again; it begins anew, since an export does not resume";
+    EXP_STREAM = "HA-EXP-004", DataLoss, "the exported stream is damaged or incomplete", "run the job again; if it stays, use another transport";
+    EXP_LONG = "HA-EXP-005", DeadlineExceeded, "the export takes longer than is allowed", "raise export.max_hours, knowing that the VM can't be powered on, moved or destroyed for as long; or use another transport";
+    EXP_OFF = "HA-EXP-006", FailedPrecondition, "an export was asked for, and this agent may not export", "set export.max_hours in agent.toml; sessions never export, jobs do";
 
     SES_UNKNOWN = "HA-SES-001", NotFound, "no such session", "open the disks again; ListSessions shows what lives";
     SES_STATE = "HA-SES-002", FailedPrecondition, "the session is not open", "wait for its end, then open the disks again under a new request_id";

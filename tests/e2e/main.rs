@@ -10,6 +10,7 @@ mod consistency;
 mod controllers;
 mod crash;
 mod events;
+mod export;
 mod faults;
 mod guards;
 mod identity;

@@ -103,6 +103,9 @@ fn to_api(duty: &Duty, why: Option<String>, owner: String) -> v1::Duty {
             ("snapshot", String::new(), snapshot.moref.as_ref().map(ToString::to_string).unwrap_or_default())
         }
         DutyKind::Guard(guard) => ("guard", guard.methods.join(","), String::new()),
+        DutyKind::Export(export) => {
+            ("export", String::new(), export.moref.as_ref().map(ToString::to_string).unwrap_or_default())
+        }
     };
     let state = match (duty.phase, &why) {
         (_, Some(_)) => "settling",

@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     journal::history,
     reason,
-    session::{jobs::JobRequest, snapshot::Wish},
+    session::{jobs::JobRequest, opener::Ways, snapshot::Wish},
 };
 
 /// An empty list is refused: for a read it would mean the whole disk.
@@ -47,7 +47,7 @@ impl JobService for Context {
             block_bytes: block_size(request.block_bytes)?,
             partial: request.allow_partial,
             engines: self.engines.clone(),
-            ways: self.ways(request.transport, &request.nbd_servers)?,
+            ways: Ways { export: true, ..self.ways(request.transport, &request.nbd_servers)? },
         };
         Ok(Response::new(ReceiverStream::new(self.jobs.start(request)?)))
     }

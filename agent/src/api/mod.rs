@@ -39,6 +39,7 @@ impl Context {
             Ok(v1::Transport::Unspecified) => None,
             Ok(v1::Transport::Hotadd) => Some(Transport::HotAdd),
             Ok(v1::Transport::Nbd) => Some(Transport::Nbd),
+            Ok(v1::Transport::Export) => Some(Transport::Export),
             Ok(v1::Transport::San) => Some(Transport::San),
             Err(_) => return Err(Error::new(&reason::SES_REQUEST, format!("transport: {transport} is not known"))),
         };

@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Result},
     id::Moref,
     plan, reason,
+    session::opener::Ways,
 };
 
 #[tonic::async_trait]
@@ -31,7 +32,7 @@ impl ProxyService for Context {
         let vm = text("vm", &request.vm, true)?;
         let snapshot = text("snapshot_moref", &request.snapshot_moref, false)?;
         let snapshot = Some(snapshot).filter(|moref| !moref.is_empty()).map(Moref::new);
-        let ways = self.ways(request.transport, &request.nbd_servers)?;
+        let ways = Ways { export: true, ..self.ways(request.transport, &request.nbd_servers)? };
         let bytes = (request.bytes > 0).then_some(request.bytes);
         let opener = self.manager.opener();
         let explained = opener.explain(&vm, snapshot.as_ref(), &request.device_keys, &ways, bytes).await?;

@@ -65,6 +65,11 @@ deadlines! {
     discover, discover_seconds = 60.0, at least 0.01;
     /// Silence after which the controller is rescanned for an event that was lost.
     rescan, rescan_seconds = 5.0, at least 0.01;
+    /// How long an export lease whose reply was lost may live: nobody reports its progress, and vCenter ends it after 300 s by
+    /// default.
+    export_unknown, export_unknown_seconds = 360.0, at least 0.01;
+    /// Longest time without a byte of an exported disk.
+    export_stall, export_stall_seconds = 120.0, at least 0.01;
     /// Pause before an absence is believed for something that was never confirmed. Longer than `call`: a request whose
     /// reply was lost may reach vCenter as late as that.
     settle, settle_seconds = 75.0, at least 0.01;

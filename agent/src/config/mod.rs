@@ -1,6 +1,7 @@
 //! `/etc/hotadd/agent.toml`: read as it is written ([`RawConfig`], unknown keys refused), then checked as a whole into
 //! [`Config`]; every fault is reported at once. Secrets are only named here (a file), never held in the text.
 mod deadlines;
+mod export;
 mod limits;
 mod nbd;
 mod plan;
@@ -20,12 +21,13 @@ use serde::Deserialize;
 
 pub use self::{
     deadlines::Deadlines,
+    export::Export,
     limits::Limits,
     nbd::Nbd,
     plan::{NoSlot, Policy, Profile, SataNvme, TryVddk},
     vddk::{Compression, VddkSettings},
 };
-use self::{deadlines::RawDeadlines, limits::RawLimits, nbd::RawNbd, plan::RawPlan, vddk::RawVddk};
+use self::{deadlines::RawDeadlines, export::RawExport, limits::RawLimits, nbd::RawNbd, plan::RawPlan, vddk::RawVddk};
 use crate::id::DiskUuid;
 
 /// The checked configuration.
@@ -41,6 +43,7 @@ pub struct Config {
     pub nbd: Nbd,
     /// `None`: no VDDK.
     pub vddk: Option<VddkSettings>,
+    pub export: Export,
     /// Engines in order of preference.
     pub engines: Vec<EngineKind>,
     pub guards: GuardPolicy,
@@ -124,6 +127,8 @@ struct RawConfig {
     #[serde(default)]
     vddk: Option<RawVddk>,
     #[serde(default)]
+    export: RawExport,
+    #[serde(default)]
     engines: Option<Vec<String>>,
     #[serde(default)]
     guards: GuardPolicy,
@@ -198,6 +203,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
     let plan = raw.plan.check(&mut faults.0);
     let nbd = raw.nbd.check(&mut faults.0);
     let vddk = raw.vddk.map(|raw| raw.check(&mut faults.0));
+    let export = raw.export.check(&mut faults.0);
     let engines = faults.engines(raw.engines);
     let own_disks = raw
         .own_disks
@@ -215,6 +221,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
             plan,
             nbd,
             vddk,
+            export,
             engines,
             guards: raw.guards,
             own_disks,

@@ -6,6 +6,7 @@
 mod batch;
 mod controllers;
 pub mod convert;
+mod export;
 mod facts;
 mod guards;
 mod happenings;
@@ -24,6 +25,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use secrecy::SecretString;
 
+pub use self::export::{ExportStream, Exported};
 pub use self::tree::{SNAPSHOT_NAME, SnapshotNode, SnapshotTree};
 pub use self::views::PlanFacts;
 
@@ -206,6 +208,16 @@ pub enum SnapshotOutcome {
     Unknown(Error),
 }
 
+/// What became of a wish for an export lease.
+#[derive(Debug)]
+pub enum ExportOutcome {
+    Made(Moref),
+    /// vCenter refused it.
+    Refused(Error),
+    /// One may live that nobody can name.
+    Unknown(Error),
+}
+
 /// What became of a wish to disable methods.
 #[derive(Debug)]
 pub enum Guarding {
@@ -334,6 +346,12 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     /// Names of the connected hosts that may write to one of these datastores: vCenter lets the first of them serve a
     /// snapshot's disk.
     async fn serving_hosts(&self, datastores: &[Moref]) -> Result<Vec<String>>;
+    /// Asks for an export lease on a snapshot's disks.
+    async fn export(&self, snapshot: &Moref) -> ExportOutcome;
+    /// Waits until it is ready and keeps it alive.
+    async fn hold_export(&self, lease: &Moref, snapshot: &Moref) -> Result<Exported>;
+    /// Ends it without success, unless it has ended; `Ok`: it blocks nothing any more.
+    async fn end_export(&self, lease: &Moref) -> Result<()>;
     /// `marker`: put into the description, for whoever finds the snapshot.
     async fn create_snapshot(&self, vm: &Moref, name: &str, marker: &str, quiesce: Quiesce) -> SnapshotOutcome;
     /// All snapshots of the VM; `None` when the VM itself is proven gone.

@@ -9,8 +9,9 @@ use secrecy::SecretString;
 use vim::FaultKind;
 
 use super::{
-    About, AttachOutcome, AttachRequest, ControllerOutcome, Guarding, Happening, Hypervisor, OurDisk, PlanFacts,
-    ProxyFacts, Quiesce, Site, SnapshotOutcome, SnapshotTree, TargetFacts, TargetSite, batch, controllers,
+    About, AttachOutcome, AttachRequest, ControllerOutcome, ExportOutcome, Exported, Guarding, Happening, Hypervisor,
+    OurDisk, PlanFacts, ProxyFacts, Quiesce, Site, SnapshotOutcome, SnapshotTree, TargetFacts, TargetSite, batch,
+    controllers,
     convert::{self, datastore_ref, error, fault_error, moref, vm_ref},
     facts::{believable, macs_agree, uuid_candidates},
 };
@@ -197,6 +198,18 @@ impl Hypervisor for Vsphere {
             names.extend(serves.then_some(info.name));
         }
         Ok(names)
+    }
+
+    async fn export(&self, snapshot: &Moref) -> ExportOutcome {
+        self.ask_export(snapshot).await
+    }
+
+    async fn hold_export(&self, lease: &Moref, snapshot: &Moref) -> Result<Exported> {
+        Self::hold_export(self, lease, snapshot).await
+    }
+
+    async fn end_export(&self, lease: &Moref) -> Result<()> {
+        self.abort_export(lease).await
     }
 
     async fn create_snapshot(&self, vm: &Moref, name: &str, marker: &str, quiesce: Quiesce) -> SnapshotOutcome {

@@ -7,7 +7,7 @@
 //!                             │ ◀────────────── reopen ─────── late ── lapse ─────┘
 //!                             └── retire unconfirmed, late_until ─▲
 //! ```
-//! The same edges hold for an attached disk, a snapshot of ours and methods that we disabled. What was retired without
+//! The same edges hold for an attached disk, a snapshot of ours, methods that we disabled and an export lease. What was retired without
 //! ever having been confirmed is *late* for a while: it is not owed, but looked for, because vSphere may yet do it. A held
 //! snapshot may be kept for a job that resumes, and taken over by it (held → held). State is a pure fold over the records
 //! ([`State::apply`]); an edge that is not drawn is an error. Files, frames and fsync live in [`mod@file`], the records in
@@ -28,7 +28,7 @@ use self::file::JournalFile;
 pub use self::{
     file::{JournalError, Opened},
     history::{End, History, JobBegan, LeaseBegan, Tried, TryOutcome},
-    record::{AttachDuty, Duty, DutyKind, DutyPhase, GuardDuty, Record, SnapshotDuty},
+    record::{AttachDuty, Duty, DutyKind, DutyPhase, ExportDuty, GuardDuty, Record, SnapshotDuty},
 };
 use crate::id::{DutyId, SessionId, Slot};
 
@@ -75,6 +75,7 @@ impl State {
                 match (&mut entry.kind, device_key, moref) {
                     (DutyKind::Attach(attach), Some(key), None) => attach.device_key = Some(*key),
                     (DutyKind::Snapshot(snapshot), None, Some(moref)) => snapshot.moref = Some(moref.clone()),
+                    (DutyKind::Export(export), None, Some(moref)) => export.moref = Some(moref.clone()),
                     (DutyKind::Guard(_), None, None) => {}
                     _ => return Err(IllegalEdge { duty: *duty, what: "confirmed as another kind" }),
                 }
@@ -182,7 +183,7 @@ impl State {
 fn snapshot_mut(duty: &mut Duty) -> Option<&mut SnapshotDuty> {
     match &mut duty.kind {
         DutyKind::Snapshot(snapshot) => Some(snapshot),
-        DutyKind::Attach(_) | DutyKind::Guard(_) => None,
+        DutyKind::Attach(_) | DutyKind::Guard(_) | DutyKind::Export(_) => None,
     }
 }
 

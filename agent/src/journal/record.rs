@@ -13,7 +13,7 @@ pub enum Record {
     Started { at: String, version: String },
     /// Written before vSphere is asked.
     Began(Duty),
-    /// vSphere did it: the device key of a disk, or the moref of a snapshot.
+    /// vSphere did it: the device key of a disk, or the moref of a snapshot or an export lease.
     Confirmed {
         duty: DutyId,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -109,6 +109,17 @@ pub enum DutyKind {
     Attach(AttachDuty),
     Snapshot(SnapshotDuty),
     Guard(GuardDuty),
+    Export(ExportDuty),
+}
+
+/// An export lease of a snapshot that lives, or may live: it blocks power-on, destruction and migration of its VM. Settled
+/// before the snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportDuty {
+    pub snapshot: Moref,
+    /// Of the lease, once vCenter told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moref: Option<Moref>,
 }
 
 /// Methods of a VM that are disabled for us: nobody is to move, destroy or revert it while we hold something of it.
@@ -173,7 +184,7 @@ impl Duty {
     pub fn attach(&self) -> Option<&AttachDuty> {
         match &self.kind {
             DutyKind::Attach(attach) => Some(attach),
-            DutyKind::Snapshot(_) | DutyKind::Guard(_) => None,
+            DutyKind::Snapshot(_) | DutyKind::Guard(_) | DutyKind::Export(_) => None,
         }
     }
 
@@ -181,7 +192,7 @@ impl Duty {
     pub fn snapshot(&self) -> Option<&SnapshotDuty> {
         match &self.kind {
             DutyKind::Snapshot(snapshot) => Some(snapshot),
-            DutyKind::Attach(_) | DutyKind::Guard(_) => None,
+            DutyKind::Attach(_) | DutyKind::Guard(_) | DutyKind::Export(_) => None,
         }
     }
 
@@ -189,7 +200,21 @@ impl Duty {
     pub fn guard(&self) -> Option<&GuardDuty> {
         match &self.kind {
             DutyKind::Guard(guard) => Some(guard),
-            DutyKind::Attach(_) | DutyKind::Snapshot(_) => None,
+            DutyKind::Attach(_) | DutyKind::Snapshot(_) | DutyKind::Export(_) => None,
         }
+    }
+
+    #[must_use]
+    pub fn export(&self) -> Option<&ExportDuty> {
+        match &self.kind {
+            DutyKind::Export(export) => Some(export),
+            DutyKind::Attach(_) | DutyKind::Snapshot(_) | DutyKind::Guard(_) => None,
+        }
+    }
+
+    /// Whether it uses a snapshot's disks: then that snapshot stays.
+    #[must_use]
+    pub fn uses_snapshot(&self) -> bool {
+        self.attach().is_some() || self.export().is_some()
     }
 }

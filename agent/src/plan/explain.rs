@@ -49,6 +49,8 @@ fn disk(decision: &Decision, rates: &Rates) -> v1::DiskExplanation {
         expected_seconds: match decision.route {
             Route::HotAdd => rates.hotadd_seconds(bytes),
             Route::Nbd => rates.nbd_seconds(bytes),
+            // Whole disks only.
+            Route::Export => rates.export_seconds(decision.disk.capacity_bytes),
             Route::Refused => None,
         },
         preferred: decision.preferred().map_or(v1::Transport::Unspecified, transport).into(),
@@ -59,6 +61,7 @@ fn transport(transport: Transport) -> v1::Transport {
     match transport {
         Transport::HotAdd => v1::Transport::Hotadd,
         Transport::Nbd => v1::Transport::Nbd,
+        Transport::Export => v1::Transport::Export,
         Transport::San => v1::Transport::San,
     }
 }

@@ -13,7 +13,7 @@ pub mod rates;
 pub mod rule;
 pub mod rules;
 
-use std::{collections::BTreeSet, fmt, path::Path};
+use std::{collections::BTreeSet, fmt, path::Path, time::Duration};
 
 use hotadd_api::v1;
 
@@ -39,6 +39,8 @@ use crate::{
 pub enum Transport {
     HotAdd,
     Nbd,
+    /// The snapshot's export lease.
+    Export,
     San,
 }
 
@@ -47,6 +49,7 @@ impl fmt::Display for Transport {
         f.write_str(match self {
             Self::HotAdd => "HotAdd",
             Self::Nbd => "NBD",
+            Self::Export => "export",
             Self::San => "SAN",
         })
     }
@@ -75,6 +78,8 @@ pub struct Question<'a> {
     pub asked: Option<Transport>,
     /// Keys of disks that an NBD server has.
     pub nbd: &'a BTreeSet<i32>,
+    /// How long a disk may be exported; `None`: it may not.
+    pub export: Option<Duration>,
     pub tries: &'a Tries,
     pub rates: &'a Rates,
     /// Bytes to be read of each disk; `None`: all.
@@ -103,6 +108,7 @@ impl Spoken {
 pub enum Route {
     HotAdd,
     Nbd,
+    Export,
     Refused,
 }
 
@@ -117,6 +123,8 @@ pub struct Decision {
     pub route: Route,
     /// A server has it, and no rule or wish forbids that.
     pub may_nbd: bool,
+    /// It may be exported, and no rule or wish forbids that.
+    pub may_export: bool,
     /// Everything that speaks against HotAdd.
     pub refusals: Vec<Error>,
     /// Rules that are tried against by attaching it.
@@ -194,15 +202,36 @@ fn decide_one(facts: &PlanFacts, disk: &DiskView, room: &Fact<usize>, question: 
     let mut refusals: Vec<Error> =
         spoken.iter().filter(|s| s.effect != Effect::None).map(|spoken| spoken.to_error(label)).collect();
     let has_nbd = question.nbd.contains(&disk.disk.device_key);
-    let route = route(&spoken, question.asked, has_nbd);
+    let (may_export, too_long) = may_export(disk, question, capacity);
+    let route = route(&spoken, question.asked, has_nbd, may_export);
     if route == Route::Refused && question.asked == Some(Transport::Nbd) && !has_nbd {
         refusals.push(Error::new(&reason::NBD_NONE, label.clone()));
+    }
+    if route == Route::Refused && spoken.iter().all(|s| s.effect != Effect::Refuse) {
+        refusals.extend(too_long);
+        if question.asked == Some(Transport::Export) && question.export.is_none() {
+            refusals.push(Error::new(&reason::EXP_OFF, label.clone()));
+        }
     }
     if route != Route::HotAdd {
         tries.clear();
     }
     let may_nbd = has_nbd && matches!(question.asked, None | Some(Transport::Nbd));
-    Decision { disk: disk.disk.clone(), bytes, spoken, route, may_nbd, refusals, tries }
+    Decision { disk: disk.disk.clone(), bytes, spoken, route, may_nbd, may_export, refusals, tries }
+}
+
+/// Whether a disk may be exported, and why not if that is for its length alone. vSphere exports no encrypted VM; an export is
+/// of the whole disk.
+fn may_export(disk: &DiskView, question: &Question<'_>, capacity: u64) -> (bool, Option<Error>) {
+    let wanted = matches!(question.asked, None | Some(Transport::Export));
+    let Some(most) = question.export.filter(|_| wanted && !disk.encrypted) else { return (false, None) };
+    match question.rates.export_seconds(capacity) {
+        Some(seconds) if seconds > most.as_secs_f64() => {
+            let (label, hours) = (&disk.disk.label, seconds / 3600.0);
+            (false, Some(Error::new(&reason::EXP_LONG, format!("{label}: {hours:.1} hours are expected"))))
+        }
+        _ => (true, None),
+    }
 }
 
 /// A limit of NBD outweighs its price.
@@ -216,13 +245,14 @@ fn preferred(spoken: &[Spoken]) -> Option<Transport> {
 }
 
 /// The strongest effect decides, then what was asked, then what is better.
-fn route(spoken: &[Spoken], asked: Option<Transport>, has_nbd: bool) -> Route {
+fn route(spoken: &[Spoken], asked: Option<Transport>, has_nbd: bool, may_export: bool) -> Route {
     let effect = spoken.iter().map(|spoken| spoken.effect).max().unwrap_or(Effect::None);
     let may_nbd = has_nbd && matches!(asked, None | Some(Transport::Nbd));
     match (effect, asked) {
         (Effect::Refuse, _) => Route::Refused,
         (Effect::NoHotAdd, _) | (Effect::None, Some(Transport::Nbd)) if may_nbd => Route::Nbd,
-        (Effect::NoHotAdd, _) | (Effect::None, Some(Transport::Nbd)) => Route::Refused,
+        (Effect::NoHotAdd, _) | (Effect::None, Some(Transport::Export)) if may_export => Route::Export,
+        (Effect::NoHotAdd, _) | (Effect::None, Some(Transport::Nbd | Transport::Export)) => Route::Refused,
         (Effect::None, _) if may_nbd && preferred(spoken) == Some(Transport::Nbd) => Route::Nbd,
         (Effect::None, _) => Route::HotAdd,
     }
@@ -264,6 +294,7 @@ fn route_to_api(route: Route) -> v1::Transport {
     match route {
         Route::HotAdd => v1::Transport::Hotadd,
         Route::Nbd => v1::Transport::Nbd,
+        Route::Export => v1::Transport::Export,
         Route::Refused => v1::Transport::Unspecified,
     }
 }

@@ -22,6 +22,8 @@ pub struct Rates {
     pub detach_seconds: Option<f64>,
     pub hotadd_bytes_per_second: Option<f64>,
     pub nbd_bytes_per_second: Option<f64>,
+    /// Bytes of the disk, not of its stream.
+    pub export_bytes_per_second: Option<f64>,
 }
 
 /// One disk by HotAdd.
@@ -45,6 +47,11 @@ impl Rates {
     #[must_use]
     pub fn nbd_seconds(&self, bytes: u64) -> Option<f64> {
         Some(transfer(bytes, self.nbd_bytes_per_second?))
+    }
+
+    #[must_use]
+    pub fn export_seconds(&self, bytes: u64) -> Option<f64> {
+        Some(transfer(bytes, self.export_bytes_per_second?))
     }
 
     fn take(&mut self, sample: &Sample) {
@@ -104,6 +111,15 @@ impl RateBook {
         self.change(|rates| {
             if let Some(rate) = rate(bytes, seconds) {
                 mix(&mut rates.nbd_bytes_per_second, rate);
+            }
+        });
+    }
+
+    /// Takes what a disk by an export cost; blocking.
+    pub fn export(&self, bytes: u64, seconds: f64) {
+        self.change(|rates| {
+            if let Some(rate) = rate(bytes, seconds) {
+                mix(&mut rates.export_bytes_per_second, rate);
             }
         });
     }

@@ -34,7 +34,7 @@ impl Manager {
     pub async fn give_back_disks(&self, session: SessionId) -> Settled {
         let opener = &self.shared.opener;
         let open = opener.vm.journal.duties_of(session);
-        let disks: Vec<_> = open.iter().filter(|duty| duty.attach().is_some()).map(|duty| duty.id).collect();
+        let disks: Vec<_> = open.iter().filter(|duty| duty.uses_snapshot()).map(|duty| duty.id).collect();
         // Servers of ours that have the snapshot's disks open end before it may go.
         let (settled, ()) =
             tokio::join!(opener.settler.settle(&disks, opener.vm.deadlines.cleanup), opener.servers.end(session));

@@ -9,9 +9,10 @@
 //! ```
 //! [`opener`] holds the steps that both share, [`snapshot`] the ladder of consistency, [`registry`] what lives and what
 //! ended, [`opening`] and [`closing`] the two ends of a session, [`live`] one session in between, [`jobs`] the registry of jobs,
-//! [`job`] one BackupVm, [`watch`] what happens around disks that are held, [`recorded`] what vCenter's events tell of it. A
+//! [`job`] one BackupVm, [`exporting`] its export lease, [`watch`] what happens around disks that are held, [`recorded`] what vCenter's events tell of it. A
 //! snapshot is never removed before its disks are proven detached.
 mod closing;
+mod exporting;
 mod job;
 pub mod jobs;
 pub mod live;

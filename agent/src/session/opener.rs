@@ -7,6 +7,7 @@ use hotadd_blockio::nbd;
 use super::snapshot::{self, HeldSnapshot, Wish};
 use crate::{
     attach::{Attacher, ProxyVm, Settler, guards},
+    config::Export,
     discover::Platform,
     error::{Error, Result},
     hypervisor::TargetFacts,
@@ -24,6 +25,7 @@ pub struct Opener {
     pub settler: Settler,
     pub planner: Arc<Planner>,
     pub servers: Servers,
+    pub export: Export,
 }
 
 /// What a request says of transports.
@@ -31,6 +33,8 @@ pub struct Opener {
 pub struct Ways {
     /// For all disks; `None`: the planner decides.
     pub asked: Option<Transport>,
+    /// Disks that nothing else brings may be exported, if the configuration allows it.
+    pub export: bool,
     /// Admitted servers, by device key.
     pub servers: BTreeMap<i32, nbd::Target>,
 }

@@ -25,7 +25,7 @@ use crate::{
         rates::{Rates, Sample},
     },
     reason,
-    transport::{Disk, Of},
+    transport::{Disk, ExportDisk, Of, reach},
 };
 
 /// Pause before the proxy's units are counted again.
@@ -37,6 +37,14 @@ pub struct Explained {
     pub facts: PlanFacts,
     pub decisions: Vec<Decision>,
     pub rates: Rates,
+}
+
+/// What one disk cost, by its transport: bytes and seconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Measured {
+    HotAdd(Sample),
+    Nbd(u64, f64),
+    Export(u64, f64),
 }
 
 type Answer = Result<Arc<Attached>>;
@@ -115,6 +123,7 @@ impl Opener {
         let mut missing = library.and_then(Result::err);
         let mut by_vddk = missing.is_none() && self.servers.vddk().is_some();
         let (room, rates) = (self.room(facts).await, self.planner.rates.now());
+        let mut export_out = false;
         loop {
             let keys = facts.disks.iter().map(|view| view.disk.device_key);
             let nbd = keys.filter(|key| by_vddk || ways.servers.contains_key(key)).collect();
@@ -123,6 +132,7 @@ impl Opener {
                 room: room.clone(),
                 asked: ways.asked,
                 nbd: &nbd,
+                export: self.export.most.filter(|_| ways.export && !export_out),
                 tries: &tries,
                 rates: &rates,
                 bytes,
@@ -132,6 +142,10 @@ impl Opener {
             if by_vddk && let Some(why) = self.out_of_reach(facts, &decisions, ways).await {
                 // Decided once more, without it.
                 (by_vddk, missing) = (false, Some(why));
+                continue;
+            }
+            if !export_out && let Some(why) = self.export_out_of_reach(facts, &decisions).await {
+                (export_out, missing) = (true, missing.or(Some(why)));
                 continue;
             }
             if let Some(missing) = &missing {
@@ -147,16 +161,27 @@ impl Opener {
     async fn out_of_reach(&self, facts: &PlanFacts, decisions: &[Decision], ways: &Ways) -> Option<Error> {
         let named = |decision: &Decision| ways.servers.contains_key(&decision.disk.device_key);
         let chosen = decisions.iter().filter(|decision| decision.route == Route::Nbd && !named(decision));
-        let stores: BTreeSet<Moref> = chosen.filter_map(|decision| decision.disk.datastore.clone()).collect();
+        let hosts = self.hosts_of(facts, chosen).await;
+        if hosts.is_empty() { None } else { self.servers.vddk()?.reaches(hosts).await.err() }
+    }
+
+    /// The stream comes from a host, too.
+    async fn export_out_of_reach(&self, facts: &PlanFacts, decisions: &[Decision]) -> Option<Error> {
+        let port = self.export.port?;
+        let hosts = self.hosts_of(facts, decisions.iter().filter(|decision| decision.route == Route::Export)).await;
+        reach::all(hosts, port).await.map(|why| Error::new(&reason::EXP_REACH, why))
+    }
+
+    async fn hosts_of<'a>(&self, facts: &PlanFacts, disks: impl Iterator<Item = &'a Decision>) -> Vec<String> {
+        let stores: BTreeSet<Moref> = disks.filter_map(|decision| decision.disk.datastore.clone()).collect();
         if stores.is_empty() {
-            return None;
+            return Vec::new();
         }
         let stores: Vec<Moref> = stores.into_iter().collect();
-        let hosts = self.vm.hypervisor.serving_hosts(&stores).await.unwrap_or_else(|error| {
+        self.vm.hypervisor.serving_hosts(&stores).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "which hosts may serve is not told; only the VM's own is tried");
             facts.target.host.known().map(|host| host.name.clone()).into_iter().collect()
-        });
-        self.servers.vddk()?.reaches(hosts).await.err()
+        })
     }
 
     /// Units that a disk could get now, on controllers that are known in the guest.
@@ -238,7 +263,34 @@ impl Opener {
             snapshot: snapshot.clone(),
             host: facts.target.host.known().cloned(),
         };
-        Ok(tried.into_iter().map(|(decision, answer)| self.opened(decision, answer, ways, &of)).collect())
+        let mut opened: Vec<Opened> =
+            tried.into_iter().map(|(decision, answer)| self.opened(decision, answer, ways, &of)).collect();
+        self.open_exports(session, target, snapshot, &mut opened).await;
+        Ok(opened)
+    }
+
+    /// What was decided to be exported, and what could not be attached, may be exported, and owes nothing: by one lease.
+    async fn open_exports(&self, session: SessionId, target: &TargetFacts, snapshot: &Moref, opened: &mut [Opened]) {
+        let clean = |errors: &Vec<Error>| errors.iter().all(may_go_on);
+        let wanted = |disk: &&mut Opened| {
+            disk.disk.as_ref().is_err_and(clean) && disk.decision.may_export && disk.decision.route != Route::Refused
+        };
+        let mut wanted: Vec<&mut Opened> = opened.iter_mut().filter(wanted).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let lease = self.export(session, target, snapshot).await;
+        for opened in &mut wanted {
+            let why = std::mem::replace(&mut opened.disk, Err(Vec::new())).err().unwrap_or_default();
+            match &lease {
+                Ok(lease) => {
+                    let disk = opened.decision.disk.clone();
+                    opened.disk = Ok(Disk::Exported(Arc::new(ExportDisk { disk, lease: Arc::clone(lease) })));
+                    opened.remarks = why.into_iter().filter(|e| *e.reason() != reason::PLAN_NO_NEXT).collect();
+                }
+                Err(error) => opened.disk = Err(std::iter::once(error.copy()).chain(why).collect()),
+            }
+        }
     }
 
     async fn attach_decided(
@@ -344,10 +396,16 @@ impl Opener {
         }
     }
 
-    /// Keeps what a disk by HotAdd cost.
-    pub(super) async fn measured(&self, samples: Vec<Sample>) {
+    /// Keeps what disks cost.
+    pub(super) async fn measured(&self, samples: Vec<Measured>) {
         let planner = Arc::clone(&self.planner);
-        let keep = move || samples.iter().for_each(|sample| planner.rates.hotadd(sample));
+        let keep = move || {
+            samples.iter().for_each(|sample| match sample {
+                Measured::HotAdd(sample) => planner.rates.hotadd(sample),
+                Measured::Nbd(bytes, seconds) => planner.rates.nbd(*bytes, *seconds),
+                Measured::Export(bytes, seconds) => planner.rates.export(*bytes, *seconds),
+            })
+        };
         if tokio::task::spawn_blocking(keep).await.is_err() {
             tracing::debug!("measured rates could not be kept");
         }

@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 
 use hotadd_api::v1;
 
-use super::Remote;
+use super::{ExportDisk, Remote};
 use crate::{attach::Attached, hypervisor::TargetDisk};
 
 /// See the module. Whoever reads holds it: a disk that is attached is given back with its last holder.
@@ -11,6 +11,7 @@ use crate::{attach::Attached, hypervisor::TargetDisk};
 pub enum Disk {
     Attached(Arc<Attached>),
     Remote(Arc<Remote>),
+    Exported(Arc<ExportDisk>),
 }
 
 impl Disk {
@@ -19,6 +20,7 @@ impl Disk {
         match self {
             Self::Attached(attached) => attached.disk(),
             Self::Remote(remote) => remote.disk(),
+            Self::Exported(exported) => &exported.disk,
         }
     }
 
@@ -27,6 +29,7 @@ impl Disk {
         match self {
             Self::Attached(_) => v1::Transport::Hotadd,
             Self::Remote(_) => v1::Transport::Nbd,
+            Self::Exported(_) => v1::Transport::Export,
         }
     }
 
@@ -39,7 +42,7 @@ impl Disk {
     pub(super) fn attach_times(&self) -> (Duration, Duration) {
         match self {
             Self::Attached(attached) => (attached.attach_time(), attached.discover_time()),
-            Self::Remote(_) => (Duration::ZERO, Duration::ZERO),
+            Self::Remote(_) | Self::Exported(_) => (Duration::ZERO, Duration::ZERO),
         }
     }
 }

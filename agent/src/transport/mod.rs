@@ -1,16 +1,19 @@
 //! How bytes leave a disk: one OS thread per read, device or NBD server → engine → zero scan and hash → frames.
-//! A disk that vSphere exports instead comes as a compressed stream: [`stream_vmdk`] decodes it. A disk that is read
+//! A disk that vSphere exports instead comes as a compressed stream ([`export`]): [`stream_vmdk`] decodes it. A disk that is read
 //! through VDDK is served by a child: [`vddk`].
 //! Nothing here attaches or detaches; a read holds its [`Disk`] for as long as its thread runs.
 pub mod disk;
+pub mod export;
 pub mod memory;
 pub mod outlet;
+pub mod reach;
 pub mod read;
 pub mod remote;
 pub mod stream_vmdk;
 pub mod vddk;
 
 pub use disk::Disk;
+pub use export::{ExportDisk, Lease};
 pub use memory::Memory;
 pub use outlet::Outlet;
 pub use read::{Item, ReadOrder, Reading, Report, Sink, micros};

@@ -18,9 +18,9 @@ use hotadd_blockio::{
     Arena, Block, Device, EngineKind, ReadEngine, ReadError, ReadRequest, ReadStats, Refusal, Source, engine,
     nbd::NbdError, reader, zero::is_zero,
 };
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 
-use super::{Disk, Memory, Ready, Remote, memory::unless};
+use super::{Disk, ExportDisk, Memory, Ready, Remote, memory::unless};
 use crate::{
     attach::Attached,
     discover::Platform,
@@ -43,7 +43,7 @@ pub struct ReadOrder {
 #[derive(Debug)]
 pub enum Item {
     /// First: the device is open and this engine reads it.
-    Opened { engine: EngineKind, bytes_required: u64 },
+    Opened { engine: &'static str, bytes_required: u64 },
     /// Then frames in order of offset.
     Frame(Frame),
 }
@@ -55,7 +55,7 @@ pub type Sink = Box<dyn FnMut(Item) -> ControlFlow<()> + Send>;
 #[derive(Debug)]
 pub struct Report {
     pub error: Option<Error>,
-    pub engine: Option<EngineKind>,
+    pub engine: Option<&'static str>,
     pub refusals: Vec<String>,
     pub bytes_read: u64,
     pub bytes_sent: u64,
@@ -87,7 +87,7 @@ impl Reading {
     ) -> Result<Self> {
         let (answer, done) = oneshot::channel();
         let ready = match &disk {
-            Disk::Attached(_) => None,
+            Disk::Attached(_) | Disk::Exported(_) => None,
             // A start that takes long does not hold memory.
             Disk::Remote(remote) => match unless(&cancel, remote.ready()).await {
                 Some(Ok(ready)) => Some(ready),
@@ -102,11 +102,11 @@ impl Reading {
         order.depth = memory.depth(order.depth, order.block_bytes);
         let share = memory.take(order.depth, order.block_bytes, &cancel).await;
         let share = share.ok_or_else(|| Error::new(&reason::READ_STOPPED, "before it began: no memory was free"))?;
-        let flag = Arc::clone(&cancel);
+        let (flag, runtime) = (Arc::clone(&cancel), Handle::current());
         thread::Builder::new()
             .name(format!("read-{}", disk.facts().device_key))
             .spawn(move || {
-                let report = run(&disk, ready.as_ref(), platform.as_ref(), &order, sink, &flag);
+                let report = run(&disk, ready.as_ref(), platform.as_ref(), &order, sink, &flag, &runtime);
                 drop(ready);
                 drop(disk);
                 drop(share);
@@ -151,7 +151,7 @@ impl Report {
             disk: Some(facts_to_api(disk.facts())),
             ok: self.error.is_none(),
             reasons: self.error.iter().map(Error::to_reason).collect(),
-            engine: self.engine.map(|e| e.name().to_owned()).unwrap_or_default(),
+            engine: self.engine.unwrap_or_default().to_owned(),
             engine_refusals: self.refusals.clone(),
             bytes_read: self.bytes_read,
             bytes_sent: self.bytes_sent,
@@ -182,12 +182,14 @@ fn run(
     order: &ReadOrder,
     sink: Sink,
     cancel: &Arc<AtomicBool>,
+    runtime: &Handle,
 ) -> Report {
     let opened = Instant::now();
     let prepared = match (disk, ready) {
         (Disk::Attached(attached), _) => Prepared::device(attached, platform, order),
         (Disk::Remote(remote), Some(ready)) => Prepared::server(remote, ready, order, cancel),
         (Disk::Remote(remote), None) => Err(Error::new(&reason::INTERNAL, remote.name())),
+        (Disk::Exported(exported), _) => return export(exported, order, sink, cancel, runtime),
     };
     let mut prepared = match prepared {
         Ok(prepared) => prepared,
@@ -199,7 +201,7 @@ fn run(
     let request = ReadRequest { ranges, block: order.block_bytes, cancel };
     let required: u64 = ranges.iter().map(|r| r.end.saturating_sub(r.start)).sum();
     let setup = opened.elapsed();
-    let engine = prepared.engine.kind();
+    let engine = prepared.engine.kind().name();
     if (framer.sink)(Item::Opened { engine, bytes_required: required }).is_break() {
         return Report::failed(Error::new(&reason::READ_STOPPED, disk.facts().backing.to_string()));
     }
@@ -223,6 +225,41 @@ fn run(
         zero_bytes: framer.zeros,
         first_byte: setup + stats.first_byte.unwrap_or_default(),
         elapsed: stats.elapsed,
+    }
+}
+
+/// Name of the way in place of an engine's.
+const EXPORT: &str = "nfc-lease";
+
+/// The stream of an export lease, on this thread, which may wait for the client as any read may.
+fn export(disk: &ExportDisk, order: &ReadOrder, sink: Sink, cancel: &Arc<AtomicBool>, runtime: &Handle) -> Report {
+    let begun = Instant::now();
+    let whole = [0..disk.disk.capacity_bytes];
+    let ranges = if order.ranges.is_empty() { &whole[..] } else { &order.ranges };
+    let required: u64 = ranges.iter().map(|r| r.end.saturating_sub(r.start)).sum();
+    let mut framer = Framer::new(disk.disk.device_key, order.block_bytes, sink);
+    let mut first_byte = None;
+    let opened = (framer.sink)(Item::Opened { engine: EXPORT, bytes_required: required });
+    let ended = if opened.is_break() {
+        Err(Error::new(&reason::READ_STOPPED, disk.disk.label.clone()))
+    } else {
+        disk.stream(runtime, ranges, order.block_bytes, cancel, &mut |offset, data| {
+            first_byte.get_or_insert_with(|| begun.elapsed());
+            framer.push(offset, data, || Bytes::copy_from_slice(data))
+        })
+    };
+    let short =
+        || Error::new(&reason::READ_SHORT, format!("{}: {} of {required} bytes", disk.disk.backing, framer.covered));
+    let error = ended.err().or_else(|| (framer.covered != required).then(short));
+    Report {
+        error,
+        engine: Some(EXPORT),
+        refusals: Vec::new(),
+        bytes_read: framer.covered,
+        bytes_sent: framer.sent,
+        zero_bytes: framer.zeros,
+        first_byte: first_byte.unwrap_or_default(),
+        elapsed: begun.elapsed(),
     }
 }
 
@@ -328,13 +365,33 @@ impl Framer {
     }
 
     fn send(&mut self, block: Block) -> ControlFlow<()> {
-        let data = block.data.as_ref();
-        let Ok(length) = u32::try_from(data.len()) else { return ControlFlow::Break(()) };
+        let Block { offset, data, .. } = block;
+        let seen = self.look(data.as_ref());
+        self.give(offset, seen, || Bytes::from(data))
+    }
+
+    fn push(&mut self, offset: u64, data: &[u8], payload: impl FnOnce() -> Bytes) -> ControlFlow<()> {
+        let seen = self.look(data);
+        self.give(offset, seen, payload)
+    }
+
+    /// Length, whether all is zero, hash.
+    fn look(&self, data: &[u8]) -> Option<(u32, bool, Bytes)> {
+        let length = u32::try_from(data.len()).ok()?;
         let zero = is_zero(data);
         let blake3 = if zero && length == self.block_bytes { self.zero_hash.clone() } else { hash(data) };
-        let payload = if zero { Bytes::new() } else { Bytes::from(block.data) };
-        let frame =
-            v1::Frame { device_key: self.device_key, offset: block.offset, length, zero, data: payload, blake3 };
+        Some((length, zero, blake3))
+    }
+
+    fn give(
+        &mut self,
+        offset: u64,
+        seen: Option<(u32, bool, Bytes)>,
+        payload: impl FnOnce() -> Bytes,
+    ) -> ControlFlow<()> {
+        let Some((length, zero, blake3)) = seen else { return ControlFlow::Break(()) };
+        let data = if zero { Bytes::new() } else { payload() };
+        let frame = v1::Frame { device_key: self.device_key, offset, length, zero, data, blake3 };
         (self.sink)(Item::Frame(frame))?;
         self.covered += u64::from(length);
         *(if zero { &mut self.zeros } else { &mut self.sent }) += u64::from(length);

@@ -185,6 +185,7 @@ impl From<Level> for Consistency {
 pub enum Way {
     Hotadd,
     Nbd,
+    Export,
 }
 
 impl From<Way> for Transport {
@@ -192,6 +193,7 @@ impl From<Way> for Transport {
         match way {
             Way::Hotadd => Self::Hotadd,
             Way::Nbd => Self::Nbd,
+            Way::Export => Self::Export,
         }
     }
 }

@@ -15,7 +15,8 @@ impl Shared {
     pub(super) fn late_until(&self, duty: &Duty) -> Option<String> {
         let refused = lock(&self.open).get(&duty.id).is_some_and(|open| open.refused);
         let late = self.vm.deadlines.late;
-        (duty.phase == DutyPhase::Intended && !refused && !late.is_zero())
+        // A lease that nobody can name can't be looked for.
+        (duty.phase == DutyPhase::Intended && duty.export().is_none() && !refused && !late.is_zero())
             .then(|| Timestamp::now().checked_add(late).map_or_else(|_| now(), |until| until.to_string()))
     }
 
@@ -67,6 +68,7 @@ impl Shared {
                 self.vm.hypervisor.enable_methods(&duty.target(), &guard.methods, &guard.source).await?;
                 Ok(false)
             }
+            DutyKind::Export(_) => Ok(false),
         }
     }
 

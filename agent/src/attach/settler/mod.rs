@@ -9,10 +9,11 @@
 //! ```
 //! "Not there" alone is no proof: while a task runs on the proxy an attach may still land, and an intent that was
 //! never confirmed is believed gone only after a second look, and is looked for again for a while after that ([`late`]).
-//! A snapshot is removed only when no attach duty of its VM is open ([`snapshots`]), methods are enabled again when
+//! A snapshot is removed only when no attach duty and no export lease ([`exports`]) of its VM is open ([`snapshots`]), methods are enabled again when
 //! nothing of their VM is owed ([`guards`]). Sessions, leases and recovery after a kill all come through here.
 mod absence;
 mod disks;
+mod exports;
 mod guards;
 mod late;
 mod snapshots;
@@ -274,6 +275,11 @@ impl Shared {
             match self.settle_attached(&attached).await {
                 Ok(findings) => self.conclude(findings).await,
                 Err(error) => attached.iter().for_each(|(d, _)| self.waits(d, &error.message(), false)),
+            }
+        }
+        for duty in &duties {
+            if let Some(export) = duty.export() {
+                self.end_export(duty, export).await;
             }
         }
         for duty in duties.iter().filter(|duty| duty.snapshot().is_some()) {

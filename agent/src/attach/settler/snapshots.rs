@@ -63,7 +63,7 @@ impl Shared {
     async fn settle_snapshot(&self, duty: &Duty, snapshot: &SnapshotDuty) -> Result<Finding> {
         let disks = self.disks_of(&duty.vm);
         if !disks.is_empty() {
-            let why = format!("snapshot {}: its disks are not detached yet", snapshot.name);
+            let why = format!("snapshot {}: its disks are still in use", snapshot.name);
             let open = lock(&self.open);
             let doubtful = disks.iter().all(|id| open.get(id).is_some_and(|o| o.doubtful));
             return Ok(if doubtful { Finding::Doubtful(why) } else { Finding::Waits(why) });
@@ -224,7 +224,7 @@ impl Shared {
     /// Of any session: disks that another one attached hang on the same chain.
     fn disks_of(&self, vm: &Moref) -> Vec<DutyId> {
         let state = self.vm.journal.state();
-        state.duties().filter(|duty| duty.vm == *vm && duty.attach().is_some()).map(|duty| duty.id).collect()
+        state.duties().filter(|duty| duty.vm == *vm && duty.uses_snapshot()).map(|duty| duty.id).collect()
     }
 }
 

@@ -1,5 +1,5 @@
 //! Every rule once where it is silent and once where it speaks, and that the table, the registry and the pages agree.
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use super::{
     world::{ESX8, World, calm, link, store},
@@ -243,6 +243,7 @@ fn cheap_by_nbd(w: &mut World) {
         detach_seconds: Some(10.0),
         hotadd_bytes_per_second: Some(4e8),
         nbd_bytes_per_second: Some(1e7),
+        ..Rates::default()
     };
 }
 
@@ -390,6 +391,7 @@ fn free_units_are_counted_down_disk_by_disk() {
         room: w.room.clone(),
         asked: None,
         nbd: &w.nbd,
+        export: w.export,
         tries: &w.tries,
         rates: &w.rates,
         bytes: None,
@@ -446,4 +448,34 @@ fn a_limit_of_nbd_outweighs_its_price() {
     assert_eq!(w.decide().route, Route::Nbd);
     long_filter_names(&mut w);
     assert_eq!(w.decide().preferred(), Some(Transport::HotAdd));
+}
+
+/// Only where nothing else brings the disk, never against a refusal, never longer than allowed.
+#[test]
+fn an_export_is_the_last_resort_and_has_its_bounds() {
+    let mut w = calm();
+    w.export = Some(Duration::from_secs(3600));
+    assert!(w.decide().is_hotadd() && w.decide().may_export);
+    let key = w.disk().disk.device_key;
+    w.disk().bus = Fact::Known(Bus::Ide);
+    assert_eq!(w.decide().route, Route::Export);
+    w.rates.export_bytes_per_second = Some(1.0);
+    let decision = w.decide();
+    assert_eq!(decision.route, Route::Refused);
+    assert!(decision.refusals.iter().any(|e| e.reason().code == "HA-EXP-005"), "{:?}", decision.refusals);
+    w.rates = Rates::default();
+    w.disk().encrypted = true;
+    assert_eq!(w.decide().route, Route::Refused, "vSphere exports no encrypted disk");
+    w.disk().encrypted = false;
+    w.nbd.insert(key);
+    assert_eq!(w.decide().route, Route::Nbd, "a server is better");
+    w.asked = Some(Transport::Export);
+    assert_eq!(w.decide().route, Route::Export, "unless it was asked for");
+    w.disk().rdm = Some(Rdm::Physical);
+    assert_eq!(w.decide().route, Route::Refused);
+    let mut off = calm();
+    off.asked = Some(Transport::Export);
+    let decision = off.decide();
+    assert_eq!(decision.route, Route::Refused);
+    assert_eq!(decision.refusals.last().map(|e| e.reason().code), Some("HA-EXP-006"));
 }

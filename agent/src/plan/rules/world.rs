@@ -1,5 +1,5 @@
 //! Facts with which no rule speaks, for tests to change.
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::Rule;
 use crate::{
@@ -21,6 +21,7 @@ pub(super) struct World {
     pub(super) room: Fact<usize>,
     pub(super) asked: Option<Transport>,
     pub(super) nbd: BTreeSet<i32>,
+    pub(super) export: Option<Duration>,
     pub(super) tries: Tries,
     pub(super) rates: Rates,
     pub(super) bytes: Option<u64>,
@@ -121,6 +122,7 @@ pub(super) fn calm() -> World {
         room: Fact::Known(3),
         asked: None,
         nbd: BTreeSet::new(),
+        export: None,
         tries: Tries::new(),
         rates: Rates::default(),
         bytes: None,
@@ -169,6 +171,7 @@ impl World {
             room: self.room.clone(),
             asked: self.asked,
             nbd: &self.nbd,
+            export: self.export,
             tries: &self.tries,
             rates: &self.rates,
             bytes: self.bytes,

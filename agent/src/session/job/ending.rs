@@ -13,7 +13,7 @@ use crate::{
     journal::{End, Record},
     plan::rates::Sample,
     reason,
-    session::snapshot::HeldSnapshot,
+    session::{planned::Measured, snapshot::HeldSnapshot},
     transport::micros,
 };
 
@@ -139,19 +139,11 @@ impl Job {
 
     /// What the disks cost, for the planner.
     async fn measure(&self) {
-        let seconds = |us: u64| Duration::from_micros(us).as_secs_f64();
         let mut samples = Vec::new();
         self.note(|job| {
-            let hotadd = job.disks.iter().filter(|disk| disk.ok && disk.transport() == v1::Transport::Hotadd);
-            samples = hotadd
-                .filter_map(|disk| disk.timings.as_ref().map(|timings| (disk, timings)))
-                .map(|(disk, timings)| Sample {
-                    attach_seconds: seconds(timings.attach_us + timings.discover_us),
-                    detach_seconds: seconds(timings.detach_us),
-                    bytes: disk.bytes_read,
-                    transfer_seconds: seconds(timings.transfer_us),
-                })
-                .collect();
+            // One that went on by another transport says nothing of either.
+            let whole = job.disks.iter().filter(|disk| disk.ok && disk.parts.len() <= 1);
+            samples = whole.filter_map(|disk| Some(measured(disk, disk.timings.as_ref()?))).flatten().collect();
         });
         if !samples.is_empty() {
             self.jobs.manager.opener().measured(samples).await;
@@ -172,5 +164,21 @@ impl Job {
         if let Err(error) = self.jobs.manager.opener().vm.record(vec![record]).await {
             tracing::warn!(%error, "the end of a job could not be journalled");
         }
+    }
+}
+
+fn measured(disk: &v1::DiskResult, timings: &v1::Timings) -> Option<Measured> {
+    let seconds = |us: u64| Duration::from_micros(us).as_secs_f64();
+    let (bytes, transfer) = (disk.bytes_read, seconds(timings.transfer_us));
+    match disk.transport() {
+        v1::Transport::Hotadd => Some(Measured::HotAdd(Sample {
+            attach_seconds: seconds(timings.attach_us + timings.discover_us),
+            detach_seconds: seconds(timings.detach_us),
+            bytes,
+            transfer_seconds: transfer,
+        })),
+        v1::Transport::Nbd => Some(Measured::Nbd(bytes, transfer)),
+        v1::Transport::Export => Some(Measured::Export(bytes, transfer)),
+        _ => None,
     }
 }

@@ -231,7 +231,7 @@ impl Job {
         let sink = Box::new(move |item| {
             let event = match item {
                 Item::Opened { engine, bytes_required } => {
-                    let (disk, engine) = (Some(facts.clone()), engine.name().to_owned());
+                    let (disk, engine) = (Some(facts.clone()), engine.to_owned());
                     Event::Opened(v1::DiskOpened { disk, engine, bytes_required, transport: transport.into() })
                 }
                 Item::Frame(frame) => {

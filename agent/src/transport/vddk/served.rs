@@ -12,13 +12,9 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{
-    StreamExt as _,
-    future::{self, join_all},
-    stream,
-};
+use futures_util::future::join_all;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::{net::TcpStream, sync::Mutex as AsyncMutex, task::JoinHandle, time::timeout};
+use tokio::{sync::Mutex as AsyncMutex, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Uri;
 
@@ -35,14 +31,13 @@ use crate::{
     },
     id::{BackingPath, Moref, SessionId},
     reason,
+    transport::reach,
 };
 
 /// VDDK opens a disk for each connection; one keeps its queue of reads full.
 pub const CONNECTIONS: u32 = 1;
-/// For a host that answers at all.
-const KNOCK: Duration = Duration::from_secs(5);
-/// Hosts that are asked at a time.
-const KNOCKS: usize = 16;
+/// For a folder that answers at all.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -144,7 +139,7 @@ impl Vddk {
             found?
         };
         let late = || Error::new(&reason::VDK_LIBRARY, format!("{} does not answer", settings.libdir.display()));
-        timeout(KNOCK, looked).await.unwrap_or_else(|_| Err(late()))
+        timeout(LOOK, looked).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Whether the data can come from these ESXi hosts.
@@ -153,9 +148,10 @@ impl Vddk {
     /// [`reason::VDK_PORT`], with every host that does not answer.
     pub async fn reaches(&self, hosts: Vec<String>) -> Result<()> {
         let Some(port) = self.0.settings.nfc_port else { return Ok(()) };
-        let knocks = hosts.into_iter().map(|host| knock(host, port));
-        let deaf: Vec<String> = stream::iter(knocks).buffered(KNOCKS).filter_map(future::ready).collect().await;
-        if deaf.is_empty() { Ok(()) } else { Err(Error::new(&reason::VDK_PORT, deaf.join("; "))) }
+        match reach::all(hosts, port).await {
+            None => Ok(()),
+            Some(why) => Err(Error::new(&reason::VDK_PORT, why)),
+        }
     }
 
     /// A disk, idle.
@@ -263,14 +259,5 @@ impl Served {
         tracing::info!(session = %self.which.session, disk = %self.which.file, socket = %running.socket.display(), "VDDK serves");
         *child = Some(Child { running: Arc::clone(&running), password, thumbprint });
         Ok(running)
-    }
-}
-
-/// Why a host does not answer; `None` when it does.
-async fn knock(host: String, port: u16) -> Option<String> {
-    match timeout(KNOCK, TcpStream::connect((host.as_str(), port))).await {
-        Ok(Ok(_)) => None,
-        Ok(Err(error)) => Some(format!("{host}, TCP {port}: {error}")),
-        Err(_) => Some(format!("{host}, TCP {port}: no answer in {} s", KNOCK.as_secs())),
     }
 }

@@ -245,6 +245,7 @@ pub(crate) fn transport_name(transport: Transport) -> &'static str {
         Transport::Unspecified => "none",
         Transport::Hotadd => "hotadd",
         Transport::Nbd => "nbd",
+        Transport::Export => "export",
         Transport::San => "san",
     }
 }

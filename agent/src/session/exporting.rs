@@ -1,0 +1,74 @@
+//! The export lease of a job's snapshot: journalled before vCenter is asked, held while its disks are read, completed or
+//! aborted always.
+//!
+//! ```text
+//! journal ─▶ ExportSnapshot ─ made ─▶ journal ─▶ ready ─▶ Lease ──all read──▶ complete ─┐
+//!                 ├ refused ─▶ retired        └ fault ─┐    └─ dropped ──▶ settler: abort, unless it has ended ─▶ retired
+//!                 └ unknown ───────────────────────────┴──────────────────────▲
+//! ```
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::opener::Opener;
+use crate::{
+    attach::{begin, now},
+    error::{Error, Result},
+    hypervisor::{ExportOutcome, TargetFacts},
+    id::{DutyId, Moref, SessionId},
+    journal::{DutyKind, ExportDuty, Record},
+    reason,
+    transport::Lease,
+};
+
+impl Opener {
+    /// A lease on the snapshot's disks.
+    ///
+    /// # Errors
+    /// [`reason::EXP_LEASE`] and others of vCenter; the journal's. Whatever lives is handed over then.
+    pub(super) async fn export(
+        &self,
+        session: SessionId,
+        target: &TargetFacts,
+        snapshot: &Moref,
+    ) -> Result<Arc<Lease>> {
+        let vm = &self.vm;
+        let most = self.export.most.ok_or_else(|| Error::new(&reason::EXP_OFF, target.name.clone()))?;
+        let kind = DutyKind::Export(ExportDuty { snapshot: snapshot.clone(), moref: None });
+        let duty = begin(vm, DutyId::new(), session, target, kind);
+        let id = duty.id;
+        vm.record(vec![Record::Began(duty)]).await?;
+        let moref = match vm.hypervisor.export(snapshot).await {
+            ExportOutcome::Made(moref) => moref,
+            ExportOutcome::Refused(error) => {
+                let proof = format!("refused by vCenter: {}", error.message());
+                vm.record(vec![Record::Retired { duty: id, at: now(), proof, late_until: None }]).await?;
+                return Err(error);
+            }
+            ExportOutcome::Unknown(error) => {
+                self.settler.hand_over(id);
+                return Err(error.owing());
+            }
+        };
+        let known = vm.record(vec![Record::Confirmed { duty: id, device_key: None, moref: Some(moref.clone()) }]).await;
+        let held = match known {
+            Ok(()) => vm.hypervisor.hold_export(&moref, snapshot).await,
+            Err(error) => {
+                // Not by its duty, which does not know it.
+                vm.hypervisor.end_export(&moref).await.ok();
+                Err(error)
+            }
+        };
+        match held {
+            Ok(exported) => {
+                tracing::warn!(vm = target.name, lease = %moref, "exported: the VM can't be powered on, moved or destroyed meanwhile");
+                let (settler, stall) = (self.settler.clone(), vm.deadlines.export_stall);
+                Ok(Arc::new(Lease { exported, duty: id, settler, end: Instant::now() + most, stall }))
+            }
+            Err(error) => {
+                self.settler.settle(&[id], vm.deadlines.cleanup).await;
+                Err(error)
+            }
+        }
+    }
+}
