@@ -152,6 +152,7 @@ impl Cutter {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
