@@ -11,6 +11,8 @@ const DEADLINES: &[(&str, f64, f64)] = &[
     ("poll_seconds", 20.0, 1.0),
     ("discover_seconds", 60.0, 1.0),
     ("rescan_seconds", 5.0, 0.1),
+    ("export_unknown_seconds", 360.0, 1.0),
+    ("export_stall_seconds", 120.0, 1.0),
     ("settle_seconds", 75.0, 1.25),
     ("late_seconds", 3600.0, 5.0),
     ("sweep_seconds", 30.0, 0.1),
