@@ -159,7 +159,7 @@ registry! {
     EXP_LOST = "HA-EXP-003", Unavailable, "the export lease or its stream was lost", "run the job again; it begins anew, since an export does not resume";
     EXP_STREAM = "HA-EXP-004", DataLoss, "the exported stream is damaged or incomplete", "run the job again; if it stays, use another transport";
     EXP_LONG = "HA-EXP-005", DeadlineExceeded, "the export takes longer than is allowed", "raise export.max_hours, knowing that the VM can't be powered on, moved or destroyed for as long; or use another transport";
-    EXP_OFF = "HA-EXP-006", FailedPrecondition, "an export was asked for, and this agent may not export", "set export.max_hours in agent.toml; sessions never export, jobs do";
+    EXP_OFF = "HA-EXP-006", FailedPrecondition, "an export was asked for, and this agent may not export", "set export.max_hours in agent.toml; sessions, jobs with ranges and jobs that resume or may be resumed never export";
 
     SES_UNKNOWN = "HA-SES-001", NotFound, "no such session", "open the disks again; ListSessions shows what lives";
     SES_STATE = "HA-SES-002", FailedPrecondition, "the session is not open", "wait for its end, then open the disks again under a new request_id";

@@ -159,7 +159,7 @@ async fn a_lost_reply_of_the_export_is_waited_out() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_has_its_longest_time_and_only_where_it_is_allowed() -> Result<()> {
-    let (dir, scene) = scene(&[dense(8 * MIB, 1)], |spec| {
+    let (dir, scene) = scene(&[dense(96 * MIB, 1)], |spec| {
         // 0.72 s.
         spec.agent_toml.push_str("[export]\nmax_hours = 0.0002\nport = 0\n");
     })?;
@@ -169,6 +169,17 @@ async fn an_export_has_its_longest_time_and_only_where_it_is_allowed() -> Result
     let answer = client.open_disks(open).await;
     ensure!(refused(answer, "HA-VM-003")?.message.contains("HA-EXP-006"), "sessions never export");
     assert!(calls(&scene, "ExportSnapshot").await?.is_empty());
+    // What was sent of an export is worth nothing without its end: who may resume gets none.
+    let windowed = BackupVmRequest { resume_window_seconds: 60, ..only_export() };
+    let delivered = backup(&scene, windowed, dir.path()).await?;
+    let text = format!("{:?}", delivered.result()?.reasons);
+    ensure!(text.contains("HA-EXP-006") && calls(&scene, "ExportSnapshot").await?.is_empty(), "{text}");
+    // A client that takes nothing does not lengthen it either.
+    let mut run = Running::start(&scene, only_export(), dir.path()).await?;
+    run.until(Seen::Frame).await?;
+    eventually("the lease is ended", async || Ok(states(&scene).await?.contains(&"error".to_owned()))).await?;
+    let result = run.finish().await?;
+    assert_eq!((result.result()?.state(), codes(result.result()?)), (JobState::Failed, vec!["HA-EXP-005"]));
     control(&scene, json!({"cmd": "export", "bps": 1_000_000})).await?;
     let delivered = backup(&scene, only_export(), dir.path()).await?;
     let result = delivered.result()?;

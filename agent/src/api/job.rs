@@ -35,6 +35,8 @@ impl JobService for Context {
         let asked = v1::BackupVmRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
         let longest = self.manager.opener().vm.limits.resume_max;
         let resume_job = text("resume_job", &request.resume_job, false)?;
+        // What was sent of an export counts only with its end: nothing of it may be built upon.
+        let export = resume_job.is_empty() && request.resume_window_seconds == 0 && request.ranges.is_empty();
         let request = JobRequest {
             asked: history::asked(&asked),
             ranges: disk_ranges(&request.ranges)?,
@@ -47,7 +49,7 @@ impl JobService for Context {
             block_bytes: block_size(request.block_bytes)?,
             partial: request.allow_partial,
             engines: self.engines.clone(),
-            ways: Ways { export: true, ..self.ways(request.transport, &request.nbd_servers)? },
+            ways: Ways { export, ..self.ways(request.transport, &request.nbd_servers)? },
         };
         Ok(Response::new(ReceiverStream::new(self.jobs.start(request)?)))
     }

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ExportOutcome, TargetDisk, batch,
+    ExportOutcome, LeaseEnd, TargetDisk, batch,
     convert::{error, fault_error, moref, snapshot_ref},
     vsphere::Vsphere,
 };
@@ -63,8 +63,11 @@ impl Exported {
     }
 
     /// What vCenter shows to people.
-    pub async fn percent(&self, percent: u8) {
-        if let Some(lease) = self.lease.lock().await.as_ref() {
+    pub fn percent(&self, percent: u8) {
+        // One that is being opened shows it the next time.
+        if let Ok(lease) = self.lease.try_lock()
+            && let Some(lease) = lease.as_ref()
+        {
             lease.set_percent(percent);
         }
     }
@@ -107,23 +110,29 @@ impl Vsphere {
 
     pub(super) async fn hold_export(&self, lease: &Moref, snapshot: &Moref) -> Result<Exported> {
         let (reference, never) = (lease_ref(lease), CancellationToken::new());
-        let held = vim::ExportLease::hold(&self.client, &reference, self.deadlines.snapshot, Some(&never)).await;
+        let held = vim::ExportLease::hold(&self.client, &reference, self.deadlines.export_stall, Some(&never)).await;
         let held = held.map_err(|e| Error::new(&reason::EXP_LEASE, "").with_source(e))?;
         let devices = self.client.snapshot_devices(&snapshot_ref(snapshot)).await.map_err(error)?;
         Ok(Exported { lease: Mutex::new(Some(held)), devices })
     }
 
-    /// `Ok`: it blocks nothing any more.
-    pub(super) async fn abort_export(&self, lease: &Moref) -> Result<()> {
+    /// Aborts it, unless it has ended.
+    pub(super) async fn abort_export(&self, lease: &Moref) -> Result<LeaseEnd> {
         let reference = lease_ref(lease);
-        if self.client.lease_state(&reference).await.map_err(error)?.is_over() {
-            return Ok(());
+        if let Some(end) = self.export_end(&reference).await? {
+            return Ok(end);
         }
         self.client.abort_lease(&reference).await.map_err(error)?;
-        if self.client.lease_state(&reference).await.map_err(error)?.is_over() {
-            return Ok(());
-        }
-        Err(Error::new(&reason::EXP_LEASE, format!("{lease} is still alive")))
+        let alive = || Error::new(&reason::EXP_LEASE, format!("{lease} is still alive"));
+        self.export_end(&reference).await?.ok_or_else(alive)
+    }
+
+    async fn export_end(&self, lease: &vim::MoRef) -> Result<Option<LeaseEnd>> {
+        Ok(match self.client.lease_state(lease).await.map_err(error)? {
+            vim::LeaseState::Gone => Some(LeaseEnd::Unknown),
+            state if state.is_over() => Some(LeaseEnd::Over),
+            _ => None,
+        })
     }
 }
 

@@ -218,6 +218,15 @@ pub enum ExportOutcome {
     Unknown(Error),
 }
 
+/// How a lease was found after its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseEnd {
+    /// vCenter says that it is done, or ended.
+    Over,
+    /// vCenter does not know it. It may be known to the session alone that asked for it.
+    Unknown,
+}
+
 /// What became of a wish to disable methods.
 #[derive(Debug)]
 pub enum Guarding {
@@ -350,8 +359,8 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     async fn export(&self, snapshot: &Moref) -> ExportOutcome;
     /// Waits until it is ready and keeps it alive.
     async fn hold_export(&self, lease: &Moref, snapshot: &Moref) -> Result<Exported>;
-    /// Ends it without success, unless it has ended; `Ok`: it blocks nothing any more.
-    async fn end_export(&self, lease: &Moref) -> Result<()>;
+    /// Ends it without success, unless it has ended.
+    async fn end_export(&self, lease: &Moref) -> Result<LeaseEnd>;
     /// `marker`: put into the description, for whoever finds the snapshot.
     async fn create_snapshot(&self, vm: &Moref, name: &str, marker: &str, quiesce: Quiesce) -> SnapshotOutcome;
     /// All snapshots of the VM; `None` when the VM itself is proven gone.

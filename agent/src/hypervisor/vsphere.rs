@@ -10,8 +10,8 @@ use vim::FaultKind;
 
 use super::{
     About, AttachOutcome, AttachRequest, ControllerOutcome, ExportOutcome, Exported, Guarding, Happening, Hypervisor,
-    OurDisk, PlanFacts, ProxyFacts, Quiesce, Site, SnapshotOutcome, SnapshotTree, TargetFacts, TargetSite, batch,
-    controllers,
+    LeaseEnd, OurDisk, PlanFacts, ProxyFacts, Quiesce, Site, SnapshotOutcome, SnapshotTree, TargetFacts, TargetSite,
+    batch, controllers,
     convert::{self, datastore_ref, error, fault_error, moref, vm_ref},
     facts::{believable, macs_agree, uuid_candidates},
 };
@@ -208,7 +208,7 @@ impl Hypervisor for Vsphere {
         Self::hold_export(self, lease, snapshot).await
     }
 
-    async fn end_export(&self, lease: &Moref) -> Result<()> {
+    async fn end_export(&self, lease: &Moref) -> Result<LeaseEnd> {
         self.abort_export(lease).await
     }
 

@@ -151,6 +151,14 @@ impl Decision {
         self.route == Route::Refused && helps && !self.may_nbd
     }
 
+    /// An export would bring a disk that is refused, if it were possible.
+    #[must_use]
+    pub fn lacks_export(&self, asked: Option<Transport>) -> bool {
+        let helps =
+            matches!(asked, None | Some(Transport::Export)) && self.spoken.iter().all(|s| s.effect != Effect::Refuse);
+        self.route == Route::Refused && helps && !self.may_export
+    }
+
     /// What to attach, if nothing refuses it.
     #[must_use]
     pub fn wanted(&self) -> Option<Wanted> {

@@ -31,9 +31,11 @@ impl Opener {
         session: SessionId,
         target: &TargetFacts,
         snapshot: &Moref,
+        disks: usize,
     ) -> Result<Arc<Lease>> {
         let vm = &self.vm;
         let most = self.export.most.ok_or_else(|| Error::new(&reason::EXP_OFF, target.name.clone()))?;
+        let end = Instant::now() + most;
         let kind = DutyKind::Export(ExportDuty { snapshot: snapshot.clone(), moref: None });
         let duty = begin(vm, DutyId::new(), session, target, kind);
         let id = duty.id;
@@ -63,7 +65,7 @@ impl Opener {
             Ok(exported) => {
                 tracing::warn!(vm = target.name, lease = %moref, "exported: the VM can't be powered on, moved or destroyed meanwhile");
                 let (settler, stall) = (self.settler.clone(), vm.deadlines.export_stall);
-                Ok(Arc::new(Lease { exported, duty: id, settler, end: Instant::now() + most, stall }))
+                Ok(Arc::new(Lease::new(exported, id, settler, end, stall, disks)))
             }
             Err(error) => {
                 self.settler.settle(&[id], vm.deadlines.cleanup).await;

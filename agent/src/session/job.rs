@@ -225,14 +225,6 @@ impl Job {
         let read = self.read_all(opener, holding).await;
         self.finish(Phase::Read, clock).await;
         read?;
-        // The decoder has proven that each stream was whole, however the lease ends.
-        for disk in &holding.disks {
-            if let Disk::Exported(exported) = disk.now()
-                && let Err(error) = exported.lease.exported.complete().await
-            {
-                tracing::warn!(%error, "the export lease had ended before it was completed");
-            }
-        }
         // What was read after the snapshot went away may be anything.
         match &holding.watch {
             Some(watch) => watch.last_look().await.map_or(Ok(()), Err),

@@ -123,7 +123,7 @@ impl Opener {
         let mut missing = library.and_then(Result::err);
         let mut by_vddk = missing.is_none() && self.servers.vddk().is_some();
         let (room, rates) = (self.room(facts).await, self.planner.rates.now());
-        let mut export_out = false;
+        let mut export_missing: Option<Error> = None;
         loop {
             let keys = facts.disks.iter().map(|view| view.disk.device_key);
             let nbd = keys.filter(|key| by_vddk || ways.servers.contains_key(key)).collect();
@@ -132,7 +132,7 @@ impl Opener {
                 room: room.clone(),
                 asked: ways.asked,
                 nbd: &nbd,
-                export: self.export.most.filter(|_| ways.export && !export_out),
+                export: self.export.most.filter(|_| ways.export && export_missing.is_none()),
                 tries: &tries,
                 rates: &rates,
                 bytes,
@@ -144,9 +144,20 @@ impl Opener {
                 (by_vddk, missing) = (false, Some(why));
                 continue;
             }
-            if !export_out && let Some(why) = self.export_out_of_reach(facts, &decisions).await {
-                (export_out, missing) = (true, missing.or(Some(why)));
-                continue;
+            if export_missing.is_none() {
+                export_missing = self.export_too_long(&decisions, &rates);
+                if export_missing.is_none() {
+                    export_missing = self.export_out_of_reach(facts, &decisions).await;
+                }
+                if export_missing.is_some() {
+                    continue;
+                }
+            }
+            if let Some(missing) = &export_missing {
+                for decision in decisions.iter_mut().filter(|decision| decision.lacks_export(ways.asked)) {
+                    decision.refusals.retain(|why| *why.reason() != reason::EXP_OFF);
+                    decision.refusals.push(missing.copy());
+                }
             }
             if let Some(missing) = &missing {
                 let lack = decisions.iter_mut().filter(|decision| decision.lacks_nbd(ways.asked));
@@ -163,6 +174,15 @@ impl Opener {
         let chosen = decisions.iter().filter(|decision| decision.route == Route::Nbd && !named(decision));
         let hosts = self.hosts_of(facts, chosen).await;
         if hosts.is_empty() { None } else { self.servers.vddk()?.reaches(hosts).await.err() }
+    }
+
+    /// One lease carries all disks, and lives until the last has been read.
+    fn export_too_long(&self, decisions: &[Decision], rates: &Rates) -> Option<Error> {
+        let exported = decisions.iter().filter(|decision| decision.route == Route::Export);
+        let bytes = exported.map(|decision| decision.disk.capacity_bytes).sum();
+        let (seconds, most) = (rates.export_seconds(bytes)?, self.export.most?.as_secs_f64());
+        let why = || Error::new(&reason::EXP_LONG, format!("{:.1} hours are expected for all disks", seconds / 3600.0));
+        (seconds > most).then(why)
     }
 
     /// The stream comes from a host, too.
@@ -271,15 +291,21 @@ impl Opener {
 
     /// What was decided to be exported, and what could not be attached, may be exported, and owes nothing: by one lease.
     async fn open_exports(&self, session: SessionId, target: &TargetFacts, snapshot: &Moref, opened: &mut [Opened]) {
-        let clean = |errors: &Vec<Error>| errors.iter().all(may_go_on);
-        let wanted = |disk: &&mut Opened| {
-            disk.disk.as_ref().is_err_and(clean) && disk.decision.may_export && disk.decision.route != Route::Refused
+        // It blocks the VM: not for what may heal, nor for a device that is not what it should be.
+        let next = |errors: &Vec<Error>| {
+            errors.iter().all(may_go_on)
+                && errors.iter().any(|e| matches!(after_error(e), Some(After::Next | After::Retry)))
+        };
+        let wanted = |disk: &&mut Opened| match disk.decision.route {
+            Route::Export => disk.disk.is_err(),
+            Route::HotAdd => disk.decision.may_export && disk.disk.as_ref().is_err_and(next),
+            Route::Nbd | Route::Refused => false,
         };
         let mut wanted: Vec<&mut Opened> = opened.iter_mut().filter(wanted).collect();
         if wanted.is_empty() {
             return;
         }
-        let lease = self.export(session, target, snapshot).await;
+        let lease = self.export(session, target, snapshot, wanted.len()).await;
         for opened in &mut wanted {
             let why = std::mem::replace(&mut opened.disk, Err(Vec::new())).err().unwrap_or_default();
             match &lease {

@@ -2,11 +2,18 @@
 //! blocks that were asked for. Nothing else of it can be read first, and it does not resume: it begins anew.
 use std::{
     ops::{ControlFlow, Range},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{
+    runtime::Handle,
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
 
 use super::{
     memory::unless,
@@ -20,19 +27,65 @@ use crate::{
     reason,
 };
 
-/// The lease of a job's snapshot, for all disks that are exported; its duty is handed over when the last of them is dropped.
+/// The lease of a job's snapshot, for all disks that are exported; its duty is handed over when the last of them has been
+/// read, when it has lived as long as it may, and when it is dropped.
 #[derive(Debug)]
 pub struct Lease {
-    pub exported: Exported,
-    pub duty: DutyId,
-    pub settler: Settler,
-    /// When it has lived as long as it may.
-    pub end: Instant,
-    pub stall: Duration,
+    exported: Arc<Exported>,
+    duty: DutyId,
+    settler: Settler,
+    end: Instant,
+    stall: Duration,
+    /// Disks that are still to be read.
+    left: AtomicUsize,
+    /// All that were read so far came whole.
+    whole: AtomicBool,
+    watch: JoinHandle<()>,
+}
+
+impl Lease {
+    /// `disks`: how many will be read. At `end` it is let go, whoever reads.
+    #[must_use]
+    pub fn new(
+        exported: Exported,
+        duty: DutyId,
+        settler: Settler,
+        end: Instant,
+        stall: Duration,
+        disks: usize,
+    ) -> Self {
+        let exported = Arc::new(exported);
+        let (of_watch, settler_of_watch) = (Arc::clone(&exported), settler.clone());
+        let watch = tokio::spawn(async move {
+            sleep_until(end).await;
+            tracing::error!(%duty, "the export took longer than is allowed; its lease is ended");
+            of_watch.let_go().await;
+            settler_of_watch.hand_over(duty);
+        });
+        Self { exported, duty, settler, end, stall, left: AtomicUsize::new(disks), whole: AtomicBool::new(true), watch }
+    }
+
+    /// One disk has been read, to its end or not. After the last one nothing is kept alive any more.
+    pub async fn read(&self, whole: bool) {
+        self.whole.fetch_and(whole, Ordering::Relaxed);
+        if self.left.fetch_sub(1, Ordering::Relaxed) > 1 {
+            return;
+        }
+        self.watch.abort();
+        if self.whole.load(Ordering::Relaxed)
+            && let Err(error) = self.exported.complete().await
+        {
+            // The decoder has proven that each stream was whole, however the lease ends.
+            tracing::warn!(%error, "the export lease had ended before it was completed");
+        }
+        self.exported.let_go().await;
+        self.settler.hand_over(self.duty);
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.watch.abort();
         self.settler.hand_over(self.duty);
     }
 }
@@ -60,16 +113,17 @@ impl ExportDisk {
     ) -> Result<()> {
         let (disk, lease) = (&self.disk, &self.lease);
         let stopped = || Error::new(&reason::READ_STOPPED, disk.label.clone());
+        // What breaks then breaks for that.
+        let late = |error: Error| {
+            if Instant::now() >= lease.end { Error::new(&reason::EXP_LONG, disk.label.clone()) } else { error }
+        };
         let damaged = |e: StreamError| Error::new(&reason::EXP_STREAM, disk.label.clone()).with_source(e);
         let opening = runtime.block_on(unless(cancel, lease.exported.open(disk, lease.stall)));
-        let mut stream = opening.ok_or_else(stopped)??;
+        let mut stream = opening.ok_or_else(stopped)?.map_err(late)?;
         let mut decoder = Decoder::new(disk.capacity_bytes);
         let mut cutter = Cutter::new(ranges, block);
         let mut percent = 0;
-        while let Some(chunk) = runtime.block_on(unless(cancel, stream.chunk())).ok_or_else(stopped)?? {
-            if Instant::now() >= lease.end {
-                return Err(Error::new(&reason::EXP_LONG, format!("{}: at {percent} %", disk.label)));
-            }
+        while let Some(chunk) = runtime.block_on(unless(cancel, stream.chunk())).ok_or_else(stopped)?.map_err(late)? {
             let mut input = chunk.as_ref();
             while let Some(piece) = decoder.next(&mut input).map_err(damaged)? {
                 if cutter.take(&piece, take).is_break() {
@@ -78,7 +132,7 @@ impl ExportDisk {
                 let now = u8::try_from(cutter.at.saturating_mul(100) / disk.capacity_bytes.max(1)).unwrap_or(100);
                 if now != percent {
                     percent = now;
-                    runtime.block_on(lease.exported.percent(percent));
+                    lease.exported.percent(percent);
                 }
             }
         }
@@ -119,7 +173,8 @@ impl Cutter {
             self.index += 1;
             return self.begin();
         }
-        self.block = start..range.end.min(start + self.step);
+        // On the grid of the whole disk, as every other way cuts it.
+        self.block = start..range.end.min((start / self.step + 1) * self.step);
         self.buffer.clear();
         self.buffer.resize(usize::try_from(self.block.end - start).unwrap_or(0), 0);
     }
@@ -185,7 +240,8 @@ mod tests {
             for piece in &pieces {
                 let flow = cutter.take(piece, &mut |at, data| {
                     assert!(data == &disk[at as usize..at as usize + data.len()], "at {at}");
-                    assert!(data.len() <= block as usize);
+                    let (first, last) = (at / u64::from(block), (at + data.len() as u64 - 1) / u64::from(block));
+                    assert_eq!(first, last, "crosses a multiple of the block");
                     got.push(at..at + data.len() as u64);
                     ControlFlow::Continue(())
                 });

@@ -3,7 +3,11 @@
 use tokio::time::Instant;
 
 use super::{Finding, Shared, lock};
-use crate::journal::{Duty, ExportDuty};
+use crate::{
+    error::Result,
+    hypervisor::LeaseEnd,
+    journal::{Duty, ExportDuty},
+};
 
 impl Shared {
     pub(super) async fn end_export(&self, duty: &Duty, export: &ExportDuty) {
@@ -12,20 +16,48 @@ impl Shared {
     }
 
     async fn settle_export(&self, duty: &Duty, export: &ExportDuty) -> Finding {
-        if let Some(lease) = &export.moref {
-            return match self.vm.hypervisor.end_export(lease).await {
-                Ok(()) => Finding::Gone(format!("export lease {lease} has ended")),
-                Err(error) => Finding::Waits(format!("export lease {lease}: {}", error.message())),
+        let Some(lease) = &export.moref else {
+            let none = format!("no export lease of {} was ever confirmed", export.snapshot);
+            if lock(&self.open).get(&duty.id).is_some_and(|open| open.refused) {
+                return Finding::Gone(none);
+            }
+            return match self.waited_out(duty).await {
+                Ok(true) => Finding::Gone(none),
+                Ok(false) => Finding::Waits(format!("an export lease of {} may live without a name", duty.vm_name)),
+                Err(error) => Finding::Waits(format!("an export lease of {}: {}", duty.vm_name, error.message())),
             };
-        }
-        let (refused, since) = {
-            let mut open = lock(&self.open);
-            let entry = open.entry(duty.id).or_default();
-            (entry.refused, *entry.absent_since.get_or_insert_with(Instant::now))
         };
-        if refused || since.elapsed() >= self.vm.deadlines.export_unknown {
-            return Finding::Gone(format!("no export lease of {} was ever confirmed", export.snapshot));
+        let gone = |how: &str| Finding::Gone(format!("export lease {lease} {how}"));
+        match self.vm.hypervisor.end_export(lease).await {
+            Ok(LeaseEnd::Over) => gone("has ended"),
+            Ok(LeaseEnd::Unknown) if duty.login.is_some() && duty.login == self.vm.hypervisor.login() => {
+                gone("is not known any more")
+            }
+            // Another session may not see it: then only its timeout ends it.
+            Ok(LeaseEnd::Unknown) => match self.waited_out(duty).await {
+                Ok(true) => gone("is not known, and nobody has kept it alive"),
+                Ok(false) => Finding::Waits(format!(
+                    "export lease {lease} is not known to this session; waiting for its timeout"
+                )),
+                Err(error) => Finding::Waits(format!("export lease {lease}: {}", error.message())),
+            },
+            Err(error) => {
+                let why = format!("export lease {lease}: {}", error.message());
+                // Longer than it can live unattended: waiting alone does not heal that.
+                if self.waited_out(duty).await.unwrap_or(false) { Finding::Doubtful(why) } else { Finding::Waits(why) }
+            }
         }
-        Finding::Waits(format!("an export lease of {} may live without a name; it ends by its timeout", duty.vm_name))
+    }
+
+    /// Whether nobody has reported progress for longer than a lease lives then, and no task ran on its VM meanwhile.
+    async fn waited_out(&self, duty: &Duty) -> Result<bool> {
+        let busy = self.vm.hypervisor.snapshots(&duty.target()).await?.is_some_and(|tree| tree.busy);
+        let mut open = lock(&self.open);
+        let entry = open.entry(duty.id).or_default();
+        if busy {
+            entry.absent_since = None;
+        }
+        let since = *entry.absent_since.get_or_insert_with(Instant::now);
+        Ok(since.elapsed() >= self.vm.deadlines.export_unknown)
     }
 }

@@ -37,9 +37,13 @@ impl Job {
         let Holding { watch, disks, .. } = holding;
         let disks = disks.as_slice();
         let turns = Semaphore::new(opener.vm.limits.parallel_reads);
-        // Attached ones first: they do not wait behind one whose server has a queue.
+        // What is exported blocks its VM; attached ones do not wait behind one whose server has a queue.
         let mut order: Vec<&HeldDisk> = disks.iter().collect();
-        order.sort_by_key(|disk| !disk.now().is_attached());
+        order.sort_by_key(|disk| match disk.now() {
+            Disk::Exported(_) => 0,
+            Disk::Attached(_) => 1,
+            Disk::Remote(_) => 2,
+        });
         let turns = &turns;
         let reads = order.into_iter().map(|disk| async move {
             // Never closed, so the only way on is a permit.
@@ -164,9 +168,11 @@ impl Job {
             held.leave();
             rest = left;
         };
-        if let Disk::Remote(remote) = held.now() {
+        match held.now() {
             // A server of ours is not kept for disks that are read; its end is waited for at the end.
-            remote.rest().await;
+            Disk::Remote(remote) => remote.rest().await,
+            Disk::Exported(exported) => exported.lease.read(error.is_none()).await,
+            Disk::Attached(_) => {}
         }
         sum.reasons = error.iter().map(Error::to_reason).chain(remarks).collect();
         self.tell(opener, sum, error).await
