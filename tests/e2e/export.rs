@@ -160,8 +160,8 @@ async fn a_lost_reply_of_the_export_is_waited_out() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_has_its_longest_time_and_only_where_it_is_allowed() -> Result<()> {
     let (dir, scene) = scene(&[dense(96 * MIB, 1)], |spec| {
-        // 0.72 s.
-        spec.agent_toml.push_str("[export]\nmax_hours = 0.0002\nport = 0\n");
+        // 3.6 s.
+        spec.agent_toml.push_str("[export]\nmax_hours = 0.001\nport = 0\n");
     })?;
     let mut client = disks(&scene).await?;
     let mut open = open_request(TARGET);

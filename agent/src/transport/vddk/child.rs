@@ -36,7 +36,7 @@ const KNOCK: Duration = Duration::from_millis(25);
 /// For what is at its end by itself: the last lines of a dead child, the end of a killed one.
 const REST: Duration = Duration::from_secs(5);
 /// nbdkit closes the disk right after the connection; once it has begun, it is not torn apart.
-const CLOSING: Duration = Duration::from_millis(100);
+const CLOSING: Duration = Duration::from_millis(250);
 /// NBD: magic, magic of options, then two bytes of flags (doc/proto.md, newstyle negotiation).
 const GREETING: &[u8] = b"NBDMAGICIHAVEOPT";
 /// Our flags (fixed newstyle), then NBD_OPT_ABORT without data.
