@@ -7,7 +7,6 @@ use std::{fmt, time::Duration};
 use bytes::Bytes;
 use hotadd_vsphere as vim;
 use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     ExportOutcome, LeaseEnd, TargetDisk, batch,
@@ -109,8 +108,8 @@ impl Vsphere {
     }
 
     pub(super) async fn hold_export(&self, lease: &Moref, snapshot: &Moref) -> Result<Exported> {
-        let (reference, never) = (lease_ref(lease), CancellationToken::new());
-        let held = vim::ExportLease::hold(&self.client, &reference, self.deadlines.export_stall, Some(&never)).await;
+        let patience = self.deadlines.export_stall;
+        let held = vim::ExportLease::hold(&self.client, &lease_ref(lease), patience, None).await;
         let held = held.map_err(|e| Error::new(&reason::EXP_LEASE, "").with_source(e))?;
         let devices = self.client.snapshot_devices(&snapshot_ref(snapshot)).await.map_err(error)?;
         Ok(Exported { lease: Mutex::new(Some(held)), devices })
