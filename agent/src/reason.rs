@@ -141,7 +141,7 @@ registry! {
     NBD_CONNECT = "HA-NBD-003", Unavailable, "the NBD server can't be used", "see the cause; check that it runs, its port, and the certificates of [nbd]";
     NBD_SIZE = "HA-NBD-004", FailedPrecondition, "the NBD server has another size than the disk", "check that it serves this disk, as of this snapshot";
     NBD_LOST = "HA-NBD-005", Unavailable, "the NBD server was lost or broke the protocol while a disk was read", "check the server's log; resume the job, or run it again";
-    NBD_DIFFERS = "HA-NBD-006", DataLoss, "the NBD server shows other bytes than the disk that was read before", "check that it serves this disk, as of this snapshot; run the job again";
+    NBD_DIFFERS = "HA-NBD-006", DataLoss, "an NBD server and the attached disk show different bytes", "check that the server has this disk, as of this snapshot; run the job again";
     VDK_LIBRARY = "HA-VDK-001", FailedPrecondition, "the VDDK library is missing or can't be loaded", "unpack VMware's VDDK where vddk.libdir says, so that lib64/libvixDiskLib.so.* is under it; the release must suit nbdkit's plug-in";
     VDK_NBDKIT = "HA-VDK-002", FailedPrecondition, "nbdkit can't be run", "install nbdkit, or set vddk.nbdkit_program";
     VDK_PLUGIN = "HA-VDK-003", FailedPrecondition, "nbdkit has no vddk plug-in", "install the plug-in (package nbdkit-vddk-plugin or nbdkit-plugin-vddk)";

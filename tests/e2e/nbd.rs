@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use hotadd_api::v1::{BackupVmRequest, DiskResult, JobState, NbdServer, ReadDiskRequest, Transport};
+use hotadd_api::v1::{BackupVmRequest, DiskResult, JobState, NbdServer, ReadDiskRequest, Transport, TransportPart};
 use hotadd_harness::{
     Content, Scene, Spec,
     scene::{FIRST_KEY, TARGET, datastore_spec},
@@ -18,10 +18,14 @@ use vcenter_sim::inventory::{ControllerKind, ControllerSpec, DatastoreKind};
 use crate::{
     around::two_hosts,
     support::{
-        MIB, Running, Seen, adds, backup, by_request, calls, codes, control, dense, disks, ended, eventually,
-        images_equal_sources, nothing_is_left, nothing_stays, open_request, reading, refused, request, scene,
+        Delivered, MIB, Running, Seen, adds, backup, by_request, calls, codes, control, dense, disks, ended,
+        eventually, images_equal_sources, nothing_is_left, nothing_stays, open_request, reading, refused, request,
+        scene,
     },
 };
+
+/// More than a client that takes nothing, the stream and the arena hold.
+const BIG: u64 = 96 * MIB;
 
 /// A server on a Unix socket; ends with its owner.
 struct Server {
@@ -159,6 +163,103 @@ async fn a_disk_that_breaks_goes_on_by_its_server_at_the_first_missing_byte() ->
     assert_eq!((first.offset, first.length, second.offset + second.length), (0, second.offset, 96 * MIB));
     assert_eq!(disk.bytes_read, 96 * MIB, "each byte once");
     nothing_is_left(&scene).await
+}
+
+async fn host_returns(scene: &Scene) -> Result<()> {
+    control(scene, json!({"cmd": "host", "name": "esx-proxy", "entering": false})).await?;
+    Ok(())
+}
+
+async fn is_attached_again(scene: &Scene) -> Result<()> {
+    eventually("the disk is attached again", async || Ok(!scene.left_attached().await?.is_empty())).await
+}
+
+/// HotAdd, its server, HotAdd: each byte once, in this order, and equal to the source.
+async fn came_back(scene: &Scene, delivered: &Delivered) -> Result<()> {
+    let result = delivered.result()?;
+    ensure!(result.state() == JobState::Ok, "{result:#?}");
+    images_equal_sources(scene, delivered)?;
+    let disk = by_disk(result)[&key(0)];
+    let ways: Vec<_> = disk.parts.iter().map(TransportPart::transport).collect();
+    assert_eq!(ways, [Transport::Hotadd, Transport::Nbd, Transport::Hotadd]);
+    let mut next = 0;
+    for range in disk.parts.iter().flat_map(|part| &part.ranges) {
+        assert_eq!(range.offset, next, "{:?}", disk.parts);
+        next += range.length;
+    }
+    assert_eq!((next, disk.bytes_read), (BIG, BIG), "each byte once");
+    assert_eq!(adds(scene).await?, [1, 1]);
+    nothing_is_left(scene).await
+}
+
+/// A job that asks to go back, whose disk is read from its server now and whose client takes nothing meanwhile.
+async fn by_server(dir: &tempfile::TempDir, scene: &Scene, server: &Server) -> Result<Running> {
+    let nbd_servers = vec![server.named(key(0))];
+    let mut run = reading(scene, dir, BackupVmRequest { nbd_servers, back_to_hotadd: true, ..request(TARGET) }).await?;
+    leaves(scene).await?;
+    run.until(Seen::Opened).await?;
+    Ok(run)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_goes_back_to_hotadd_when_its_host_is_at_rest_if_that_is_asked() -> Result<()> {
+    let (dir, scene) = with_servers(&[dense(BIG, 7)], two_hosts)?;
+    let server = Server::start(dir.path(), "zero", &scene.source(0), &[]).await?;
+    let run = by_server(&dir, &scene, &server).await?;
+    host_returns(&scene).await?;
+    is_attached_again(&scene).await?;
+    came_back(&scene, &run.finish().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_lost_leads_back_to_hotadd_if_that_is_asked() -> Result<()> {
+    let (dir, mut scene) = with_servers(&[dense(BIG, 7)], two_hosts)?;
+    let server = Server::start(dir.path(), "zero", &scene.source(0), &[]).await?;
+    let mut run = by_server(&dir, &scene, &server).await?;
+    run.until(Seen::Frame).await?;
+    drop(server);
+    let finished = tokio::spawn(run.finish());
+    let agent = scene.agent()?;
+    eventually("the loss is told", async || Ok(agent.log_text().contains("its server is lost"))).await?;
+    host_returns(&scene).await?;
+    let delivered = finished.await??;
+    came_back(&scene, &delivered).await?;
+    assert_eq!(reasons(by_disk(delivered.result()?)[&key(0)]), ["HA-RD-007", "HA-NBD-005"]);
+    Ok(())
+}
+
+/// What the server sent last is asked of the device again: bytes that were made up are not called good.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_made_up_is_found_out_when_the_disk_is_attached_again() -> Result<()> {
+    let (dir, scene) = with_servers(&[dense(BIG, 7)], two_hosts)?;
+    let other = dir.path().join("other.raw");
+    let mut bytes = std::fs::read(scene.source(0))?;
+    // All but what was sent from the device: the first frame is the only one that is surely among it.
+    bytes[usize::try_from(BIG / 2)?..].fill(0x5a);
+    std::fs::write(&other, bytes)?;
+    let server = Server::start(dir.path(), "other", &other, &[]).await?;
+    let mut run = by_server(&dir, &scene, &server).await?;
+    run.until_offset(BIG / 2 + MIB).await?;
+    host_returns(&scene).await?;
+    is_attached_again(&scene).await?;
+    let delivered = run.finish().await?;
+    let result = delivered.result()?;
+    assert_eq!((result.state(), codes(result)), (JobState::Failed, vec!["HA-NBD-006"]));
+    nothing_stays(&scene).await
+}
+
+/// The attach lands after its job is over: it is waited for, and detached, before the snapshot goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_while_its_disk_is_attached_again_leaves_nothing() -> Result<()> {
+    let (dir, scene) = with_servers(&[dense(BIG, 7)], two_hosts)?;
+    let server = Server::start(dir.path(), "zero", &scene.source(0), &[]).await?;
+    let run = by_server(&dir, &scene, &server).await?;
+    control(&scene, json!({"cmd": "set_task_ms", "ms": 1500})).await?;
+    host_returns(&scene).await?;
+    eventually("the attach was asked for", async || Ok(adds(&scene).await? == [1, 1])).await?;
+    drop(run);
+    control(&scene, json!({"cmd": "set_task_ms", "ms": 0})).await?;
+    nothing_stays(&scene).await
 }
 
 /// Of the same size, and of another disk: what was sent before is asked again first.

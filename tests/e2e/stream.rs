@@ -125,6 +125,14 @@ impl Running {
         }
     }
 
+    /// Takes events until a disk's bytes up to there have come.
+    pub async fn until_offset(&mut self, offset: u64) -> Result<()> {
+        while self.files.values().all(|(_, next)| *next < offset) {
+            self.step().await?.with_context(|| format!("ended before byte {offset}: {:#?}", self.delivered))?;
+        }
+        Ok(())
+    }
+
     /// Takes everything that is left.
     pub async fn finish(mut self) -> Result<Delivered> {
         while self.step().await?.is_some() {}

@@ -50,6 +50,7 @@ impl JobService for Context {
             partial: request.allow_partial,
             engines: self.engines.clone(),
             ways: Ways { export, ..self.ways(request.transport, &request.nbd_servers)? },
+            back: request.back_to_hotadd,
         };
         Ok(Response::new(ReceiverStream::new(self.jobs.start(request)?)))
     }

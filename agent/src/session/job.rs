@@ -3,7 +3,9 @@
 //! resume in, its snapshot is kept as a journalled duty with that deadline. Reading is in [`reading`], its end in
 //! [`ending`].
 mod ending;
+mod held;
 mod reading;
+mod returning;
 
 use std::{
     sync::{
@@ -15,26 +17,29 @@ use std::{
 
 use hotadd_api::v1::{self, EventKind, Phase, job_event::Item as Event};
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{Instant, timeout},
 };
+use tokio_util::task::TaskTracker;
 use tonic::Status;
 
+use self::held::HeldDisk;
 use super::{
     jobs::{JobRequest, Jobs},
     opener::{Opened, Source},
     registry::{VmClaim, lock},
     snapshot::HeldSnapshot,
-    watch::{self, Trouble, Watch},
+    watch::{self, Watch},
 };
 use crate::{
     attach::{Settled, now},
     error::{Error, Result},
-    id::{DutyId, JobId, SessionId},
+    hypervisor::TargetFacts,
+    id::{JobId, SessionId},
     journal::{JobBegan, Record},
-    plan::{self, Decision, facts_to_api},
+    plan::{self, Decision, Route, facts_to_api},
     reason,
-    transport::{Disk, Remote, micros},
+    transport::micros,
 };
 
 /// Look again whether the client took everything.
@@ -48,40 +53,23 @@ pub(super) struct Job {
     tx: mpsc::Sender<Result<v1::JobEvent, Status>>,
     /// Ends every read.
     cancel: Arc<AtomicBool>,
-    /// Ends the reads of attached disks; what has a server goes on there.
-    leave: Arc<AtomicBool>,
     /// The client did not take something in time: it is not waited for again before everything is given back.
     deaf: Arc<AtomicBool>,
-    /// Of the disks that are held now.
-    trouble: Mutex<Option<Trouble>>,
+    /// Over what is held now.
+    watch: Mutex<Option<Arc<Watch>>>,
+    /// Told when `watch` is another.
+    rewatched: Notify,
+    /// Attaches that run beside the reads.
+    attaching: TaskTracker,
 }
 
 /// What a job holds; given back in order whatever happened.
 #[derive(Default)]
 struct Holding {
-    watch: Option<Watch>,
+    target: Option<TargetFacts>,
     claim: Option<VmClaim>,
     snapshot: Option<HeldSnapshot>,
     disks: Vec<HeldDisk>,
-}
-
-/// One disk that the job reads.
-struct HeldDisk {
-    now: Mutex<Disk>,
-    /// Where it goes on when it can't be read attached.
-    next: Option<Arc<Remote>>,
-    /// Its thread reads it attached.
-    reading: AtomicBool,
-    /// The attachment that was left and is to be proven gone.
-    owed: Mutex<Option<DutyId>>,
-    /// Why it is not attached.
-    remarks: Vec<Error>,
-}
-
-impl HeldDisk {
-    fn now(&self) -> Disk {
-        lock(&self.now).clone()
-    }
 }
 
 impl Job {
@@ -92,8 +80,18 @@ impl Job {
         jobs: Jobs,
         tx: mpsc::Sender<Result<v1::JobEvent, Status>>,
     ) -> Self {
-        let (cancel, leave, deaf) = (Arc::default(), Arc::default(), Arc::default());
-        Self { id, session, request, jobs, tx, cancel, leave, deaf, trouble: Mutex::default() }
+        let (cancel, deaf) = (Arc::default(), Arc::default());
+        let (watch, rewatched, attaching) = (Mutex::default(), Notify::new(), TaskTracker::new());
+        Self { id, session, request, jobs, tx, cancel, deaf, watch, rewatched, attaching }
+    }
+
+    fn watch_now(&self) -> Option<Arc<Watch>> {
+        lock(&self.watch).clone()
+    }
+
+    fn watch_by(&self, watch: Watch) {
+        *lock(&self.watch) = Some(Arc::new(watch));
+        self.rewatched.notify_one();
     }
 
     pub(super) async fn run(self: Arc<Self>) {
@@ -156,7 +154,7 @@ impl Job {
     }
 
     fn abort_reason(&self) -> Option<Error> {
-        let trouble = lock(&self.trouble).as_ref().and_then(Trouble::now);
+        let trouble = self.watch_now().and_then(|watch| watch.trouble().now());
         if self.jobs.manager.draining().is_cancelled() {
             return Some(Error::new(&reason::SES_DRAINING, ""));
         }
@@ -199,10 +197,9 @@ impl Job {
         let snapshot = opener.snapshot(session, target, &source).await?;
         let api = snapshot.to_api();
         let moref = snapshot.moref.clone();
-        let watch = Watch::start(&opener.vm, target, &snapshot, host);
-        *lock(&self.trouble) = Some(watch.trouble());
-        holding.watch = Some(watch);
+        self.watch_by(Watch::start(&opener.vm, target, &snapshot, host));
         holding.snapshot = Some(snapshot);
+        holding.target = Some(target.clone());
         self.note(|job| job.snapshot = Some(api.clone()));
         self.emit(Event::Snapshot(api)).await;
         self.finish(Phase::Snapshot, clock).await;
@@ -226,7 +223,7 @@ impl Job {
         self.finish(Phase::Read, clock).await;
         read?;
         // What was read after the snapshot went away may be anything.
-        match &holding.watch {
+        match self.watch_now() {
             Some(watch) => watch.last_look().await.map_or(Ok(()), Err),
             None => Ok(()),
         }
@@ -255,13 +252,8 @@ impl Job {
         for disk in opened {
             match disk.disk {
                 Ok(open) => {
-                    holding.disks.push(HeldDisk {
-                        now: Mutex::new(open),
-                        next: disk.next,
-                        reading: AtomicBool::new(false),
-                        owed: Mutex::default(),
-                        remarks: disk.remarks,
-                    });
+                    let returns = disk.decision.route == Route::HotAdd;
+                    holding.disks.push(HeldDisk::new(open, disk.next, disk.remarks, returns));
                 }
                 Err(errors) => {
                     let facts = facts_to_api(&disk.decision.disk);
@@ -273,13 +265,11 @@ impl Job {
             }
         }
         let of_proxy = |why: Error| [&reason::HST_PROXY, &reason::HST_MOVED].contains(&why.reason());
-        if let Some(watch) = &holding.watch
+        if let Some(watch) = self.watch_now()
             && watch.trouble().now().is_none_or(of_proxy)
             && !holding.disks.iter().any(|disk| disk.now().is_attached())
         {
-            let watch = watch.without_proxy();
-            *lock(&self.trouble) = Some(watch.trouble());
-            holding.watch = Some(watch);
+            self.watch_by(watch.without_proxy());
         }
         refused
     }

@@ -48,6 +48,8 @@ pub struct JobRequest {
     /// What to read, by device key; a disk without an entry is read whole.
     pub ranges: BTreeMap<i32, Vec<Range<u64>>>,
     pub ways: Ways,
+    /// What went on by its server is attached again when that is possible.
+    pub back: bool,
 }
 
 pub type EventStream = mpsc::Receiver<Result<v1::JobEvent, Status>>;

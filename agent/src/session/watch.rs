@@ -238,6 +238,17 @@ impl Watch {
         Self::on(Arc::clone(&self.vm), self.target.clone(), ground)
     }
 
+    /// The same where disks are attached again.
+    #[must_use]
+    pub fn with_proxy(&self, proxy_host: Option<Moref>) -> Self {
+        let age = self.ground.age + self.since.elapsed();
+        Self::on(
+            Arc::clone(&self.vm),
+            self.target.clone(),
+            Ground { attached: true, proxy_host, age, ..self.ground.clone() },
+        )
+    }
+
     #[must_use]
     pub fn trouble(&self) -> Trouble {
         self.trouble.clone()

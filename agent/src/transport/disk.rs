@@ -38,6 +38,15 @@ impl Disk {
         matches!(self, Self::Attached(_))
     }
 
+    /// For messages.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Remote(remote) => remote.name(),
+            Self::Attached(_) | Self::Exported(_) => self.facts().label.clone(),
+        }
+    }
+
     /// Time of the attach task and of finding its device; zero for what is not attached.
     pub(super) fn attach_times(&self) -> (Duration, Duration) {
         match self {

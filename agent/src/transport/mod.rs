@@ -17,4 +17,4 @@ pub use export::{ExportDisk, Lease};
 pub use memory::Memory;
 pub use outlet::Outlet;
 pub use read::{Item, ReadOrder, Reading, Report, Sink, micros};
-pub use remote::{Of, Ready, Remote, Servers};
+pub use remote::{Of, Ready, Remote, SERVER_LOST, Servers};

@@ -16,6 +16,21 @@ use crate::{
     reason,
 };
 
+/// What a server, or VDDK, lacked: the disk may still come by another transport.
+pub const SERVER_LOST: [&reason::ReasonCode; 11] = [
+    &reason::NBD_CONNECT,
+    &reason::NBD_LOST,
+    &reason::VDK_LIBRARY,
+    &reason::VDK_NBDKIT,
+    &reason::VDK_PLUGIN,
+    &reason::VDK_START,
+    &reason::VDK_SLOW,
+    &reason::VDK_DIED,
+    &reason::VDK_OPEN,
+    &reason::VDK_BUSY,
+    &reason::VDK_HOST,
+];
+
 /// The servers that this agent may read.
 #[derive(Debug, Clone, Default)]
 pub struct Servers {

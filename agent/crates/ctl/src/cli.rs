@@ -109,6 +109,9 @@ pub struct BackupArgs {
     /// Server of a disk that can't be hot-added, as KEY=nbd://… (or nbds://…, nbd+unix://…); the agent must allow it; repeat
     #[arg(long = "nbd", value_name = "KEY=URI", action = ArgAction::Append, value_parser = nbd_server)]
     pub nbd: Vec<NbdServer>,
+    /// Attach a disk again that went on by its server, when that is possible
+    #[arg(long)]
+    pub back_to_hotadd: bool,
     /// One transport for all disks [default: the agent's planner decides for each]
     #[arg(long, value_enum)]
     pub transport: Option<Way>,

@@ -13,15 +13,18 @@ use crate::{
     journal::{End, Record},
     plan::rates::Sample,
     reason,
-    session::{planned::Measured, snapshot::HeldSnapshot},
-    transport::micros,
+    session::{planned::Measured, registry::lock, snapshot::HeldSnapshot},
+    transport::{SERVER_LOST, micros},
 };
 
 impl Job {
     /// Detach, then remove the snapshot; both by the settler, which goes on after our patience.
     pub(super) async fn end(&self, holding: Holding, error: Option<&Error>) -> Settled {
-        let Holding { watch, claim, snapshot, disks } = holding;
-        drop(watch);
+        let Holding { target: _, claim, snapshot, disks } = holding;
+        drop(lock(&self.watch).take());
+        // What is attached once the duties are read would stay.
+        self.attaching.close();
+        self.attaching.wait().await;
         let kept = match snapshot.as_ref().and_then(HeldSnapshot::duty) {
             Some(duty) => self.keep(duty, error).await,
             None => false,
@@ -62,27 +65,11 @@ impl Job {
 
     /// Keeps the snapshot for a job that resumes, if that was asked and makes sense for this end.
     async fn keep(&self, duty: DutyId, error: Option<&Error>) -> bool {
-        let resumable = [
-            &reason::JOB_STREAM,
-            &reason::HST_PROXY,
-            &reason::HST_MOVED,
-            &reason::READ_GONE,
-            &reason::READ_IO,
-            &reason::NBD_CONNECT,
-            &reason::NBD_LOST,
-            // Whatever VDDK lacked: a disk that came attached before may come so again.
-            &reason::VDK_LIBRARY,
-            &reason::VDK_NBDKIT,
-            &reason::VDK_PLUGIN,
-            &reason::VDK_START,
-            &reason::VDK_SLOW,
-            &reason::VDK_DIED,
-            &reason::VDK_OPEN,
-            &reason::VDK_BUSY,
-            &reason::VDK_HOST,
-        ];
+        let resumable =
+            [&reason::JOB_STREAM, &reason::HST_PROXY, &reason::HST_MOVED, &reason::READ_GONE, &reason::READ_IO];
         let window = self.request.resume_window;
-        let wanted = error.is_some_and(|error| resumable.contains(&error.reason())) && !window.is_zero();
+        let resumes = |error: &Error| resumable.contains(&error.reason()) || SERVER_LOST.contains(&error.reason());
+        let wanted = error.is_some_and(resumes) && !window.is_zero();
         if !wanted || self.jobs.manager.draining().is_cancelled() {
             return false;
         }

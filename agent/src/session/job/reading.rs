@@ -2,30 +2,36 @@
 //!
 //! ```text
 //! attached ──came whole──▶ done
-//!    │ device lost, or the proxy's host leaves service
-//!    ▼  (only a disk with a server; else the job fails)
-//! given back ──proof, or patience over──▶ server, from the first byte that was not delivered ──▶ done
+//!    │ ▲ device lost, or the proxy's host leaves service
+//!    │ └────────────────────────────── attached again, if that is asked (returning) ─────────────────────────┐
+//!    ▼  (only a disk with a server; else the job fails)                                                      │
+//! given back ──proof, or patience over──▶ server, from the first byte that was not delivered ──▶ done        │
+//!                                           └── lost, or the hosts are at rest again ────────────────────────┘
 //! ```
-//! Before the first new byte the server has to show what was sent last. What was delivered is not sent again: pieces are handed over in order, so their sum tells where the rest begins.
+//! Before the first new byte the next transport has to show what was sent last. What was delivered is not sent again: pieces are handed over in order, so their sum tells where the rest begins.
 use std::{
     ops::{ControlFlow, Range},
+    pin::pin,
     sync::{Arc, Mutex, atomic::Ordering},
 };
 
-use bytes::Bytes;
+use futures_util::future::{FusedFuture as _, FutureExt as _};
 use hotadd_api::v1::{self, job_event::Item as Event};
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{HeldDisk, Holding, Job};
+use super::{
+    Holding, Job,
+    held::{HeldDisk, Samples, Turn},
+};
 use crate::{
     error::{Error, Result},
     plan::facts_to_api,
     reason,
-    session::{opener::Opener, registry::lock, watch::Trouble},
-    transport::{Disk, Item, Outlet, ReadOrder, Reading, Remote, Report},
+    session::{opener::Opener, registry::lock},
+    transport::{Disk, Item, Outlet, ReadOrder, Reading, Report, SERVER_LOST},
 };
 
 /// What another transport may heal. Not an unreadable sector, nor a device that is not what was proven: those are told.
@@ -33,9 +39,8 @@ const HEALED: [&reason::ReasonCode; 5] =
     [&reason::READ_GONE, &reason::READ_IO, &reason::READ_SHORT, &reason::READ_ENGINE, &reason::DSC_OPEN];
 
 impl Job {
-    pub(super) async fn read_all(&self, opener: &Opener, holding: &mut Holding) -> Result<()> {
-        let Holding { watch, disks, .. } = holding;
-        let disks = disks.as_slice();
+    pub(super) async fn read_all(&self, opener: &Opener, holding: &Holding) -> Result<()> {
+        let disks = holding.disks.as_slice();
         let turns = Semaphore::new(opener.vm.limits.parallel_reads);
         // What is exported blocks its VM; attached ones do not wait behind one whose server has a queue.
         let mut order: Vec<&HeldDisk> = disks.iter().collect();
@@ -49,9 +54,9 @@ impl Job {
             // Never closed, so the only way on is a permit.
             let _turn = turns.acquire().await;
             self.go_on_reading(disks)?;
-            self.read_disk(opener, disk, disks).await
+            self.read_disk(opener, disk, holding).await
         });
-        let mut reads = std::pin::pin!(futures_util::future::join_all(reads));
+        let mut reads = pin!(futures_util::future::join_all(reads));
         // Until when attached disks have to be free of their reads.
         let mut left_by = None;
         let results = loop {
@@ -61,18 +66,15 @@ impl Job {
                 () = self.abort() => {}
                 () = at(left_by) => {
                     left_by = None;
-                    if !disks.iter().any(|disk| disk.reading.load(Ordering::Relaxed)) {
+                    if !disks.iter().any(HeldDisk::is_reading) {
                         continue;
                     }
                 }
                 results = &mut reads => break results,
             }
-            if let (Some(why), Some(seen)) = (self.may_leave(disks), watch.as_ref()) {
+            if let (Some(why), Some(seen)) = (self.may_leave(disks), self.watch_now()) {
                 tracing::warn!(reason = why.reason().code, %why, "the proxy's host leaves service: disks go on by their servers");
-                let next = seen.without_proxy();
-                *lock(&self.trouble) = Some(next.trouble());
-                *watch = Some(next);
-                self.leave.store(true, Ordering::Relaxed);
+                self.watch_by(seen.without_proxy());
                 // Those that were read to their end are given back as well.
                 disks.iter().for_each(HeldDisk::leave);
                 left_by = Some(Instant::now() + opener.vm.deadlines.cleanup);
@@ -80,7 +82,7 @@ impl Job {
             }
             // The threads end between two blocks; their descriptors are closed when they have.
             self.cancel.store(true, Ordering::Relaxed);
-            self.leave.store(true, Ordering::Relaxed);
+            disks.iter().for_each(HeldDisk::stop);
             // Nor does the client's pace hold the detaching up.
             self.deaf.store(true, Ordering::Relaxed);
             // One that hangs in the kernel must not keep the disks attached.
@@ -103,12 +105,20 @@ impl Job {
 
     /// Ends when the client is gone, the agent drains, or what is read from is in trouble.
     async fn abort(&self) {
-        let trouble = lock(&self.trouble).clone();
         let troubled = async {
-            match trouble {
-                // A watch that ends without any says nothing.
-                Some(trouble) if trouble.clone().wait().await.is_some() => {}
-                _ => std::future::pending().await,
+            loop {
+                let changed = self.rewatched.notified();
+                let trouble = async {
+                    match self.watch_now() {
+                        // A watch that ends without any says nothing.
+                        Some(watch) if watch.trouble().wait().await.is_some() => {}
+                        _ => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = trouble => return,
+                    () = changed => {}
+                }
             }
         };
         tokio::select! {
@@ -120,19 +130,19 @@ impl Job {
 
     /// Why every attached disk should go on by its server now; `None`: nothing of the kind, or one has none.
     fn may_leave(&self, disks: &[HeldDisk]) -> Option<Error> {
-        let why = lock(&self.trouble).as_ref().and_then(Trouble::now)?;
+        let why = self.watch_now()?.trouble().now()?;
         let of_proxy = [&reason::HST_PROXY, &reason::HST_MOVED].contains(&why.reason());
-        let able = disks.iter().all(|disk| !disk.now().is_attached() || disk.next.is_some());
+        let able = disks.iter().all(|disk| !disk.now().is_attached() || disk.has_next());
         let wanted = !self.tx.is_closed() && !self.jobs.manager.draining().is_cancelled();
         (of_proxy && able && wanted).then_some(why)
     }
 
     /// As [`Job::go_on`], but for trouble that only moves the disks to their servers.
-    fn go_on_reading(&self, disks: &[HeldDisk]) -> Result<()> {
+    pub(super) fn go_on_reading(&self, disks: &[HeldDisk]) -> Result<()> {
         self.abort_reason().filter(|_| self.may_leave(disks).is_none()).map_or(Ok(()), Err)
     }
 
-    async fn read_disk(&self, opener: &Opener, held: &HeldDisk, all: &[HeldDisk]) -> Result<()> {
+    async fn read_disk(&self, opener: &Opener, held: &HeldDisk, holding: &Holding) -> Result<()> {
         let facts = held.now().facts().clone();
         let asked = self.request.ranges.get(&facts.device_key).cloned();
         let mut rest = asked.unwrap_or_else(|| vec![Range { start: 0, end: facts.capacity_bytes }]);
@@ -140,55 +150,92 @@ impl Job {
         let mut remarks: Vec<v1::Reason> = held.remarks.iter().map(Error::to_reason).collect();
         let samples = Samples::default();
         let error = loop {
-            let disk = held.now();
-            if let Disk::Remote(remote) = &disk {
-                // Detached first: it may hold the file that the server opens. A detach that is refused does not hold the data.
-                let owed = lock(&held.owed).take();
-                if let Some(duty) = owed {
-                    opener.settler.settle(&[duty], opener.vm.deadlines.cleanup).await;
-                }
-                if let Some(error) = self.differs(opener, remote, &samples).await {
-                    break Some(error);
-                }
-            }
-            let by_proxy = disk.is_attached();
-            held.reading.store(by_proxy, Ordering::Relaxed);
-            let report = self.read_by(opener, &disk, rest.clone(), &samples).await;
-            held.reading.store(false, Ordering::Relaxed);
-            let report = report?;
+            let turn = held.turn();
+            let report = self.read_turn(opener, held, &turn, rest.clone(), &samples, holding).await?;
             let (came, left) = split(&rest, report.bytes_read);
-            add(&mut sum, report.to_api(&disk), came);
+            add(&mut sum, report.to_api(&turn.disk), came);
+            if let Disk::Remote(remote) = &turn.disk {
+                // A server of ours is not kept for disks that are read; its end is waited for at the end.
+                remote.rest().await;
+            }
             let Some(error) = report.error else { break None };
-            drop(disk);
-            if !by_proxy || left.is_empty() || !self.heals(&error, held, all) {
+            if left.is_empty() || !self.goes_on(&error, held, &turn, &holding.disks) {
                 break Some(error);
             }
-            tracing::warn!(disk = facts.label, reason = error.reason().code, %error, "going on by the disk's server");
-            remarks.push(error.to_reason());
-            held.leave();
+            if turn.disk.is_attached() {
+                tracing::warn!(disk = facts.label, reason = error.reason().code, %error, "going on by the disk's server");
+                held.leave();
+                remarks.push(error.to_reason());
+            } else if *error.reason() != reason::READ_STOPPED {
+                remarks.push(error.to_reason());
+            }
             rest = left;
         };
-        match held.now() {
-            // A server of ours is not kept for disks that are read; its end is waited for at the end.
-            Disk::Remote(remote) => remote.rest().await,
-            Disk::Exported(exported) => exported.lease.read(error.is_none()).await,
-            Disk::Attached(_) => {}
+        if let Disk::Exported(exported) = held.now() {
+            exported.lease.read(error.is_none()).await;
         }
         sum.reasons = error.iter().map(Error::to_reason).chain(remarks).collect();
         self.tell(opener, sum, error).await
     }
 
-    /// Whether a disk that was read attached goes on by its server after this.
-    fn heals(&self, error: &Error, held: &HeldDisk, all: &[HeldDisk]) -> bool {
-        let (leave, deaf) = (self.leave.load(Ordering::Relaxed), self.deaf.load(Ordering::Relaxed));
-        let left = *error.reason() == reason::READ_STOPPED && leave && !deaf;
-        let wanted = left || HEALED.contains(&error.reason());
-        wanted && held.next.is_some() && !self.cancel.load(Ordering::Relaxed) && self.go_on_reading(all).is_ok()
+    /// One read by one transport. It ends early when the disk is attached again meanwhile.
+    async fn read_turn(
+        &self,
+        opener: &Opener,
+        held: &HeldDisk,
+        turn: &Turn,
+        ranges: Vec<Range<u64>>,
+        samples: &Samples,
+        holding: &Holding,
+    ) -> Result<Report> {
+        if !turn.disk.is_attached()
+            && let Some(duty) = held.take_owed()
+        {
+            // Detached first: it may hold the file that the server opens. A detach that is refused does not hold the data.
+            opener.settler.settle(&[duty], opener.vm.deadlines.cleanup).await;
+        }
+        let back = async {
+            match self.request.back {
+                true => self.attached_again(opener, held, holding).await,
+                false => None,
+            }
+        };
+        let mut back = pin!(back.fuse());
+        held.set_reading(turn.disk.is_attached());
+        let mut read = pin!(self.read_by(opener, turn, ranges, samples));
+        let report = tokio::select! {
+            report = &mut read => report,
+            Some(attached) = &mut back => {
+                held.come_back(attached);
+                read.await
+            }
+        };
+        held.set_reading(false);
+        let lost = |report: &Report| report.error.as_ref().is_some_and(|e| SERVER_LOST.contains(&e.reason()));
+        if report.as_ref().is_ok_and(lost) && !back.is_terminated() {
+            tracing::warn!(disk = turn.disk.name(), "its server is lost; it waits to be attached again");
+            if let Some(attached) = back.await {
+                held.come_back(attached);
+            }
+        }
+        report
     }
 
-    /// Reads again from the server what was sent from the proven disk: a server of another disk, or of another state, is
-    /// found out before its bytes are mixed in.
-    async fn differs(&self, opener: &Opener, remote: &Arc<Remote>, samples: &Samples) -> Option<Error> {
+    /// Whether a disk that was not read to its end goes on: by its server, or attached again.
+    fn goes_on(&self, error: &Error, held: &HeldDisk, turn: &Turn, all: &[HeldDisk]) -> bool {
+        let (left, deaf) = (held.has_left(turn), self.deaf.load(Ordering::Relaxed));
+        let stopped = *error.reason() == reason::READ_STOPPED && left && !deaf;
+        let healed = if turn.disk.is_attached() {
+            HEALED.contains(&error.reason()) && held.has_next()
+        } else {
+            SERVER_LOST.contains(&error.reason()) && left
+        };
+        (stopped || healed) && !self.cancel.load(Ordering::Relaxed) && self.go_on_reading(all).is_ok()
+    }
+
+    /// Reads again what was sent by the transport before: a server of another disk, or of another state, is found out before
+    /// its bytes are mixed in.
+    async fn differs(&self, opener: &Opener, turn: &Turn, samples: &Samples) -> Option<Error> {
         let due = samples.of();
         if due.is_empty() {
             return None;
@@ -202,14 +249,14 @@ impl Job {
             }
             ControlFlow::Continue(())
         });
-        let (disk, cancel) = (Disk::Remote(Arc::clone(remote)), Arc::clone(&self.cancel));
+        let (disk, stop) = (turn.disk.clone(), Arc::clone(&turn.stop));
         let order = self.order(opener, ranges);
-        let report = match Reading::start(disk, opener.platform(), order, sink, cancel, &opener.vm.memory).await {
+        let report = match Reading::start(disk, opener.platform(), order, sink, stop, &opener.vm.memory).await {
             Ok(reading) => reading.join().await,
             Err(error) => return Some(error),
         };
         let same = lock(&found).iter().eq(due.iter().map(|sample| &sample.blake3));
-        let other = || Error::new(&reason::NBD_DIFFERS, remote.name());
+        let other = || Error::new(&reason::NBD_DIFFERS, turn.disk.name());
         report.error.or_else(|| (!same).then(other))
     }
 
@@ -225,15 +272,18 @@ impl Job {
     async fn read_by(
         &self,
         opener: &Opener,
-        disk: &Disk,
+        turn: &Turn,
         ranges: Vec<Range<u64>>,
         samples: &Samples,
     ) -> Result<Report> {
+        if let Some(error) = self.differs(opener, turn, samples).await {
+            return Ok(Report::failed(error));
+        }
         let order = self.order(opener, ranges);
-        let cancel = Arc::clone(if disk.is_attached() { &self.leave } else { &self.cancel });
-        let mut outlet = Outlet::new(self.tx.clone(), Arc::clone(&cancel), opener.vm.limits.lease_default);
+        let Turn { disk, stop } = turn.clone();
+        let mut outlet = Outlet::new(self.tx.clone(), Arc::clone(&stop), opener.vm.limits.lease_default);
         let (facts, transport) = (facts_to_api(disk.facts()), disk.transport());
-        let (stop, deaf, samples) = (Arc::clone(&cancel), Arc::clone(&self.deaf), samples.clone());
+        let (flag, deaf, samples) = (Arc::clone(&stop), Arc::clone(&self.deaf), samples.clone());
         let sink = Box::new(move |item| {
             let event = match item {
                 Item::Opened { engine, bytes_required } => {
@@ -246,13 +296,12 @@ impl Job {
                 }
             };
             let flow = outlet.push(Ok(v1::JobEvent { item: Some(event) }));
-            if flow.is_break() && !stop.load(Ordering::Relaxed) {
+            if flow.is_break() && !flag.load(Ordering::Relaxed) {
                 deaf.store(true, Ordering::Relaxed);
             }
             flow
         });
-        let reading = Reading::start(disk.clone(), opener.platform(), order, sink, cancel, &opener.vm.memory).await;
-        match reading {
+        match Reading::start(disk, opener.platform(), order, sink, stop, &opener.vm.memory).await {
             Ok(reading) => Ok(reading.join().await),
             Err(error) if *error.reason() == reason::READ_STOPPED => Ok(Report::failed(error)),
             Err(error) => Err(error),
@@ -271,56 +320,11 @@ impl Job {
     }
 }
 
-impl HeldDisk {
-    /// From now on by its server, if it has one; what was attached is given back when its read has ended.
-    fn leave(&self) {
-        let Some(next) = &self.next else { return };
-        let mut now = lock(&self.now);
-        if let Disk::Attached(attached) = &*now {
-            *lock(&self.owed) = Some(attached.duty());
-            *now = Disk::Remote(Arc::clone(next));
-        }
-    }
-}
-
 /// Never, without a time.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
-    }
-}
-
-/// A block that was sent.
-#[derive(Debug, Clone)]
-struct Sample {
-    range: Range<u64>,
-    blake3: Bytes,
-}
-
-/// The first and the last block with content that were sent of a disk.
-#[derive(Debug, Clone, Default)]
-struct Samples(Arc<Mutex<Option<(Sample, Sample)>>>);
-
-impl Samples {
-    fn take(&self, frame: &v1::Frame) {
-        if frame.zero {
-            return;
-        }
-        let range = frame.offset..frame.offset + u64::from(frame.length);
-        let last = Sample { range, blake3: frame.blake3.clone() };
-        let mut kept = lock(&self.0);
-        let first = kept.take().map_or_else(|| last.clone(), |(first, _)| first);
-        *kept = Some((first, last));
-    }
-
-    /// In order of offset.
-    fn of(&self) -> Vec<Sample> {
-        match lock(&self.0).clone() {
-            None => Vec::new(),
-            Some((first, last)) if first.range == last.range => vec![first],
-            Some((first, last)) => vec![first, last],
-        }
     }
 }
 

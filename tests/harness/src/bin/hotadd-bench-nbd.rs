@@ -136,7 +136,8 @@ fn read_it(server: &Server, shape: Shape, bytes: u64) -> Result<()> {
     let mut engine = NbdEngine::open(&server.uri.parse()?, &options, depth)?;
     ensure!(engine.connections() == shape.connections as usize, "{} connections", engine.connections());
     let source = Arc::clone(engine.source());
-    let arena = Arena::new(depth + 16, shape.request_bytes as usize)?;
+    // As the agent's reads have it.
+    let arena = Arena::new(depth * 2, shape.request_bytes as usize)?;
     let whole = [0..source.size()];
     let request = ReadRequest { ranges: &whole, block: shape.request_bytes, cancel: &AtomicBool::new(false) };
     let stats = reader::read(&source, &mut engine, &arena, &request, &mut |_| ControlFlow::Continue(()))?;

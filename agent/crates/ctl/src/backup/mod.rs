@@ -125,6 +125,7 @@ fn request(args: &BackupArgs) -> BackupVmRequest {
         allow_partial: args.allow_partial,
         resume_window_seconds: args.resume_for,
         nbd_servers: args.nbd.clone(),
+        back_to_hotadd: args.back_to_hotadd,
         transport: args.transport.map_or(Transport::Unspecified, Transport::from).into(),
         ..BackupVmRequest::default()
     }
