@@ -1,6 +1,6 @@
 //! Disks that the user's VDDK brings: an nbdkit of the agent's for each, with a strict double in place of the plug-in (the
 //! library is nobody's to give away). What the double refuses, and how it dies, is tested in tests/vddk.
-use std::{fs, net::TcpListener, path::Path};
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use hotadd_api::v1::{
@@ -10,7 +10,7 @@ use hotadd_api::v1::{
 use hotadd_harness::{
     Content, Scene, Spec,
     process::binary,
-    scene::{FIRST_KEY, TARGET},
+    scene::{FIRST_KEY, PASSWORD, TARGET},
 };
 use serde_json::{Value, json};
 
@@ -21,6 +21,9 @@ use crate::{
         nothing_is_left, nothing_stays, open_request, reading, request, scene,
     },
 };
+
+/// Size of the disk of nbdkit's dummy library (its tests/dummy-vddk.c).
+const DUMMY: u64 = 512 << 10;
 
 /// A scene whose agent has VDDK, and the ESXi port that it tries.
 struct WithVddk {
@@ -37,7 +40,7 @@ impl WithVddk {
         let mut changed = Ok(());
         let (dir, scene) = scene(disks, |spec| {
             let dir = spec.inventory.datastores[0].dir.parent().map(Path::to_path_buf).unwrap_or_default();
-            changed = change(spec, &dir).and_then(|()| vddk(spec, &dir, &port));
+            changed = vddk(spec, &dir, &port).and_then(|()| change(spec, &dir));
         })?;
         changed?;
         let this = Self { scene, dir, port: Some(port), killed: 0 };
@@ -94,6 +97,24 @@ fn vddk(spec: &mut Spec, dir: &Path, port: &TcpListener) -> Result<()> {
     if let Some(host) = &mut spec.target().host {
         *host = "127.0.0.1".into();
     }
+    Ok(())
+}
+
+/// nbdkit's own vddk plug-in and its dummy library, as `ci/real-vddk` names them: the test double is out of the way.
+fn real(spec: &mut Spec, dir: &Path) -> Result<()> {
+    let plugin = std::env::var("HOTADD_VDDK_PLUGIN").context("HOTADD_VDDK_PLUGIN: see ci/real-vddk")?;
+    let libdir = std::env::var("HOTADD_VDDK_LIBDIR").context("HOTADD_VDDK_LIBDIR: see ci/real-vddk")?;
+    // The plug-in is not where nbdkit looks for the bare name.
+    let program = dir.join("nbdkit");
+    let words = format!(
+        "#!/bin/bash\nargs=()\nfor a; do [[ $a == vddk ]] && a='{plugin}'; args+=(\"$a\"); done\nexec nbdkit \"${{args[@]}}\"\n"
+    );
+    fs::write(&program, words)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    let double = dir.join("vddk").display().to_string();
+    let table = spec.agent_toml.replace(&format!("libdir = '{double}'"), &format!("libdir = '{libdir}'"));
+    let double = binary("hotadd-vddk-double")?.display().to_string();
+    spec.agent_toml = table.replace(&double, &program.display().to_string());
     Ok(())
 }
 
@@ -285,4 +306,44 @@ async fn a_snapshot_is_removed_after_its_server_has_ended() -> Result<()> {
     assert_eq!(it.left()?.0, [0_u32; 0], "its server still lives");
     close.await??;
     it.nothing_is_left().await
+}
+
+/// The plug-in's dummy library shows a small disk of its own.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs nbdkit's vddk plug-in with its dummy library: ci/real-vddk"]
+async fn the_real_plug_in_serves_and_shows_the_password_to_nobody() -> Result<()> {
+    let mut it = WithVddk::start(&[Content::new(DUMMY, 1)], real)?;
+    let mut client = disks(&it.scene).await?;
+    let mut open = open_request(TARGET);
+    open.transport = Transport::Nbd.into();
+    let session_id = client.open_disks(open).await?.into_inner().session_id;
+    let read = ReadDiskRequest { session_id: session_id.clone(), device_key: FIRST_KEY, ..ReadDiskRequest::default() };
+    let mut stream = client.read_disk(read).await?.into_inner();
+    let (mut bytes, mut done) = (0, None);
+    while let Some(message) = stream.message().await? {
+        match message.item.context("an empty message")? {
+            Item::Frame(frame) => bytes += u64::from(frame.length),
+            Item::Done(result) => done = Some(result),
+        }
+    }
+    ensure!(bytes == DUMMY && done.as_ref().is_some_and(|done| done.ok), "{bytes}: {done:?}");
+    let pids = it.left()?.0;
+    assert_eq!(pids.len(), 1, "the server of this disk");
+    for entry in fs::read_dir("/proc")?.flatten() {
+        for file in ["cmdline", "environ"] {
+            let text = fs::read(entry.path().join(file)).unwrap_or_default();
+            let found = text.windows(PASSWORD.len()).any(|window| window == PASSWORD.as_bytes());
+            ensure!(!found, "the password is in {}", entry.path().join(file).display());
+        }
+    }
+    client.close_disks(CloseDisksRequest { session_id }).await?;
+    assert_eq!(it.left()?, (vec![], vec![]));
+    let delivered =
+        backup(&it.scene, BackupVmRequest { transport: Transport::Nbd.into(), ..request(TARGET) }, it.dir.path())
+            .await?;
+    ensure!(delivered.result()?.state() == JobState::Ok, "{:#?}", delivered.result()?);
+    nothing_is_left(&it.scene).await?;
+    let log = it.scene.agent()?.log_text();
+    ensure!(log.contains("VDDK serves") && !log.contains(PASSWORD), "{log}");
+    Ok(())
 }

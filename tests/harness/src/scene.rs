@@ -31,7 +31,7 @@ pub const TARGET: &str = "web01";
 pub const FIRST_KEY: i32 = 2000;
 
 /// Of the account that the agent uses.
-pub const PASSWORD: &str = "a password with blanks, ä and %";
+pub const PASSWORD: &str = "a \"password\" with blanks, 'ä', <&> and %";
 const START: Duration = Duration::from_secs(60);
 
 /// What a scene holds. The fields are plain: tests change what they need.
