@@ -15,7 +15,7 @@ pub mod reader;
 pub mod source;
 pub mod zero;
 
-pub use buffer::{Arena, Buffer};
+pub use buffer::{Arena, Buffer, Pages};
 pub use device::Device;
 pub use engine::{EngineKind, ReadEngine, Refusal, Selected};
 pub use reader::{Block, ReadError, ReadRequest, ReadStats};

@@ -175,7 +175,7 @@ impl Run<'_> {
             if self.window.is_empty() && next.is_none() {
                 return Ok(());
             }
-            if engine.in_flight() > 0 && self.settle_one(engine)?.is_break() {
+            if engine.in_flight() > 0 && self.settle_some(engine)?.is_break() {
                 self.stats.stopped = true;
                 return Ok(());
             }
@@ -199,14 +199,22 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Breaks when the engine itself saw the wish to stop.
-    fn settle_one(&mut self, engine: &mut dyn ReadEngine) -> Result<ControlFlow<()>, ReadError> {
+    /// Waits for one answer, and takes all others that are there. Breaks when the engine itself saw the wish to stop.
+    fn settle_some(&mut self, engine: &mut dyn ReadEngine) -> Result<ControlFlow<()>, ReadError> {
         let name = engine.kind().name();
         let completion = match engine.complete() {
             Err(source) if was_stopped(&source) => return Ok(ControlFlow::Break(())),
             other => other.map_err(|source| ReadError::Engine { engine: name, source })?,
         };
-        let Some(Completion { op, result }) = completion else { return Ok(ControlFlow::Continue(())) };
+        let mut next = completion;
+        while let Some(completion) = next {
+            self.settle(engine, completion)?;
+            next = engine.poll();
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn settle(&mut self, engine: &mut dyn ReadEngine, Completion { op, result }: Completion) -> Result<(), ReadError> {
         let got = match result {
             Ok(got) if got == op.length as usize => got,
             other => return Err(self.explain(engine, op, other)),
@@ -219,7 +227,7 @@ impl Run<'_> {
         {
             asked.answer = Some(op.buffer);
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(())
     }
 
     fn deliver(&mut self, sink: &mut dyn FnMut(Block) -> ControlFlow<()>) -> ControlFlow<()> {

@@ -41,6 +41,8 @@ pub struct LinuxAio {
     context: libc::c_ulong,
     slots: Vec<Option<ReadOp>>,
     free: Vec<usize>,
+    /// Not yet given to the kernel.
+    queued: Vec<Iocb>,
     events: Vec<IoEvent>,
     device: Arc<Device>,
 }
@@ -58,6 +60,7 @@ impl LinuxAio {
             context,
             slots: (0..slots).map(|_| None).collect(),
             free: (0..slots).rev().collect(),
+            queued: Vec::with_capacity(slots),
             events: Vec::with_capacity(slots),
             device: Arc::clone(device),
         })
@@ -69,6 +72,34 @@ impl LinuxAio {
         let op = self.slots.get_mut(index)?.take()?;
         self.free.push(index);
         Some(completed(op, event.res))
+    }
+
+    /// Gives the kernel what is queued. What it refuses completes with its error.
+    fn flush(&mut self) {
+        while !self.queued.is_empty() {
+            let mut list: Vec<*mut Iocb> = self.queued.iter_mut().map(|iocb| &raw mut *iocb).collect();
+            let count = libc::c_long::try_from(list.len()).unwrap_or(libc::c_long::MAX);
+            // SAFETY: the kernel copies the iocbs before the call returns; each points to a buffer that stays in `slots`
+            // until its event was reaped; the file lives in `device`.
+            let taken = check(unsafe { libc::syscall(libc::SYS_io_submit, self.context, count, list.as_mut_ptr()) });
+            match taken {
+                Ok(taken) if taken > 0 => {
+                    self.queued.drain(..self.queued.len().min(usize::try_from(taken).unwrap_or(0)));
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                // No room now: as long as the kernel works on others, one of them makes it.
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && self.in_kernel() > 0 => return,
+                refused => {
+                    let errno = refused.err().and_then(|error| error.raw_os_error()).unwrap_or(libc::EIO);
+                    let first = self.queued.remove(0);
+                    self.events.push(IoEvent { data: first.data, res: -i64::from(errno), ..IoEvent::default() });
+                }
+            }
+        }
+    }
+
+    fn in_kernel(&self) -> usize {
+        self.in_flight() - self.queued.len() - self.events.len()
     }
 
     fn wait(&mut self) -> io::Result<()> {
@@ -118,7 +149,7 @@ impl ReadEngine for LinuxAio {
         let Some(index) = self.free.pop() else {
             return Err(Rejected { op, error: io::ErrorKind::WouldBlock.into() });
         };
-        let mut iocb = Iocb {
+        let iocb = Iocb {
             data: index as u64,
             opcode: IOCB_CMD_PREAD,
             fildes,
@@ -127,15 +158,7 @@ impl ReadEngine for LinuxAio {
             offset,
             ..Iocb::default()
         };
-        let mut list = [&raw mut iocb];
-        // SAFETY: the kernel copies the iocb before the call returns; the buffer it points to is moved into `slots`
-        // below and stays there until its event was reaped; the file lives in `device`.
-        let result =
-            check(unsafe { libc::syscall(libc::SYS_io_submit, self.context, 1 as libc::c_long, list.as_mut_ptr()) });
-        if let Err(error) = result {
-            self.free.push(index);
-            return Err(Rejected { op, error });
-        }
+        self.queued.push(iocb);
         if let Some(slot) = self.slots.get_mut(index) {
             *slot = Some(op);
         }
@@ -144,12 +167,17 @@ impl ReadEngine for LinuxAio {
 
     fn complete(&mut self) -> io::Result<Option<Completion>> {
         while self.in_flight() > 0 {
+            self.flush();
             if let Some(completion) = self.reap() {
                 return Ok(Some(completion));
             }
             self.wait()?;
         }
         Ok(None)
+    }
+
+    fn poll(&mut self) -> Option<Completion> {
+        self.reap()
     }
 }
 

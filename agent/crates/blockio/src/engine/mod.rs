@@ -81,7 +81,7 @@ pub trait ReadEngine: fmt::Debug + Send {
     fn depth(&self) -> usize;
     /// Operations submitted and not yet completed.
     fn in_flight(&self) -> usize;
-    /// Queues one read.
+    /// Queues one read. It may wait for others, to be given to the kernel together with them by [`Self::complete`].
     ///
     /// # Errors
     /// [`Rejected`] with `WouldBlock` when `depth` operations are in flight, `InvalidInput` for a buffer that is too
@@ -93,6 +93,8 @@ pub trait ReadEngine: fmt::Debug + Send {
     /// # Errors
     /// Of the waiting itself, never of a read; the engine is of no use afterwards.
     fn complete(&mut self) -> io::Result<Option<Completion>>;
+    /// One completion that is there already: what comes together is refilled together.
+    fn poll(&mut self) -> Option<Completion>;
 }
 
 /// An engine that could not be used here, and why.

@@ -90,6 +90,12 @@ impl ReadEngine for Preadv {
         self.in_flight -= 1;
         Ok(Some(completion))
     }
+
+    fn poll(&mut self) -> Option<Completion> {
+        let completion = self.done.try_recv().ok()?;
+        self.in_flight -= 1;
+        Some(completion)
+    }
 }
 
 impl Drop for Preadv {

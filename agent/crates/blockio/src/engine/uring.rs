@@ -19,6 +19,8 @@ pub struct IoUring {
     device: Arc<Device>,
     arena: Arena,
     registered_buffers: bool,
+    /// Entries wait for the next call into the kernel.
+    queued: bool,
 }
 
 struct RingBox(Ring);
@@ -48,6 +50,7 @@ impl IoUring {
             free: (0..slots).rev().collect(),
             device: Arc::clone(device),
             arena: arena.clone(),
+            queued: false,
         })
     }
 
@@ -116,24 +119,33 @@ impl ReadEngine for IoUring {
         if let Some(slot) = self.slots.get_mut(index) {
             *slot = Some(op);
         }
-        // The entry is queued: an error here (EINTR, EAGAIN, EBUSY) only delays it until `complete` submits again.
-        if let Err(error) = self.ring.0.submit() {
-            tracing::trace!(%error, "io_uring_enter postponed");
-        }
+        self.queued = true;
         Ok(())
     }
 
     fn complete(&mut self) -> io::Result<Option<Completion>> {
         while self.in_flight() > 0 {
-            if let Some(completion) = self.reap() {
+            // What is queued goes first: it is read while the caller works.
+            if !self.queued
+                && let Some(completion) = self.reap()
+            {
                 return Ok(Some(completion));
             }
             match self.ring.0.submit_and_wait(1) {
                 Err(error) if !is_transient(&error) => return Err(error),
-                _ => {}
+                // EINTR, EAGAIN, EBUSY: entries stay in the queue and go with the next call.
+                Err(_) => {}
+                Ok(_) => self.queued = false,
+            }
+            if let Some(completion) = self.reap() {
+                return Ok(Some(completion));
             }
         }
         Ok(None)
+    }
+
+    fn poll(&mut self) -> Option<Completion> {
+        self.reap()
     }
 }
 

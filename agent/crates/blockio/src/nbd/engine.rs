@@ -211,13 +211,19 @@ impl NbdEngine {
                 self.links.iter_mut().enumerate().filter_map(|(index, link)| Some((link.conn()?.load(), index)));
             let Some((_, index)) = loads.min() else {
                 self.queue.push_front(part);
-                return;
+                break;
             };
             self.cookie += 1;
             let (cookie, now) = (self.cookie, self.clock);
             let Some(conn) = self.links.get_mut(index).and_then(Link::conn) else { return };
             conn.send(part, cookie, now);
-            if let Err(error) = conn.flush() {
+        }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        for index in 0..self.links.len() {
+            if let Some(Err(error)) = self.links.get_mut(index).and_then(Link::conn).map(Conn::flush) {
                 self.lose(index, error);
             }
         }
@@ -457,8 +463,6 @@ impl ReadEngine for NbdEngine {
             let length = most.min(wanted - at);
             self.queue.push_back(Part::new(Command::Read, offset + u64::from(at), length, index, at as usize));
         }
-        // A connection that breaks here is noticed in `complete`.
-        self.dispatch();
         Ok(())
     }
 
@@ -475,6 +479,10 @@ impl ReadEngine for NbdEngine {
                 return Err(error.into());
             }
         }
+    }
+
+    fn poll(&mut self) -> Option<Completion> {
+        self.ready.pop_front()
     }
 }
 
