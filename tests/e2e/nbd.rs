@@ -1,15 +1,11 @@
 //! Disks that a server brings: chosen per disk with the reason, after a fault at the attach, in the middle of a disk. The
 //! servers are real ones (nbdkit); the target is off, so that what they serve is the snapshot's state.
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use hotadd_api::v1::{BackupVmRequest, DiskResult, JobState, NbdServer, ReadDiskRequest, Transport, TransportPart};
 use hotadd_harness::{
-    Content, Scene, Spec,
+    Content, FileServer, Scene, Spec,
     scene::{FIRST_KEY, TARGET, datastore_spec},
 };
 use serde_json::json;
@@ -27,41 +23,6 @@ use crate::{
 /// More than a client that takes nothing, the stream and the arena hold.
 const BIG: u64 = 96 * MIB;
 
-/// A server on a Unix socket; ends with its owner.
-struct Server {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-impl Server {
-    async fn start(dir: &Path, name: &str, file: &Path, more: &[&str]) -> Result<Self> {
-        let socket = dir.join(format!("{name}.sock"));
-        let child = Command::new("nbdkit")
-            .args(["--foreground", "--readonly", "--exit-with-parent", "--unix"])
-            .arg(&socket)
-            .args(more)
-            .arg("file")
-            .arg(file)
-            .stdin(Stdio::null())
-            .spawn()
-            .context("nbdkit")?;
-        let server = Self { child, socket };
-        eventually("nbdkit listens", async || Ok(server.socket.exists())).await?;
-        Ok(server)
-    }
-
-    fn named(&self, key: i32) -> NbdServer {
-        NbdServer { device_key: key, uri: format!("nbd+unix:///?socket={}", self.socket.display()) }
-    }
-}
-
 fn key(n: usize) -> i32 {
     FIRST_KEY + i32::try_from(n).unwrap_or(i32::MAX)
 }
@@ -70,7 +31,7 @@ fn key(n: usize) -> i32 {
 fn with_servers(disks: &[Content], change: impl FnOnce(&mut Spec)) -> Result<(tempfile::TempDir, Scene)> {
     scene(disks, |spec| {
         let folder = spec.inventory.datastores[0].dir.parent().map(Path::to_path_buf).unwrap_or_default();
-        spec.agent_toml.push_str(&format!("[nbd]\nallow = ['nbd+unix:///?socket={}']\n", folder.display()));
+        spec.agent_toml.push_str(&FileServer::allowed(&folder));
         spec.target().power = "off".into();
         change(spec);
     })
@@ -105,8 +66,8 @@ async fn one_by_hotadd_two_by_their_servers_in_one_job() -> Result<()> {
         target.disks[2].controller = ControllerKind::Ide;
         target.disks[2].unit = Some(0);
     })?;
-    let one = Server::start(dir.path(), "one", &scene.source(1), &[]).await?;
-    let two = Server::start(dir.path(), "two", &scene.source(2), &[]).await?;
+    let one = FileServer::start(dir.path(), "one", &scene.source(1), &[])?;
+    let two = FileServer::start(dir.path(), "two", &scene.source(2), &[])?;
     let refused = backup(&scene, request(TARGET), dir.path()).await?;
     assert_eq!(codes(refused.result()?), ["HA-JOB-004"], "without servers it is refused as before");
     let keys: Vec<i32> = scene.control().await?.attached(TARGET).await?.iter().map(|disk| disk.key).collect();
@@ -127,7 +88,7 @@ async fn one_by_hotadd_two_by_their_servers_in_one_job() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_at_the_attach_leads_to_the_server_of_that_disk_only() -> Result<()> {
     let (dir, scene) = with_servers(&[dense(2 * MIB, 1), dense(2 * MIB, 2)], |_| {})?;
-    let server = Server::start(dir.path(), "zero", &scene.source(0), &[]).await?;
+    let server = FileServer::start(dir.path(), "zero", &scene.source(0), &[])?;
     let disk = scene.control().await?.attached(TARGET).await?[0].path.clone();
     scene.control().await?.locked(&disk, true).await?;
     let wanted = BackupVmRequest { nbd_servers: vec![server.named(key(0))], ..request(TARGET) };
@@ -148,7 +109,7 @@ async fn a_fault_at_the_attach_leads_to_the_server_of_that_disk_only() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_breaks_goes_on_by_its_server_at_the_first_missing_byte() -> Result<()> {
     let (dir, scene) = with_servers(&[dense(96 * MIB, 7)], two_hosts)?;
-    let server = Server::start(dir.path(), "zero", &scene.source(0), &[]).await?;
+    let server = FileServer::start(dir.path(), "zero", &scene.source(0), &[])?;
     let wanted = BackupVmRequest { nbd_servers: vec![server.named(key(0))], ..request(TARGET) };
     let run = reading(&scene, &dir, wanted).await?;
     leaves(&scene).await?;
@@ -193,7 +154,7 @@ async fn came_back(scene: &Scene, delivered: &Delivered) -> Result<()> {
 }
 
 /// A job that asks to go back, whose disk is read from its server now and whose client takes nothing meanwhile.
-async fn by_server(dir: &tempfile::TempDir, scene: &Scene, server: &Server) -> Result<Running> {
+async fn by_server(dir: &tempfile::TempDir, scene: &Scene, server: &FileServer) -> Result<Running> {
     let nbd_servers = vec![server.named(key(0))];
     let mut run = reading(scene, dir, BackupVmRequest { nbd_servers, back_to_hotadd: true, ..request(TARGET) }).await?;
     leaves(scene).await?;
@@ -204,7 +165,7 @@ async fn by_server(dir: &tempfile::TempDir, scene: &Scene, server: &Server) -> R
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_goes_back_to_hotadd_when_its_host_is_at_rest_if_that_is_asked() -> Result<()> {
     let (dir, scene) = with_servers(&[dense(BIG, 7)], two_hosts)?;
-    let server = Server::start(dir.path(), "zero", &scene.source(0), &[]).await?;
+    let server = FileServer::start(dir.path(), "zero", &scene.source(0), &[])?;
     let run = by_server(&dir, &scene, &server).await?;
     host_returns(&scene).await?;
     is_attached_again(&scene).await?;
@@ -214,7 +175,7 @@ async fn a_disk_goes_back_to_hotadd_when_its_host_is_at_rest_if_that_is_asked() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_lost_leads_back_to_hotadd_if_that_is_asked() -> Result<()> {
     let (dir, mut scene) = with_servers(&[dense(BIG, 7)], two_hosts)?;
-    let server = Server::start(dir.path(), "zero", &scene.source(0), &[]).await?;
+    let server = FileServer::start(dir.path(), "zero", &scene.source(0), &[])?;
     let mut run = by_server(&dir, &scene, &server).await?;
     run.until(Seen::Frame).await?;
     drop(server);
@@ -237,7 +198,7 @@ async fn what_a_server_made_up_is_found_out_when_the_disk_is_attached_again() ->
     // All but what was sent from the device: the first frame is the only one that is surely among it.
     bytes[usize::try_from(BIG / 2)?..].fill(0x5a);
     std::fs::write(&other, bytes)?;
-    let server = Server::start(dir.path(), "other", &other, &[]).await?;
+    let server = FileServer::start(dir.path(), "other", &other, &[])?;
     let mut run = by_server(&dir, &scene, &server).await?;
     run.until_offset(BIG / 2 + MIB).await?;
     host_returns(&scene).await?;
@@ -252,7 +213,7 @@ async fn what_a_server_made_up_is_found_out_when_the_disk_is_attached_again() ->
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_while_its_disk_is_attached_again_leaves_nothing() -> Result<()> {
     let (dir, scene) = with_servers(&[dense(BIG, 7)], two_hosts)?;
-    let server = Server::start(dir.path(), "zero", &scene.source(0), &[]).await?;
+    let server = FileServer::start(dir.path(), "zero", &scene.source(0), &[])?;
     let run = by_server(&dir, &scene, &server).await?;
     control(&scene, json!({"cmd": "set_task_ms", "ms": 1500})).await?;
     host_returns(&scene).await?;
@@ -270,7 +231,7 @@ async fn a_server_that_shows_another_disk_is_found_out_before_its_bytes_are_mixe
     let mut bytes = std::fs::read(scene.source(0))?;
     bytes[..usize::try_from(MIB)?].fill(0x5a);
     std::fs::write(&other, bytes)?;
-    let server = Server::start(dir.path(), "other", &other, &[]).await?;
+    let server = FileServer::start(dir.path(), "other", &other, &[])?;
     let wanted = BackupVmRequest { nbd_servers: vec![server.named(key(0))], ..request(TARGET) };
     let run = reading(&scene, &dir, wanted).await?;
     leaves(&scene).await?;
@@ -290,7 +251,7 @@ async fn a_controller_that_stops_taking_ends_its_job_after_the_disk_went_on() ->
         spec.set("limits", "lease_min_seconds", 1);
         spec.set("limits", "lease_default_seconds", 2);
     })?;
-    let server = Server::start(dir.path(), "zero", &scene.source(0), &[]).await?;
+    let server = FileServer::start(dir.path(), "zero", &scene.source(0), &[])?;
     let wanted = BackupVmRequest { nbd_servers: vec![server.named(key(0))], ..request(TARGET) };
     let by = by_request(&wanted);
     let run = reading(&scene, &dir, wanted).await?;
@@ -307,7 +268,7 @@ async fn what_a_server_gets_wrong_is_told_and_never_ok() -> Result<()> {
     let (dir, scene) = with_servers(&[dense(2 * MIB, 1)], |_| {})?;
     let small = dir.path().join("small.raw");
     std::fs::write(&small, vec![1_u8; 1 << 20])?;
-    let short = Server::start(dir.path(), "short", &small, &[]).await?;
+    let short = FileServer::start(dir.path(), "short", &small, &[])?;
     let absent = NbdServer { device_key: key(0), uri: format!("nbd+unix:///?socket={}/none", dir.path().display()) };
     let nbd = Transport::Nbd.into();
     for (server, code) in [(short.named(key(0)), "HA-NBD-004"), (absent, "HA-NBD-003")] {
@@ -332,7 +293,7 @@ async fn what_a_server_gets_wrong_is_told_and_never_ok() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_reads_a_disk_of_a_server_wherever_the_proxy_goes() -> Result<()> {
     let (dir, scene) = with_servers(&[dense(2 * MIB, 1)], two_hosts)?;
-    let server = Server::start(dir.path(), "zero", &scene.source(0), &[]).await?;
+    let server = FileServer::start(dir.path(), "zero", &scene.source(0), &[])?;
     let mut client = disks(&scene).await?;
     let mut open = open_request(TARGET);
     (open.nbd_servers, open.transport) = (vec![server.named(key(0))], Transport::Nbd.into());

@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result, bail};
 use hotadd_api::{
     MAX_MESSAGE_BYTES, status,
     v1::{
-        BackupVmRequest, Cleanup, CloseDisksRequest, DiskFacts, DiskResult, Frame, JobState, OpenDisksRequest, Phase,
-        ReadDiskRequest, SnapshotRequest, disk_service_client::DiskServiceClient, job_event::Item,
-        job_service_client::JobServiceClient, open_disks_request::From, read_disk_response,
+        BackupVmRequest, Cleanup, CloseDisksRequest, DiskFacts, DiskResult, Frame, JobState, NbdServer,
+        OpenDisksRequest, Phase, ReadDiskRequest, SnapshotRequest, disk_service_client::DiskServiceClient,
+        job_event::Item, job_service_client::JobServiceClient, open_disks_request::From, read_disk_response,
     },
 };
 use hotadd_harness::{Pki, grpc, scene::TARGET};
@@ -77,10 +77,10 @@ impl Controller {
     /// `holds`: where it stops until it is released.
     #[must_use]
     pub fn start(work: Work, url: String, pki: Pki, sources: Arc<Vec<Vec<u8>>>, holds: Vec<Seen>) -> Self {
-        Self::start_on(work, url, pki, sources, holds, From::Take(SnapshotRequest::default()))
+        Self::start_on(work, url, pki, sources, holds, From::Take(SnapshotRequest::default()), Vec::new())
     }
 
-    /// `from`: the snapshot that sessions read.
+    /// `from`: the snapshot that sessions read; `servers`: what jobs name.
     #[must_use]
     pub fn start_on(
         work: Work,
@@ -89,10 +89,11 @@ impl Controller {
         sources: Arc<Vec<Vec<u8>>>,
         holds: Vec<Seen>,
         from: From,
+        servers: Vec<NbdServer>,
     ) -> Self {
         let (tell, progress) = watch::channel(Progress::default());
         let (released, orders) = watch::channel(Vec::new());
-        let hand = Hand { tell, orders, holds, frames: 0, images: BTreeMap::new(), sources, from };
+        let hand = Hand { tell, orders, holds, frames: 0, images: BTreeMap::new(), sources, from, servers };
         let task = tokio::spawn(hand.run(work, url, pki));
         Self { progress, released, task }
     }
@@ -144,13 +145,14 @@ struct Hand {
     images: BTreeMap<i32, Image>,
     sources: Arc<Vec<Vec<u8>>>,
     from: From,
+    servers: Vec<NbdServer>,
 }
 
 impl Hand {
     async fn run(mut self, work: Work, url: String, pki: Pki) -> Outcome {
         let mut outcome = Outcome::default();
         let result = match work {
-            Work::Job => self.job(&url, &pki, &mut outcome).await,
+            Work::Job | Work::Served => self.job(&url, &pki, &mut outcome).await,
             Work::Session | Work::Standing => self.session(&url, &pki, &mut outcome).await,
         };
         if let Err(error) = result {
@@ -186,11 +188,14 @@ impl Hand {
     async fn job(&mut self, url: &str, pki: &Pki, outcome: &mut Outcome) -> Result<()> {
         let channel = grpc::connect_narrow(url, pki, "client").await?;
         for _ in 0..BUSY_TRIES {
+            self.images.clear();
             let mut client = JobServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
             let request = BackupVmRequest {
                 request_id: uuid::Uuid::new_v4().to_string(),
                 vm: TARGET.into(),
                 block_bytes: BLOCK,
+                back_to_hotadd: !self.servers.is_empty(),
+                nbd_servers: self.servers.clone(),
                 ..BackupVmRequest::default()
             };
             let mut stream = client.backup_vm(request).await.map_err(told)?.into_inner();
@@ -290,7 +295,8 @@ impl Hand {
     fn open(&mut self, disk: Option<&DiskFacts>) -> Result<()> {
         let disk = disk.context("opened without a disk")?;
         let bytes = vec![0xa5; usize::try_from(disk.capacity_bytes)?];
-        self.images.insert(disk.device_key, Image { bytes, next: 0 });
+        // A disk that goes on by another transport is opened once more.
+        self.images.entry(disk.device_key).or_insert(Image { bytes, next: 0 });
         Ok(())
     }
 

@@ -11,10 +11,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use hotadd_api::v1::NbdServer;
 use hotadd_harness::{
-    Content, Process, Scene, Spec,
+    Content, FileServer, Process, Scene, Spec,
     process::{Notify, wait_for},
-    scene::{PROXY, TARGET, datastore_spec, vm},
+    scene::{FIRST_KEY, PROXY, TARGET, datastore_spec, vm},
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -84,6 +85,8 @@ pub struct Lab {
     scene: Scene,
     pub control: Control,
     pub sources: Arc<Vec<Vec<u8>>>,
+    /// Of each of the target's disks, as it stays through all rounds.
+    servers: Vec<FileServer>,
     pub url: String,
     pub state: PathBuf,
     pub dir: PathBuf,
@@ -121,6 +124,8 @@ impl Lab {
         let scene = block_in_place(|| Scene::without_agent(&dir, spec))?;
         let mut control = scene.control().await?;
         let sources = (0..2).map(|n| fs::read(scene.source(n))).collect::<Result<Vec<_>, _>>()?;
+        let server = |n| FileServer::start(&dir, &format!("disk-{n}"), &scene.source(n), &[]);
+        let servers = block_in_place(|| (0..2).map(server).collect::<Result<Vec<_>>>())?;
         let anchors = names(&control.attached(PROXY).await?);
         let depths = control.attached(TARGET).await?.iter().map(|disk| disk.chain.len()).collect();
         let snapshots = control.snapshots(TARGET).await?.into_iter().collect();
@@ -134,6 +139,7 @@ impl Lab {
             scene,
             control,
             sources: Arc::new(sources),
+            servers,
             url: String::new(),
             state,
             dir,
@@ -158,6 +164,11 @@ impl Lab {
     #[must_use]
     pub fn scene(&self) -> &Scene {
         &self.scene
+    }
+
+    /// What a request names.
+    pub fn servers(&self) -> Vec<NbdServer> {
+        (FIRST_KEY..).zip(&self.servers).map(|(key, server)| server.named(key)).collect()
     }
 
     #[must_use]
@@ -446,7 +457,7 @@ fn spec(dir: &Path, setup: &Setup) -> Result<Spec> {
     spec.inventory.datastores.push(datastore_spec("ds2", dir.join("ds2")));
     spec.inventory.hosts =
         vec![HostSpec { name: HOST.into(), datastores: None, version: None, build: None, drs: None }];
-    spec.agent_toml = setup.scale.agent_toml(setup.late);
+    spec.agent_toml = setup.scale.agent_toml(setup.late) + &FileServer::allowed(dir);
     spec.log.clone_from(&setup.log);
     Ok(spec)
 }

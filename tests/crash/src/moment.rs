@@ -72,7 +72,7 @@ pub fn of(work: Work, step: Step, timing: Timing, frames: u64) -> Moment {
         (Step::RemoveSnapshot, After) => Moment::Snapshot(false),
         (Step::Snapshot, During) => CREATE,
         (step, timing) => match work {
-            Work::Job => in_job(step, timing),
+            Work::Job | Work::Served => in_job(step, timing),
             Work::Session | Work::Standing => in_session(step, timing),
         },
     }

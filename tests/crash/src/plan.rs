@@ -49,14 +49,19 @@ pub enum Timing {
 
 pub const TIMINGS: [Timing; 3] = [Timing::Before, Timing::During, Timing::After];
 
+/// What rounds do unless a scene says otherwise.
+const WORKS: [Work; 3] = [Work::Job, Work::Session, Work::Served];
+
 /// What is done meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
     /// BackupVm.
     Job,
+    /// The same with a server for each disk that is used where HotAdd breaks, and with the way back.
+    Served,
     /// OpenDisks, ReadDisk of each disk, CloseDisks.
     Session,
-    /// The same of the snapshot that stands, which nobody removes. Only where a scene says so.
+    /// A session of the snapshot that stands, which nobody removes. Only where a scene says so.
     Standing,
 }
 
@@ -211,7 +216,7 @@ static PAIRS: LazyLock<Vec<Pair>> = LazyLock::new(|| {
         let (fault, rest) = (FAULTS[at % FAULTS.len()], at / FAULTS.len());
         // The steps are dealt out anew for each fault: neighbours in time are not all at one step.
         let (step, timing) = (STEPS[(rest + at % FAULTS.len()) % STEPS.len()], TIMINGS[rest / STEPS.len()]);
-        (step, timing, fault, if (at + rest).is_multiple_of(2) { Work::Job } else { Work::Session })
+        (step, timing, fault, WORKS[(at + rest) % WORKS.len()])
     };
     all.map(pair).filter(|(step, timing, fault, _)| sensible(*fault, *step, *timing)).collect()
 });
@@ -234,7 +239,7 @@ pub fn round(seed: u64, number: u64) -> Round {
     if let Some(&(step, timing, fault, work)) = PAIRS.get(at) {
         return Round { seed, number, work, acts: vec![Act { step, timing, fault, variant: dice.next() }] };
     }
-    let work = *dice.pick(&[Work::Job, Work::Session]);
+    let work = *dice.pick(&WORKS);
     let mut acts: Vec<Act> = (0..=dice.below(3)).map(|_| any(&mut dice)).collect();
     acts.sort_by_key(|act| (act.step, act.timing));
     Round { seed, number, work, acts }
@@ -259,7 +264,7 @@ impl FromStr for Scene {
             Ok((named(&STEPS, step)?, named(&TIMINGS, timing)?, named(&FAULTS, fault)?))
         };
         let acts = acts.split(',').map(act).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { work: named(&[Work::Job, Work::Session, Work::Standing], work)?, acts })
+        Ok(Self { work: named(&[Work::Job, Work::Served, Work::Session, Work::Standing], work)?, acts })
     }
 }
 

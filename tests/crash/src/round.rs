@@ -154,7 +154,8 @@ impl Play<'_> {
         let from =
             standing.map_or_else(|| From::Take(SnapshotRequest::default()), |id| From::SnapshotMoref(id.clone()));
         let (sources, holds) = (self.lab.sources.clone(), self.holds.clone());
-        self.client = Some(Controller::start_on(self.work, url, pki, sources, holds, from));
+        let servers = if self.work == Work::Served { self.lab.servers() } else { Vec::new() };
+        self.client = Some(Controller::start_on(self.work, url, pki, sources, holds, from, servers));
     }
 
     /// The first of these acts, in this job or, if it can't be done there, in another one.

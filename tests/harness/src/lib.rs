@@ -8,6 +8,7 @@ pub mod exports;
 pub mod grpc;
 pub mod guest;
 mod monitor;
+mod nbdkit;
 pub mod pki;
 pub mod process;
 pub mod scene;
@@ -18,6 +19,7 @@ pub use self::{
     ctl::Run,
     exports::Exports,
     guest::{Guest, Lab},
+    nbdkit::FileServer,
     pki::Pki,
     process::{Process, binary},
     scene::{Scene, Spec, Stage},
