@@ -209,7 +209,59 @@ async fn what_a_server_made_up_is_found_out_when_the_disk_is_attached_again() ->
     nothing_stays(&scene).await
 }
 
-/// The attach lands after its job is over: it is waited for, and detached, before the snapshot goes.
+/// The time in which attached disks have to be left is over long before the disk that came back is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_came_back_is_not_taken_for_one_that_could_not_be_left() -> Result<()> {
+    const CLEANUP: u64 = 2;
+    let (dir, scene) = with_servers(&[dense(BIG, 7)], |spec| {
+        two_hosts(spec);
+        spec.set("deadlines", "cleanup_seconds", CLEANUP);
+    })?;
+    let server = FileServer::start(dir.path(), "zero", &scene.source(0), &[])?;
+    let run = by_server(&dir, &scene, &server).await?;
+    host_returns(&scene).await?;
+    is_attached_again(&scene).await?;
+    // Its client takes nothing meanwhile.
+    tokio::time::sleep(std::time::Duration::from_secs(CLEANUP + 1)).await;
+    came_back(&scene, &run.finish().await?).await
+}
+
+/// The host lets nobody detach while it leaves; the disks come back when they were given back.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_disks_come_back_after_a_host_that_refused_their_detach() -> Result<()> {
+    let (dir, scene) = with_servers(&[dense(BIG, 7), dense(BIG, 8)], two_hosts)?;
+    let servers = [0, 1].map(|n| FileServer::start(dir.path(), &format!("disk-{n}"), &scene.source(n), &[]));
+    let mut nbd_servers = Vec::new();
+    for (n, server) in servers.iter().enumerate() {
+        nbd_servers.push(server.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))?.named(key(n)));
+    }
+    let wanted = BackupVmRequest { nbd_servers, back_to_hotadd: true, ..request(TARGET) };
+    let mut run = reading(&scene, &dir, wanted).await?;
+    let entering = |on: bool, block: serde_json::Value| {
+        control(&scene, json!({"cmd": "host", "name": "esx-proxy", "entering": on, "block": block}))
+    };
+    entering(true, json!("InvalidState")).await?;
+    eventually("a detach is refused", async || {
+        let removes =
+            calls(&scene, "ReconfigVM_Task").await?.iter().filter(|b| b.contains("operation>remove<")).count();
+        Ok(removes > 0)
+    })
+    .await?;
+    run.until(Seen::Opened).await?;
+    entering(false, json!(null)).await?;
+    eventually("both are attached again", async || Ok(adds(&scene).await?.iter().sum::<usize>() >= 4)).await?;
+    let delivered = run.finish().await?;
+    let result = delivered.result()?;
+    ensure!(result.state() == JobState::Ok, "{result:#?}");
+    images_equal_sources(&scene, &delivered)?;
+    for (_, disk) in by_disk(result) {
+        assert_eq!(disk.parts.last().map(TransportPart::transport), Some(Transport::Hotadd), "{:?}", disk.parts);
+        assert_eq!(disk.bytes_read, BIG, "each byte once");
+    }
+    nothing_is_left(&scene).await
+}
+
+/// Its attach is asked for, and lands when the job is over: it is detached before the snapshot goes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_while_its_disk_is_attached_again_leaves_nothing() -> Result<()> {
     let (dir, scene) = with_servers(&[dense(BIG, 7)], two_hosts)?;

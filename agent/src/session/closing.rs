@@ -7,7 +7,6 @@ use tokio::time::{Instant, timeout};
 use super::{
     live::{Held, Inner, READS_PER_SESSION, Session, State},
     registry::{Found, Manager, lock},
-    snapshot::HeldSnapshot,
 };
 use crate::{
     attach::{Settled, now},
@@ -41,10 +40,9 @@ impl Manager {
         settled
     }
 
-    /// Whatever is left of the session: its snapshots, after its disks.
-    pub async fn give_back_snapshot(&self, session: SessionId, snapshot: HeldSnapshot) -> Settled {
+    /// Whatever is left of the session: its snapshots, after its disks. Its holder has dropped it.
+    pub async fn give_back_rest(&self, session: SessionId) -> Settled {
         let opener = &self.shared.opener;
-        drop(snapshot);
         let open: Vec<_> = opener.vm.journal.duties_of(session).iter().map(|duty| duty.id).collect();
         opener.settler.settle(&open, opener.vm.deadlines.cleanup).await
     }
@@ -126,7 +124,8 @@ impl Manager {
         drop(watch);
         drop(disks);
         self.give_back_disks(session.id).await;
-        let settled = self.give_back_snapshot(session.id, snapshot).await;
+        drop(snapshot);
+        let settled = self.give_back_rest(session.id).await;
         lock(&session.inner).state = if matches!(settled, Settled::Done) { State::Closed } else { State::Owed };
         tracing::info!(session = %session.id, vm = session.vm_name, %why, ?settled, "session ended");
     }

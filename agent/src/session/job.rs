@@ -68,7 +68,8 @@ pub(super) struct Job {
 struct Holding {
     target: Option<TargetFacts>,
     claim: Option<VmClaim>,
-    snapshot: Option<HeldSnapshot>,
+    /// Shared with attaches that run: it outlives them.
+    snapshot: Option<Arc<HeldSnapshot>>,
     disks: Vec<HeldDisk>,
 }
 
@@ -87,6 +88,16 @@ impl Job {
 
     fn watch_now(&self) -> Option<Arc<Watch>> {
         lock(&self.watch).clone()
+    }
+
+    /// The proxy matters again, or does not any more. What a watch has found is not forgotten.
+    fn watch_proxy(&self, next: impl FnOnce(&Watch) -> Option<Watch>) {
+        let mut now = lock(&self.watch);
+        let calm = now.as_ref().filter(|watch| watch.trouble().now().is_none());
+        if let Some(next) = calm.and_then(|watch| next(watch)) {
+            *now = Some(Arc::new(next));
+            self.rewatched.notify_one();
+        }
     }
 
     fn watch_by(&self, watch: Watch) {
@@ -198,7 +209,7 @@ impl Job {
         let api = snapshot.to_api();
         let moref = snapshot.moref.clone();
         self.watch_by(Watch::start(&opener.vm, target, &snapshot, host));
-        holding.snapshot = Some(snapshot);
+        holding.snapshot = Some(Arc::new(snapshot));
         holding.target = Some(target.clone());
         self.note(|job| job.snapshot = Some(api.clone()));
         self.emit(Event::Snapshot(api)).await;

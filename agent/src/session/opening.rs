@@ -210,7 +210,8 @@ impl Manager {
     /// Gives everything back after a failure; [`Self::open_whole`] tells what is still owed.
     async fn abandon(&self, error: Error, session: SessionId, snapshot: HeldSnapshot) -> Error {
         self.give_back_disks(session).await;
-        self.give_back_snapshot(session, snapshot).await;
+        drop(snapshot);
+        self.give_back_rest(session).await;
         error
     }
 }

@@ -238,7 +238,13 @@ impl Watch {
         Self::on(Arc::clone(&self.vm), self.target.clone(), ground)
     }
 
-    /// The same where disks are attached again.
+    /// Whether it looks at the proxy, too.
+    #[must_use]
+    pub fn sees_proxy(&self) -> bool {
+        self.ground.attached
+    }
+
+    /// The same where disks are to be attached again.
     #[must_use]
     pub fn with_proxy(&self, proxy_host: Option<Moref>) -> Self {
         let age = self.ground.age + self.since.elapsed();

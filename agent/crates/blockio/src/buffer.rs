@@ -65,10 +65,15 @@ impl Mapping {
             bytes.checked_next_multiple_of(HUGE).and_then(NonZeroUsize::new).ok_or(io::ErrorKind::InvalidInput)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_PRIVATE;
+        let huge = flags | MapFlags::MAP_HUGETLB | MapFlags::MAP_HUGE_2MB;
         // SAFETY: a new anonymous mapping aliases nothing. Without MAP_NORESERVE its pages are reserved now, or it fails.
-        if let Ok(start) = unsafe { mmap_anonymous(None, whole, access, flags | MapFlags::MAP_HUGETLB) } {
+        let reserved = || unsafe { mmap_anonymous(None, whole, access, huge) }.ok();
+        // A small one is not worth a page of the administrator's.
+        if bytes >= HUGE
+            && let Some(start) = reserved()
+        {
             let start = start.cast();
-            return Ok(Self { start, bytes: whole.get(), base: start, pages: Pages::Huge });
+            return Self { start, bytes: whole.get(), base: start, pages: Pages::Huge }.kept_from_children();
         }
         let more = whole.checked_add(HUGE).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: as above.
@@ -79,7 +84,16 @@ impl Mapping {
         // SAFETY: the range is in the mapping; the advice changes no content.
         let advised = unsafe { madvise(base.cast(), whole.get(), MmapAdvise::MADV_HUGEPAGE) };
         let pages = if advised.is_ok() { Pages::Transparent } else { Pages::Small };
-        Ok(Self { start, bytes: more.get(), base, pages })
+        Self { start, bytes: more.get(), base, pages }.kept_from_children()
+    }
+
+    /// A process that is forked while the device writes here would share these pages copy-on-write, and the next read into
+    /// one of them would move us to a copy: what the device still writes then goes to the old page (open(2), O_DIRECT and
+    /// fork). Slots share huge pages, so that would be another slot's data.
+    fn kept_from_children(self) -> io::Result<Self> {
+        // SAFETY: the whole mapping; the advice is about children only.
+        unsafe { madvise(self.start.cast(), self.bytes, MmapAdvise::MADV_DONTFORK) }?;
+        Ok(self)
     }
 }
 
@@ -272,6 +286,17 @@ mod tests {
         drop(one);
         assert_eq!((arena.try_take().unwrap().slot(), slots), (slots.0, (0, 1)));
         assert_eq!(arena.take(Duration::ZERO).unwrap().slot(), slots.0, "given back at once");
+    }
+
+    #[test]
+    fn a_child_does_not_get_the_memory() {
+        let arena = Arena::new(4, HUGE).unwrap();
+        let begin = format!("{:x}-", arena.0.mapping.start.as_ptr() as usize);
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut flags =
+            smaps.lines().skip_while(|line| !line.starts_with(&begin)).filter(|l| l.starts_with("VmFlags:"));
+        // "dc": do not copy on fork (proc(5)).
+        assert!(flags.next().unwrap().split_whitespace().any(|flag| flag == "dc"));
     }
 
     #[test]

@@ -168,11 +168,12 @@ impl Run<'_> {
                 self.ask(engine, ReadOp { offset, length, buffer })?;
                 next = pieces.next();
             }
-            if self.cancel.load(Ordering::Relaxed) {
-                self.stats.stopped = true;
+            // A wish to stop that comes after the last block takes nothing away.
+            if self.window.is_empty() && next.is_none() {
                 return Ok(());
             }
-            if self.window.is_empty() && next.is_none() {
+            if self.cancel.load(Ordering::Relaxed) {
+                self.stats.stopped = true;
                 return Ok(());
             }
             if engine.in_flight() > 0 && self.settle_some(engine)?.is_break() {

@@ -22,10 +22,7 @@ impl Job {
     pub(super) async fn end(&self, holding: Holding, error: Option<&Error>) -> Settled {
         let Holding { target: _, claim, snapshot, disks } = holding;
         drop(lock(&self.watch).take());
-        // What is attached once the duties are read would stay.
-        self.attaching.close();
-        self.attaching.wait().await;
-        let kept = match snapshot.as_ref().and_then(HeldSnapshot::duty) {
+        let kept = match snapshot.as_deref().and_then(HeldSnapshot::duty) {
             Some(duty) => self.keep(duty, error).await,
             None => false,
         };
@@ -34,7 +31,11 @@ impl Job {
         let held = manager.opener().vm.journal.duties_of(self.session).iter().any(|duty| duty.attach().is_some());
         let clock = if !held { None } else { Some(self.begin(Phase::Detach).await) };
         let start = Instant::now();
+        // To the settler, which begins with them.
         drop(disks);
+        // What is attached once the duties are read would be missed.
+        self.attaching.close();
+        self.attaching.wait().await;
         let mut settled = manager.give_back_disks(self.session).await;
         let detach_us = micros(start.elapsed());
         self.note(|job| {
@@ -56,7 +57,8 @@ impl Job {
             }
         } else if let (Some(snapshot), Settled::Done) = (snapshot, &settled) {
             let clock = self.begin(Phase::RemoveSnapshot).await;
-            settled = manager.give_back_snapshot(self.session, snapshot).await;
+            drop(snapshot);
+            settled = manager.give_back_rest(self.session).await;
             self.finish(Phase::RemoveSnapshot, clock).await;
         }
         drop(claim);

@@ -28,8 +28,10 @@ pub(super) struct HeldDisk {
     next: Option<Arc<Remote>>,
     /// Its thread reads it attached.
     reading: AtomicBool,
-    /// The attachment that was left and is to be proven gone.
-    owed: Mutex<Option<DutyId>>,
+    /// It was left, and that thread has not ended.
+    leaving: AtomicBool,
+    /// The attachment that was left and is to be proven gone; `true` as long as its server waits for that.
+    left: Mutex<Option<(DutyId, bool)>>,
     /// Why it was not attached at first.
     pub(super) remarks: Vec<Error>,
     returns: AtomicU32,
@@ -49,7 +51,8 @@ impl HeldDisk {
             now: Mutex::new(Turn { disk, stop: Arc::default() }),
             next,
             reading: AtomicBool::new(false),
-            owed: Mutex::default(),
+            leaving: AtomicBool::new(false),
+            left: Mutex::default(),
             remarks,
             returns: AtomicU32::new(if returns { RETURNS } else { 0 }),
         }
@@ -69,15 +72,23 @@ impl HeldDisk {
 
     /// The attachment that has to be proven gone before its server is read; told once.
     pub(super) fn take_owed(&self) -> Option<DutyId> {
-        lock(&self.owed).take()
+        let mut left = lock(&self.left);
+        let (duty, due) = left.as_mut()?;
+        std::mem::take(due).then_some(*duty)
+    }
+
+    /// The attachment that has to be proven gone before there is another.
+    pub(super) fn left(&self) -> Option<DutyId> {
+        lock(&self.left).map(|(duty, _)| duty)
     }
 
     pub(super) fn set_reading(&self, reading: bool) {
         self.reading.store(reading, Ordering::Relaxed);
+        self.leaving.fetch_and(reading, Ordering::Relaxed);
     }
 
-    pub(super) fn is_reading(&self) -> bool {
-        self.reading.load(Ordering::Relaxed)
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Ends the read that runs.
@@ -90,7 +101,8 @@ impl HeldDisk {
         let Some(next) = &self.next else { return };
         let mut now = lock(&self.now);
         if let Disk::Attached(attached) = &now.disk {
-            *lock(&self.owed) = Some(attached.duty());
+            *lock(&self.left) = Some((attached.duty(), true));
+            self.leaving.store(self.reading.load(Ordering::Relaxed), Ordering::Relaxed);
             now.go_on(Disk::Remote(Arc::clone(next)));
         }
     }

@@ -66,7 +66,7 @@ impl Job {
                 () = self.abort() => {}
                 () = at(left_by) => {
                     left_by = None;
-                    if !disks.iter().any(HeldDisk::is_reading) {
+                    if !disks.iter().any(HeldDisk::is_leaving) {
                         continue;
                     }
                 }
@@ -77,7 +77,7 @@ impl Job {
                 self.watch_by(seen.without_proxy());
                 // Those that were read to their end are given back as well.
                 disks.iter().for_each(HeldDisk::leave);
-                left_by = Some(Instant::now() + opener.vm.deadlines.cleanup);
+                left_by = left_by.or_else(|| Some(Instant::now() + opener.vm.deadlines.cleanup));
                 continue;
             }
             // The threads end between two blocks; their descriptors are closed when they have.
@@ -214,7 +214,7 @@ impl Job {
         let lost = |report: &Report| report.error.as_ref().is_some_and(|e| SERVER_LOST.contains(&e.reason()));
         if report.as_ref().is_ok_and(lost) && !back.is_terminated() {
             tracing::warn!(disk = turn.disk.name(), "its server is lost; it waits to be attached again");
-            if let Some(attached) = back.await {
+            if let Ok(Some(attached)) = timeout(opener.vm.deadlines.hold, back).await {
                 held.come_back(attached);
             }
         }

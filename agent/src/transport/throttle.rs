@@ -1,0 +1,349 @@
+//! How fast all reads together may go: bytes and reads per second for the agent, for each datastore and for each disk, and a
+//! latency ceiling per disk. Set in `[pace]` and changed at run time (SetLimits).
+//!
+//! A limit is a clock: each read moves it on by its cost, and may begin when the clock is at most [`BURST`] ahead. Where
+//! sessions compete, the one that has had the fewest bytes goes first, however many disks it reads.
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use hotadd_blockio::{Depth, Pace};
+
+use crate::{id::SessionId, session::registry::lock};
+
+/// How far reads may run ahead of a limit.
+const BURST: Duration = Duration::from_millis(100);
+/// How much more than another session, which waits, one may have had.
+const AHEAD: u64 = 4 << 20;
+/// Before a session that is ahead looks again.
+const YIELD: Duration = Duration::from_millis(2);
+/// A session that was refused and does not come back within this does not wait any more: its client is slow, or gone.
+const WAITS: Duration = Duration::from_millis(250);
+
+/// Limits of one thing; `None`: no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rate {
+    pub bytes_per_second: Option<u64>,
+    pub reads_per_second: Option<u64>,
+    /// Mean latency of a read, above which fewer are in flight. Of disks; an agent has none.
+    pub latency: Option<Duration>,
+}
+
+/// What a limit is of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    Agent,
+    /// All disks on it, by name.
+    Datastore(String),
+    /// Each disk by itself.
+    Disk,
+}
+
+/// The limits as configured.
+pub type Rates = BTreeMap<Scope, Rate>;
+
+/// See the module. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Throttle(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Whether there is any limit at all: without one nobody locks.
+    limited: AtomicBool,
+    disks: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    configured: Rates,
+    changed: BTreeMap<Scope, (Rate, Option<Instant>)>,
+    clocks: BTreeMap<Clock, Instant>,
+    flows: BTreeMap<SessionId, Flow>,
+    /// Bytes that the session served last has had: where a new one begins.
+    served: u64,
+}
+
+/// Whose clock; a disk has a number of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Clock {
+    Shared(Scope, Unit),
+    Disk(u64, Unit),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Unit {
+    Bytes,
+    Reads,
+}
+
+/// One session's share.
+#[derive(Debug)]
+struct Flow {
+    bytes: u64,
+    refused: Option<Instant>,
+    readers: usize,
+}
+
+impl Throttle {
+    #[must_use]
+    pub fn new(configured: Rates) -> Self {
+        let this = Self::default();
+        lock(&this.0.state).configured = configured;
+        this.0.limited.store(lock(&this.0.state).any(), Ordering::Relaxed);
+        this
+    }
+
+    /// Another limit from now on, for so long; `None`: until the agent ends.
+    pub fn set(&self, scope: Scope, rate: Rate, ttl: Option<Duration>) {
+        let mut state = lock(&self.0.state);
+        state.changed.insert(scope, (rate, ttl.map(|ttl| Instant::now() + ttl)));
+        self.0.limited.store(state.any(), Ordering::Relaxed);
+    }
+
+    /// What holds now, with what is left of it.
+    #[must_use]
+    pub fn now(&self) -> Vec<(Scope, Rate, Option<Duration>)> {
+        let (mut state, now) = (lock(&self.0.state), Instant::now());
+        state.expire(now);
+        let scopes: std::collections::BTreeSet<Scope> =
+            state.configured.keys().chain(state.changed.keys()).cloned().collect();
+        let told = |scope: Scope| {
+            let left = state.changed.get(&scope).and_then(|(_, end)| *end);
+            (scope.clone(), state.rate(&scope), left.map(|end| end.saturating_duration_since(now)))
+        };
+        scopes.into_iter().map(told).collect()
+    }
+
+    /// For one read of a disk.
+    #[must_use]
+    pub fn pacer(&self, session: SessionId, datastore: &str, depth: usize) -> Pacer {
+        let mut state = lock(&self.0.state);
+        let served = state.served;
+        let flow = state.flows.entry(session).or_insert(Flow { bytes: served, refused: None, readers: 0 });
+        flow.readers += 1;
+        drop(state);
+        let disk = self.0.disks.fetch_add(1, Ordering::Relaxed);
+        let store = Scope::Datastore(datastore.to_owned());
+        Pacer { throttle: self.clone(), session, store, disk, depth: Depth::new(depth, None) }
+    }
+}
+
+impl State {
+    fn any(&self) -> bool {
+        let limits = |rate: &Rate| *rate != Rate::default();
+        self.configured.values().any(limits) || self.changed.values().any(|(rate, _)| limits(rate))
+    }
+
+    fn expire(&mut self, now: Instant) {
+        self.changed.retain(|_, (_, end)| end.is_none_or(|end| end > now));
+    }
+
+    fn rate(&self, scope: &Scope) -> Rate {
+        let changed = self.changed.get(scope).map(|(rate, _)| *rate);
+        changed.or_else(|| self.configured.get(scope).copied()).unwrap_or_default()
+    }
+
+    fn ceiling(&self, store: &Scope) -> Option<Duration> {
+        self.rate(store).latency.or_else(|| self.rate(&Scope::Disk).latency)
+    }
+
+    fn admit(&mut self, who: &Pacer, bytes: u32, now: Instant) -> Result<(), Duration> {
+        self.expire(now);
+        let costs = self.costs(who, bytes);
+        let ahead = |(clock, _): &(Clock, Duration)| {
+            self.clocks.get(clock).map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
+        };
+        let wait = costs.iter().map(ahead).max().unwrap_or_default().saturating_sub(BURST);
+        let shared = costs.iter().any(|(clock, _)| matches!(clock, Clock::Shared(..)));
+        let wait = if wait.is_zero() && shared && self.is_ahead(who.session, now) { YIELD } else { wait };
+        let served = self.served;
+        let flow = self.flows.entry(who.session).or_insert(Flow { bytes: served, refused: None, readers: 1 });
+        if !wait.is_zero() {
+            flow.refused = Some(now);
+            return Err(wait);
+        }
+        flow.refused = None;
+        // Who did not read for a while does not get that back.
+        flow.bytes = flow.bytes.max(served.saturating_sub(AHEAD)) + u64::from(bytes);
+        self.served = served.max(flow.bytes.min(served + u64::from(bytes)));
+        for (clock, cost) in costs {
+            let at = self.clocks.entry(clock).or_insert(now);
+            *at = (*at).max(now) + cost;
+        }
+        Ok(())
+    }
+
+    /// By how much each limit's clock moves on.
+    fn costs(&self, who: &Pacer, bytes: u32) -> Vec<(Clock, Duration)> {
+        let mut costs = Vec::new();
+        for scope in [&Scope::Agent, &who.store, &Scope::Disk] {
+            let rate = self.rate(scope);
+            let mut add = |unit: Unit, amount: f64, limit: Option<u64>| {
+                let Some(limit) = limit else { return };
+                let clock = match scope {
+                    Scope::Disk => Clock::Disk(who.disk, unit),
+                    _ => Clock::Shared(scope.clone(), unit),
+                };
+                #[allow(clippy::cast_precision_loss, reason = "a rate far below 2^52")]
+                costs.push((clock, Duration::from_secs_f64(amount / limit.max(1) as f64)));
+            };
+            add(Unit::Bytes, f64::from(bytes), rate.bytes_per_second);
+            add(Unit::Reads, 1.0, rate.reads_per_second);
+        }
+        costs
+    }
+
+    /// Whether another session waits and has had less.
+    fn is_ahead(&self, session: SessionId, now: Instant) -> bool {
+        let mine = self.flows.get(&session).map_or(0, |flow| flow.bytes);
+        let waits = |flow: &Flow| flow.refused.is_some_and(|at| now.saturating_duration_since(at) < WAITS);
+        self.flows.iter().any(|(other, flow)| *other != session && waits(flow) && flow.bytes + AHEAD < mine)
+    }
+}
+
+/// One read's view of the limits.
+#[derive(Debug)]
+pub struct Pacer {
+    throttle: Throttle,
+    session: SessionId,
+    store: Scope,
+    disk: u64,
+    depth: Depth,
+}
+
+impl Pace for Pacer {
+    fn admit(&mut self, bytes: u32) -> Result<(), Duration> {
+        if !self.throttle.0.limited.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let throttle = self.throttle.clone();
+        let mut state = lock(&throttle.0.state);
+        self.depth.set_ceiling(state.ceiling(&self.store));
+        state.admit(self, bytes, Instant::now())
+    }
+
+    fn depth(&self) -> usize {
+        self.depth.now()
+    }
+
+    fn answered(&mut self, latency: Duration) {
+        self.depth.answered(latency);
+    }
+}
+
+impl Drop for Pacer {
+    fn drop(&mut self) {
+        let mut state = lock(&self.throttle.0.state);
+        state.clocks.retain(|clock, _| !matches!(clock, Clock::Disk(disk, _) if *disk == self.disk));
+        if let Some(flow) = state.flows.get_mut(&self.session) {
+            flow.readers -= 1;
+            if flow.readers == 0 {
+                state.flows.remove(&self.session);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u32 = 1 << 20;
+
+    fn limits(scope: Scope, mib_per_second: u64) -> Rates {
+        let rate = Rate { bytes_per_second: Some(mib_per_second * u64::from(MIB)), ..Rate::default() };
+        Rates::from([(scope, rate)])
+    }
+
+    /// Plays readers for so many milliseconds of a clock of its own; MiB that each got.
+    fn play(throttle: &Throttle, readers: &[Pacer], millis: u64) -> Vec<u64> {
+        let start = Instant::now();
+        let (mut got, mut next) = (vec![0; readers.len()], vec![start; readers.len()]);
+        for step in 0..millis * 4 {
+            let now = start + Duration::from_micros(step * 250);
+            for (n, reader) in readers.iter().enumerate() {
+                while next[n] <= now {
+                    match lock(&throttle.0.state).admit(reader, MIB, now) {
+                        Ok(()) => got[n] += 1,
+                        Err(wait) => next[n] = now + wait.min(Duration::from_millis(50)),
+                    }
+                }
+            }
+        }
+        got
+    }
+
+    fn close(value: u64, due: u64) -> bool {
+        value.abs_diff(due) * 20 <= due
+    }
+
+    #[test]
+    fn all_together_keep_to_the_agents_limit_and_sessions_share_it() {
+        let throttle = Throttle::new(limits(Scope::Agent, 100));
+        let (one, two) = (SessionId::new(), SessionId::new());
+        let mut readers: Vec<_> = (0..4).map(|_| throttle.pacer(one, "ds1", 16)).collect();
+        readers.push(throttle.pacer(two, "ds2", 16));
+        let got = play(&throttle, &readers, 20_000);
+        let (four, single) = (got[..4].iter().sum::<u64>(), got[4]);
+        assert!(close(four + single, 2010), "{got:?}");
+        assert!(close(four, 1005) && close(single, 1005), "one disk of its own against four: {got:?}");
+    }
+
+    #[test]
+    fn a_session_that_comes_later_gets_its_share_and_not_the_past() {
+        let throttle = Throttle::new(limits(Scope::Agent, 100));
+        let first = throttle.pacer(SessionId::new(), "ds1", 16);
+        play(&throttle, std::slice::from_ref(&first), 10_000);
+        let second = throttle.pacer(SessionId::new(), "ds1", 16);
+        let got = play(&throttle, &[first, second], 10_000);
+        assert!(close(got[0], 500) && close(got[1], 500), "{got:?}");
+    }
+
+    #[test]
+    fn limits_of_a_datastore_and_of_a_disk_bind_only_what_they_name() {
+        let mut rates = limits(Scope::Datastore("slow".into()), 20);
+        rates.extend(limits(Scope::Disk, 50));
+        let throttle = Throttle::new(rates);
+        let session = SessionId::new();
+        let readers: Vec<_> = ["slow", "slow", "fast", "fast"].map(|store| throttle.pacer(session, store, 16)).into();
+        let got = play(&throttle, &readers, 10_000);
+        assert!(close(got[0] + got[1], 202), "{got:?}");
+        assert!(close(got[2], 505) && close(got[3], 505), "{got:?}");
+    }
+
+    #[test]
+    fn reads_are_counted_too_and_a_change_ends_with_its_time() {
+        let throttle = Throttle::default();
+        let mut pacer = throttle.pacer(SessionId::new(), "ds1", 8);
+        assert_eq!(pacer.admit(MIB), Ok(()));
+        let ten = Rate { reads_per_second: Some(10), latency: Some(Duration::from_millis(5)), ..Rate::default() };
+        throttle.set(Scope::Disk, ten, Some(Duration::from_secs(3600)));
+        assert_eq!(pacer.admit(MIB), Ok(()));
+        assert_eq!(pacer.admit(MIB), Ok(()), "a burst of a tenth of a second");
+        assert!(pacer.admit(MIB).is_err());
+        assert_eq!(throttle.now().len(), 1);
+        for _ in 0..8 {
+            pacer.answered(Duration::from_millis(50));
+        }
+        assert_eq!(pacer.depth(), 4, "the ceiling of the change");
+        throttle.set(Scope::Disk, ten, Some(Duration::ZERO));
+        assert_eq!(pacer.admit(MIB), Ok(()));
+        assert_eq!((pacer.depth(), throttle.now().len()), (8, 0));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_reads_that_ended() {
+        let throttle = Throttle::new(limits(Scope::Disk, 1));
+        let session = SessionId::new();
+        let (one, two) = (throttle.pacer(session, "a", 1), throttle.pacer(session, "a", 1));
+        play(&throttle, &[one, two], 10);
+        let state = lock(&throttle.0.state);
+        assert!(state.flows.is_empty() && state.clocks.is_empty(), "{state:?}");
+    }
+}
