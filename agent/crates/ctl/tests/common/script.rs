@@ -157,7 +157,7 @@ pub fn opened(key: i32) -> Step {
 
 pub fn opened_by(key: i32, transport: Transport, engine: &str, bytes_required: u64) -> Step {
     let (disk, engine, transport) = (Some(facts(key)), engine.to_owned(), transport.into());
-    say(Item::Opened(DiskOpened { disk, engine, bytes_required, transport }))
+    say(Item::Opened(DiskOpened { disk, engine, bytes_required, transport, map: None }))
 }
 
 impl Script {
