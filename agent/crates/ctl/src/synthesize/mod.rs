@@ -128,3 +128,6 @@ fn copy(source: &mut Composer, image: &File, file: &str, size: u32, bar: &Progre
     }
     Ok((data, zero))
 }
+
+#[cfg(test)]
+mod tests;
