@@ -23,6 +23,8 @@ pub fn say(item: Item) -> Step {
 pub struct Script {
     pub refuse: Option<Status>,
     pub steps: Vec<Step>,
+    /// Of every BackupVm after the first; empty: the same.
+    pub again: Vec<Step>,
     /// Answer of GetJob; `None`: no such job.
     pub job: Option<JobResult>,
     /// GetJob says "running" this often first.
