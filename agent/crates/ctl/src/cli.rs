@@ -59,6 +59,10 @@ pub enum Command {
     Backup(BackupArgs),
     /// Prove images against their manifest
     Verify(VerifyArgs),
+    /// Compose a full backup from an incremental and everything that it builds on
+    Synthesize(SynthesizeArgs),
+    /// Write a backup as an OVA that vSphere can import
+    Export(ExportArgs),
     /// Show how each disk of a VM would be read, and why; touches nothing
     Explain(ExplainArgs),
     /// List sessions, jobs and duties of the agent
@@ -96,9 +100,27 @@ pub struct BackupArgs {
     /// Back up what can be attached even if a disk can't; exit code 10 then
     #[arg(long)]
     pub allow_partial: bool,
-    /// Bytes of a block: a power of two from 65536 to 4194304
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_BLOCK_BYTES, value_parser = block_size)]
-    pub block_size: u32,
+    /// Bytes of a block: a power of two from 65536 to 4194304 [default: 1048576, of an incremental 65536]
+    #[arg(long, value_name = "N", value_parser = block_size)]
+    pub block_size: Option<u32>,
+    /// Read what changed since the backup given by --base; where that can't be told, more is read
+    #[arg(long, requires = "base", conflicts_with = "allocated")]
+    pub incremental: bool,
+    /// Manifest of the backup that an incremental builds on; neither it nor its images are written
+    #[arg(long, value_name = "MANIFEST", requires = "incremental")]
+    pub base: Option<PathBuf>,
+    /// Seed of the samples that test vSphere's maps [default: random, and told]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seed: Option<u64>,
+    /// Read what vSphere calls allocated; the rest is recorded as zero
+    #[arg(long)]
+    pub allocated: bool,
+    /// Turn changed block tracking on before the snapshot, where it is off; refused for a VM that has snapshots
+    #[arg(long)]
+    pub enable_change_tracking: bool,
+    /// Sign the manifest with this Ed25519 key (PKCS#8 or a seed of 32 bytes; for nobody else to read)
+    #[arg(long, value_name = "KEYFILE")]
+    pub sign: Option<PathBuf>,
     /// Replace the backup that the folder holds, once the new one is proven
     #[arg(long)]
     pub force: bool,
@@ -118,6 +140,14 @@ pub struct BackupArgs {
     /// How long to ask for the clean-up state after a failure or an interrupt, in seconds
     #[arg(long, value_name = "S", default_value_t = 120)]
     pub settle_timeout: u64,
+}
+
+impl BackupArgs {
+    /// Changes are small and scattered; a full backup is neither.
+    #[must_use]
+    pub fn block_bytes(&self) -> u32 {
+        self.block_size.unwrap_or(if self.incremental { MIN_BLOCK_BYTES } else { DEFAULT_BLOCK_BYTES })
+    }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -146,6 +176,42 @@ pub struct ExplainArgs {
 pub struct VerifyArgs {
     /// manifest.json beside the images
     pub manifest: PathBuf,
+    /// Prove everything that the backup builds on, too
+    #[arg(long)]
+    pub chain: bool,
+    /// Check the signature of the manifest against this Ed25519 key (PEM, DER or 32 bytes)
+    #[arg(long, value_name = "PUB")]
+    pub public_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct SynthesizeArgs {
+    /// manifest.json of the backup; what it builds on is found from there
+    pub manifest: PathBuf,
+    /// Folder for images and manifest; created when missing
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// Replace the backup that the folder holds, once the new one is proven
+    #[arg(long)]
+    pub force: bool,
+    /// Check the signature of the manifest against this Ed25519 key before it is believed
+    #[arg(long, value_name = "PUB")]
+    pub public_key: Option<PathBuf>,
+    /// Sign the new manifest with this Ed25519 key
+    #[arg(long, value_name = "KEYFILE")]
+    pub sign: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ExportArgs {
+    /// manifest.json of the backup; what it builds on is found from there
+    pub manifest: PathBuf,
+    /// The file to write; must not exist
+    #[arg(long, value_name = "FILE")]
+    pub ova: PathBuf,
+    /// Check the signature of the manifest against this Ed25519 key before it is believed
+    #[arg(long, value_name = "PUB")]
+    pub public_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -272,7 +338,20 @@ mod tests {
         let cli = cli("hotaddctl backup --vm a --out b --disk 2000 2001 --disk 3000 --json").unwrap();
         assert!(cli.global.json);
         let Command::Backup(args) = cli.command else { panic!("backup") };
-        assert_eq!((args.disks, args.block_size), (vec![2000, 2001, 3000], DEFAULT_BLOCK_BYTES));
+        assert_eq!((args.block_bytes(), args.disks), (DEFAULT_BLOCK_BYTES, vec![2000, 2001, 3000]));
+    }
+
+    #[test]
+    fn an_incremental_has_a_base_and_small_blocks() {
+        let args = |more: &str| match cli(&format!("hotaddctl backup --vm a --out b {more}")).map(|cli| cli.command) {
+            Ok(Command::Backup(args)) => Some(args),
+            _ => None,
+        };
+        assert_eq!(args("--incremental --base m").unwrap().block_bytes(), MIN_BLOCK_BYTES);
+        assert_eq!(args("--incremental --base m --block-size 1048576").unwrap().block_bytes(), 1 << 20);
+        for bad in ["--incremental", "--base m", "--incremental --base m --allocated", "--allocated --seed 0"] {
+            assert!(args(bad).is_none(), "{bad}");
+        }
     }
 
     #[test]

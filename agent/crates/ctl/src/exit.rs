@@ -32,7 +32,7 @@ pub const TABLE: &[(Exit, &str)] = &[
     (Exit::JobFailed, "the job failed after it began; nothing is left attached"),
     (Exit::CleanupOwed, "failed, and the agent still owes clean-up or nobody could say whether it does"),
     (Exit::WriteFailed, "writing on this machine failed (full file system, quota, limits, I/O error)"),
-    (Exit::VerifyFailed, "verify: an image does not match its manifest"),
+    (Exit::VerifyFailed, "verify, synthesize, export: an image, a base or a signature does not match its manifest"),
     (Exit::DutiesOpen, "duties: the agent owes vSphere something now (a running job does, too)"),
     (Exit::Partial, "partial backup: --allow-partial was given and at least one disk is missing"),
     (Exit::Interrupted, "interrupted by SIGINT or SIGTERM"),

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cli ─▶ connect ─▶ backup (collector → one writer thread a disk → staging → manifest)
-//!                 ├ verify (no agent)
+//!                 ├ verify, synthesize, export (no agent) ─▶ chain (a backup and what it builds on) ─▶ sign
 //!                 ├ show   (info, ls, job)
 //!                 ├ explain (how each disk would be read)
 //!                 └ operator (duties, watch)
@@ -12,16 +12,20 @@
 #![forbid(unsafe_code)]
 
 pub mod backup;
+pub mod chain;
 pub mod cli;
 pub mod connect;
 pub mod error;
 pub mod exit;
 mod explain;
+pub mod export;
 mod interrupt;
 mod operator;
 pub mod output;
 pub mod reasons;
 mod show;
+pub mod sign;
+pub mod synthesize;
 pub mod verify;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -71,12 +75,9 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 async fn dispatch(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Backup(args) => backup::run(args, &cli.global.agent, out).await,
-        Command::Verify(args) => {
-            let (args, out) = (args.clone(), out.clone());
-            tokio::task::spawn_blocking(move || verify::run(&args, &out))
-                .await
-                .map_err(|error| Failure::internal(format!("verify ended badly: {error}")))?
-        }
+        Command::Verify(args) => blocking(args, out, verify::run).await,
+        Command::Synthesize(args) => blocking(args, out, synthesize::run).await,
+        Command::Export(args) => blocking(args, out, export::run).await,
         Command::Explain(args) => explain::run(args, &cli.global.agent, out).await,
         Command::Ls => show::ls(&cli.global.agent, out).await,
         Command::Duties => operator::duties(&cli.global.agent, out).await,
@@ -84,4 +85,16 @@ async fn dispatch(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
         Command::Info => show::info(&cli.global.agent, out).await,
         Command::Job(args) => show::job(args, &cli.global.agent, out).await,
     }
+}
+
+/// Runs a command that reads and writes files only.
+async fn blocking<A: Clone + Send + 'static>(
+    args: &A,
+    out: &Output,
+    run: fn(&A, &Output) -> Result<Exit, Failure>,
+) -> Result<Exit, Failure> {
+    let (args, out) = (args.clone(), out.clone());
+    tokio::task::spawn_blocking(move || run(&args, &out))
+        .await
+        .map_err(|error| Failure::internal(format!("the command ended badly: {error}")))?
 }

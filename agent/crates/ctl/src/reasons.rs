@@ -64,6 +64,20 @@ codes! {
         "read the agent's journal for this job";
     SILENT = "HA-CTL-022", "the agent sent nothing for too long",
         "read the agent's journal for this job; is a vCenter task stuck?";
+    CHAIN_MISSING = "HA-CTL-023", "a base of the backup can't be read",
+        "bring the base back to where the manifest names it; without it the incremental is worth nothing";
+    CHAIN_CHANGED = "HA-CTL-024", "a base is not the one that the backup was made on",
+        "bring the old manifest back, unchanged; else take a full backup and begin a new chain";
+    CHAIN_CIRCLE = "HA-CTL-025", "the bases of the backup go in a circle or have no end",
+        "restore the manifests from where they were copied; no backup of hotaddctl writes this";
+    CHAIN_MISFIT = "HA-CTL-026", "a base is of another VM, disk, size or state",
+        "give the base that the incremental was made on; for a VM or disk that was replaced take a full backup";
+    SIGN_KEY = "HA-CTL-027", "a key file can't be read or used, or others may use it",
+        "give an Ed25519 key (openssl genpkey -algorithm ed25519) in a file of mode 600";
+    SIGNATURE = "HA-CTL-028", "the manifest is not signed by the given key",
+        "do not trust this backup until you know who changed it; is it the right public key?";
+    EXPORT = "HA-CTL-029", "the file can't be written, or the backup can't be described in it",
+        "give a file that does not exist in a folder that does; an OVA holds at most 2 TiB of compressed data a disk";
 }
 
 #[cfg(test)]

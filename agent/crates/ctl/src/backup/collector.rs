@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use hotadd_api::{
-    manifest::{DiskRecord, FORMAT, Manifest, PartRecord, SnapshotRecord},
+    manifest::{FORMAT, Manifest, Scope, SnapshotRecord},
     v1::{
-        DiskFacts, DiskOpened, DiskRanges, DiskResult, Frame, GetInfoResponse, JobEvent, JobResult, Phase, Range,
+        DiskFacts, DiskOpened, DiskRanges, DiskResult, Frame, GetInfoResponse, JobEvent, JobResult, Phase, Preflight,
         job_event::Item,
     },
 };
@@ -13,13 +13,15 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
+    disk::Disk,
     judge::{Asked, Seen, Verdict},
     progress::DiskProgress,
     report,
     staging::{Staging, image_name},
+    wish::Wish,
     writer::{Spec, Writer},
 };
-use crate::{error::Failure, exit::Exit, output::Output, reasons};
+use crate::{error::Failure, output::Output};
 
 /// Four controllers of 64 disks: no VM has more (vSphere 8.0 configuration maximums). Each costs a thread here.
 const MOST_DISKS: usize = 256;
@@ -33,32 +35,12 @@ pub(super) struct Missing {
     pub(super) bytes: u64,
 }
 
-/// A disk whose frames come or came.
-#[derive(Debug)]
-struct Disk {
-    facts: DiskFacts,
-    engine: String,
-    file: String,
-    writer: Writer,
-    /// Its frames come on the stream of now.
-    open: bool,
-    /// End of what came.
-    next: u64,
-    /// Where each opening began to bring frames, by which transport and engine.
-    ways: Vec<(u64, String, String)>,
-    /// All of its frames came.
-    ended: bool,
-    /// The agent's word that it was read well.
-    told: Option<DiskResult>,
-    /// It came whole under a job before the one of now, whose result need not name it.
-    earlier: bool,
-}
-
 #[derive(Debug)]
 pub(super) struct Collector {
     out: Output,
     staging: Staging,
     asked: Asked,
+    wish: Wish,
     block: u32,
     faults: mpsc::Sender<Failure>,
     vm_name: String,
@@ -69,9 +51,16 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    pub(super) fn new(out: Output, staging: Staging, asked: Asked, block: u32, faults: mpsc::Sender<Failure>) -> Self {
+    pub(super) fn new(
+        out: Output,
+        staging: Staging,
+        asked: Asked,
+        wish: Wish,
+        block: u32,
+        faults: mpsc::Sender<Failure>,
+    ) -> Self {
         let (vm_name, seen, disks) = (String::new(), Seen::default(), BTreeMap::new());
-        Self { out, staging, asked, block, faults, vm_name, seen, disks, keep_broken: false }
+        Self { out, staging, asked, wish, block, faults, vm_name, seen, disks, keep_broken: false }
     }
 
     pub(super) fn keep_broken(&mut self, on: bool) {
@@ -80,7 +69,7 @@ impl Collector {
 
     /// Bytes of all disks that came, zero blocks included.
     pub(super) fn received(&self) -> u64 {
-        self.disks.values().map(|disk| disk.next).sum()
+        self.disks.values().map(|disk| disk.areas.total() - disk.left()).sum()
     }
 
     /// Every disk that was planned has come to its end.
@@ -100,7 +89,8 @@ impl Collector {
                 continue;
             };
             disk.open = false;
-            if !disk.ended && disk.next == disk.facts.capacity_bytes {
+            let rest = disk.areas.rest(disk.next);
+            if !disk.ended && rest.is_empty() {
                 // Only the word about its end was lost.
                 let of_it = |told: &&DiskResult| told.ok && told.disk.as_ref().is_some_and(|d| d.device_key == *key);
                 let Some(told) = broken.disks.iter().find(of_it) else { return Ok(None) };
@@ -112,10 +102,11 @@ impl Collector {
                 continue;
             }
             missing.keys.push(*key);
-            let length = disk.facts.capacity_bytes - disk.next;
-            missing.bytes += length;
-            if disk.next > 0 {
-                missing.ranges.push(DiskRanges { device_key: *key, ranges: vec![Range { offset: disk.next, length }] });
+            missing.bytes += disk.left();
+            // A map belongs to the disk from its first opening on: it is never asked for again.
+            if disk.next > 0 || disk.areas.scope() != Scope::Whole {
+                disk.by_ranges = true;
+                missing.ranges.push(DiskRanges { device_key: *key, ranges: rest });
             }
         }
         // Without keys it would be every disk.
@@ -164,13 +155,7 @@ impl Collector {
                 self.out.event(|| json!({"event": "job_id", "job_id": id}));
                 self.seen.job_id = Some(id);
             }
-            Item::Preflight(preflight) => {
-                report::preflight(&self.out, &preflight);
-                self.vm_name.clone_from(&preflight.vm_name);
-                let disks = preflight.disks.into_iter().filter_map(|plan| plan.disk);
-                // A job that resumes plans the rest only.
-                self.seen.planned.extend(disks.map(|facts| (facts.device_key, facts)));
-            }
+            Item::Preflight(preflight) => self.preflight(preflight)?,
             Item::Phase(phase) => {
                 self.seen.began |= phase.phase() == Phase::Read;
                 report::phase(&self.out, &phase);
@@ -185,51 +170,51 @@ impl Collector {
         Ok(None)
     }
 
+    fn preflight(&mut self, preflight: Preflight) -> Result<(), Failure> {
+        report::preflight(&self.out, &preflight);
+        self.wish.check_vm(&preflight.vm_moref)?;
+        self.vm_name.clone_from(&preflight.vm_name);
+        let disks = preflight.disks.into_iter().filter_map(|plan| plan.disk);
+        // A job that resumes plans the rest only.
+        self.seen.planned.extend(disks.map(|facts| (facts.device_key, facts)));
+        Ok(())
+    }
+
     fn open(&mut self, opened: DiskOpened) -> Result<(), Failure> {
         self.seen.began = true;
         let facts = opened.disk.clone().ok_or_else(|| Failure::contract("a disk was opened without facts"))?;
-        let (key, name) = (facts.device_key, report::disk_name(&facts));
+        let key = facts.device_key;
         if let Some(disk) = self.disks.get_mut(&key) {
-            if disk.ended {
-                return Err(Failure::contract(format!("{name} was opened twice")));
-            }
-            let going_on = way(disk.next, &opened);
-            if disk.open && disk.ways.last().is_some_and(|(_, transport, _)| *transport == going_on.1) {
-                return Err(Failure::contract(format!("{name} was opened twice")));
-            }
-            let rest = disk.facts.capacity_bytes.checked_sub(disk.next);
-            let same = (facts.capacity_bytes, &facts.uuid, &facts.change_id)
-                == (disk.facts.capacity_bytes, &disk.facts.uuid, &disk.facts.change_id);
-            if !same || Some(opened.bytes_required) != rest {
-                return Err(Failure::contract(format!("{name} is not what was begun: {facts:?}, {rest:?} bytes due")));
-            }
-            disk.open = true;
-            disk.ways.push(going_on);
-            report::opened(&self.out, &facts, &opened.engine, &disk.file);
+            disk.open_again(&facts, &opened, self.block)?;
+            report::opened(&self.out, &opened, &facts, &disk.areas, &disk.file);
             return Ok(());
         }
         if self.disks.len() == MOST_DISKS {
             return Err(Failure::contract(format!("more than {MOST_DISKS} disks")));
         }
         if !self.asked.wants(key) {
+            let name = report::disk_name(&facts);
             return Err(Failure::contract(format!("{name} was opened and never asked for")));
         }
+        let disk = self.begin(facts, &opened)?;
+        self.disks.insert(key, disk);
+        Ok(())
+    }
+
+    fn begin(&mut self, facts: DiskFacts, opened: &DiskOpened) -> Result<Disk, Failure> {
+        let (key, name, capacity) = (facts.device_key, report::disk_name(&facts), facts.capacity_bytes);
+        let areas = self.wish.areas(&facts, opened, self.block)?;
         if self.vm_name.is_empty() {
             self.vm_name.clone_from(&self.asked.vm);
         }
-        let file = image_name(&self.vm_name, key);
-        let image = self.staging.create(&file, facts.capacity_bytes)?;
-        let spec = Spec { disk: name, capacity: facts.capacity_bytes, block: self.block };
-        let progress = DiskProgress::new(&self.out, key, &facts.label, facts.capacity_bytes);
+        let file = image_name(&self.vm_name, key, areas.scope());
+        let image = self.staging.create(&file, capacity)?;
+        let progress = DiskProgress::new(&self.out, key, &facts.label, areas.total());
+        let spec = Spec { disk: name, areas: areas.clone(), block: self.block };
         let writer = Writer::start(image, spec, progress, self.faults.clone())?;
-        report::opened(&self.out, &facts, &opened.engine, &file);
-        self.seen.opened.insert(key, facts.capacity_bytes);
-        let ways = vec![way(0, &opened)];
-        let engine = opened.engine;
-        let disk =
-            Disk { facts, engine, file, writer, open: true, next: 0, ways, ended: false, told: None, earlier: false };
-        self.disks.insert(key, disk);
-        Ok(())
+        report::opened(&self.out, opened, &facts, &areas, &file);
+        self.seen.opened.insert(key, capacity);
+        Ok(Disk::new(facts, opened, areas, file, writer))
     }
 
     async fn frame(&mut self, frame: Frame) -> Result<(), Failure> {
@@ -286,15 +271,20 @@ impl Collector {
         let mut records = Vec::new();
         for (key, disk) in std::mem::take(&mut self.disks) {
             match verdict.kept.get(&key) {
-                Some(told) => records.push(record(disk, told).await?),
+                Some(told) => {
+                    let mut record = disk.record(told).await?;
+                    self.wish.describe(&mut record);
+                    records.push(record);
+                }
                 None => self.staging.discard(&disk.file),
             }
         }
         let snapshot = result.snapshot.clone().unwrap_or_default();
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             format: FORMAT.to_owned(),
             created: jiff::Timestamp::now().to_string(),
             agent_version: info.agent_version.clone(),
+            client_version: env!("CARGO_PKG_VERSION").to_owned(),
             job_id: result.job_id.clone(),
             vm_moref: result.vm_moref.clone(),
             vm_name: result.vm_name.clone(),
@@ -303,8 +293,12 @@ impl Collector {
                 fault: snapshot.fault.map(|reason| format!("{}: {}", reason.code, reason.message)),
                 moref: snapshot.moref,
             },
+            base: None,
+            synthesized_from: None,
+            vm_config: None,
             disks: records,
         };
+        self.wish.name_base(&mut manifest);
         manifest.check().map_err(|flaw| Failure::internal(format!("the manifest would be wrong: {flaw}")))?;
         Ok(manifest)
     }
@@ -312,47 +306,4 @@ impl Collector {
     pub(super) fn into_staging(self) -> Staging {
         self.staging
     }
-}
-
-fn way(from: u64, opened: &DiskOpened) -> (u64, String, String) {
-    (from, report::transport_name(opened.transport()).to_owned(), opened.engine.clone())
-}
-
-/// An opening that brought nothing has no range.
-fn parts(ways: &[(u64, String, String)], end: u64) -> Vec<PartRecord> {
-    let ends = ways.iter().skip(1).map(|(from, ..)| *from).chain([end]);
-    let part = |((from, transport, engine), end): (&(u64, String, String), u64)| PartRecord {
-        offset: *from,
-        length: end - from,
-        transport: transport.clone(),
-        engine: engine.clone(),
-    };
-    ways.iter().zip(ends).filter(|((from, ..), end)| from < end).map(part).collect()
-}
-
-async fn record(disk: Disk, told: &DiskResult) -> Result<DiskRecord, Failure> {
-    if !disk.ended {
-        let what = format!("{}: its last frames were lost with the stream", report::disk_name(&disk.facts));
-        return Err(Failure::new(Exit::JobFailed, reasons::BROKEN, what));
-    }
-    let coverage = disk.writer.written().await?;
-    let engine = if told.engine.is_empty() { disk.engine } else { told.engine.clone() };
-    let mut record = DiskRecord {
-        file: disk.file,
-        device_key: disk.facts.device_key,
-        label: disk.facts.label,
-        backing: disk.facts.backing,
-        uuid: disk.facts.uuid,
-        change_id: disk.facts.change_id,
-        capacity_bytes: 0,
-        block_bytes: 0,
-        transport: report::transport_name(told.transport()).to_owned(),
-        engine,
-        parts: parts(&disk.ways, disk.next),
-        data: Vec::new(),
-        zero: Vec::new(),
-        root: String::new(),
-    };
-    coverage.record(&mut record);
-    Ok(record)
 }

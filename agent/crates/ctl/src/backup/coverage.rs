@@ -1,6 +1,12 @@
 //! Which bytes of a disk have arrived. Pure: no files, no wire. The contract is strict (frames ascend on the grid of the
-//! block size and never overlap), so exactness needs one number: the end of what is proven.
-use hotadd_api::{manifest::DiskRecord, v1::Frame};
+//! block size, never overlap, and lie in the areas that the disk was opened with), so exactness needs one number: the
+//! next byte that is due.
+use hotadd_api::{
+    manifest::{DiskRecord, Scope},
+    v1::Frame,
+};
+
+use super::areas::Areas;
 
 /// Why a frame is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -9,6 +15,8 @@ pub enum Flaw {
     Twice { offset: u64, due: u64 },
     #[error("bytes {due}..{offset} are missing")]
     Missing { due: u64, offset: u64 },
+    #[error("byte {offset} came and lies outside of the areas that were to be read")]
+    Outside { offset: u64 },
     #[error("frame of {length} bytes at {offset} does not fit the grid of {block} bytes on a disk of {capacity} bytes")]
     Grid { offset: u64, length: u64, block: u32, capacity: u64 },
     #[error("frame at {offset} says {length} bytes and carries {carried}")]
@@ -19,11 +27,12 @@ pub enum Flaw {
     Hash { offset: u64 },
 }
 
-/// Coverage of one disk, growing from byte 0.
+/// Coverage of one disk, growing from its first byte that is to come.
 #[derive(Debug)]
 pub struct Coverage {
-    capacity: u64,
+    areas: Areas,
     block: u32,
+    /// The next byte; the capacity when all came.
     due: u64,
     data: Vec<(u64, blake3::Hash)>,
     zero: Vec<(u64, u64)>,
@@ -32,11 +41,12 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// `block`: bytes, a power of two; `capacity`: bytes.
+    /// `block`: bytes, a power of two; the areas are on its grid.
     #[must_use]
-    pub fn new(capacity: u64, block: u32) -> Self {
+    pub fn new(areas: Areas, block: u32) -> Self {
         let zero_hash = blake3::hash(&vec![0; block as usize]);
-        Self { capacity, block, due: 0, data: Vec::new(), zero: Vec::new(), zero_hash, data_bytes: 0 }
+        let due = areas.next(0).unwrap_or(areas.capacity());
+        Self { areas, block, due, data: Vec::new(), zero: Vec::new(), zero_hash, data_bytes: 0 }
     }
 
     /// Believes a frame: place, size and hash. After an error nothing of this disk may be used.
@@ -57,15 +67,18 @@ impl Coverage {
             self.data.push((offset, hash));
             self.data_bytes += length;
         }
-        self.due = offset + length;
+        self.due = self.areas.next(offset + length).unwrap_or(self.areas.capacity());
         Ok(())
     }
 
     fn place(&self, offset: u64, length: u64) -> Result<(), Flaw> {
-        let (block, capacity) = (self.block, self.capacity);
+        let (block, capacity) = (self.block, self.areas.capacity());
         let whole = capacity.saturating_sub(offset).min(u64::from(block));
         if length == 0 || length != whole || !offset.is_multiple_of(u64::from(block)) {
             return Err(Flaw::Grid { offset, length, block, capacity });
+        }
+        if !self.areas.contains(offset) {
+            return Err(Flaw::Outside { offset });
         }
         match offset.cmp(&self.due) {
             std::cmp::Ordering::Less => Err(Flaw::Twice { offset, due: self.due }),
@@ -85,12 +98,12 @@ impl Coverage {
     }
 
     /// # Errors
-    /// [`Flaw::Missing`] when bytes up to the capacity are missing.
+    /// [`Flaw::Missing`] when bytes that were to come are missing.
     pub fn finish(&self) -> Result<(), Flaw> {
-        if self.due == self.capacity {
+        if self.due == self.areas.capacity() {
             return Ok(());
         }
-        Err(Flaw::Missing { due: self.due, offset: self.capacity })
+        Err(Flaw::Missing { due: self.due, offset: self.areas.capacity() })
     }
 
     /// Bytes of data frames so far.
@@ -99,14 +112,33 @@ impl Coverage {
         self.data_bytes
     }
 
-    /// Fills what a manifest says of coverage.
+    /// Fills what a manifest says of coverage. What was not to come is zero, or as in the base.
     pub fn record(self, disk: &mut DiskRecord) {
-        disk.capacity_bytes = self.capacity;
+        let gaps = self.areas.gaps();
+        disk.scope = self.areas.scope();
+        disk.capacity_bytes = self.areas.capacity();
         disk.block_bytes = self.block;
-        disk.data = self.data.into_iter().map(|(offset, hash)| (offset, hash.to_hex().to_string())).collect();
-        disk.zero = self.zero;
+        disk.data = self.data.into_iter().map(|(offset, hash)| (offset, hash.into())).collect();
+        match disk.scope {
+            Scope::Changed => (disk.zero, disk.base) = (self.zero, gaps),
+            Scope::Whole | Scope::Allocated => disk.zero = merged(self.zero, gaps),
+        }
         disk.root = disk.compute_root();
     }
+}
+
+/// Both in one list in order, runs that touch joined.
+fn merged(mut runs: Vec<(u64, u64)>, more: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    runs.extend(more);
+    runs.sort_unstable();
+    let mut joined: Vec<(u64, u64)> = Vec::with_capacity(runs.len());
+    for (offset, length) in runs {
+        match joined.last_mut() {
+            Some((start, run)) if *start + *run == offset => *run += length,
+            _ => joined.push((offset, length)),
+        }
+    }
+    joined
 }
 
 fn content(frame: &Frame) -> Result<blake3::Hash, Flaw> {
@@ -120,6 +152,8 @@ fn content(frame: &Frame) -> Result<blake3::Hash, Flaw> {
 
 #[cfg(test)]
 mod tests {
+    use hotadd_api::v1::{self, Range, ReadMap};
+
     use super::*;
 
     const BLOCK: u32 = 64 << 10;
@@ -138,9 +172,53 @@ mod tests {
     }
 
     fn begun() -> Coverage {
-        let mut coverage = Coverage::new(CAPACITY, BLOCK);
+        let mut coverage = Coverage::new(Areas::whole(CAPACITY), BLOCK);
         coverage.accept(&data(0, BLOCK)).unwrap();
         coverage
+    }
+
+    /// Blocks 1, 2 and the short one at the end are to come.
+    fn mapped(scope: v1::Scope) -> Coverage {
+        let areas = [(B, 2 * B), (4 * B, 512)].map(|(offset, length)| Range { offset, length }).to_vec();
+        let map = ReadMap { scope: scope.into(), areas, ..ReadMap::default() };
+        Coverage::new(Areas::told(Some(&map), CAPACITY, BLOCK).unwrap(), BLOCK)
+    }
+
+    fn recorded(coverage: Coverage) -> DiskRecord {
+        let mut disk = DiskRecord { file: "a".into(), ..DiskRecord::default() };
+        coverage.record(&mut disk);
+        disk
+    }
+
+    #[test]
+    fn what_is_not_to_come_is_zero_or_as_in_the_base() {
+        for scope in [v1::Scope::Allocated, v1::Scope::Changed] {
+            let mut coverage = mapped(scope);
+            for frame in [zero(B, BLOCK), data(2 * B, BLOCK), data(4 * B, 512)] {
+                coverage.accept(&frame).unwrap();
+            }
+            coverage.finish().unwrap();
+            let disk = recorded(coverage);
+            assert_eq!(disk.check(), Ok(()));
+            let gaps = vec![(0, B), (3 * B, B)];
+            match scope {
+                v1::Scope::Changed => assert_eq!((disk.zero, disk.base), (vec![(B, B)], gaps)),
+                _ => assert_eq!((disk.zero, disk.base), (vec![(0, 2 * B), (3 * B, B)], vec![])),
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_areas_may_come_and_all_of_them_must() {
+        for offset in [0, 3 * B] {
+            assert_eq!(mapped(v1::Scope::Changed).accept(&data(offset, BLOCK)), Err(Flaw::Outside { offset }));
+        }
+        let mut coverage = mapped(v1::Scope::Changed);
+        coverage.accept(&data(B, BLOCK)).unwrap();
+        assert_eq!(coverage.accept(&data(4 * B, 512)), Err(Flaw::Missing { due: 2 * B, offset: 4 * B }));
+        coverage.accept(&data(2 * B, BLOCK)).unwrap();
+        assert_eq!(coverage.finish(), Err(Flaw::Missing { due: 4 * B, offset: CAPACITY }));
+        assert_eq!(coverage.accept(&data(B, BLOCK)), Err(Flaw::Twice { offset: B, due: 4 * B }));
     }
 
     #[test]
@@ -150,11 +228,7 @@ mod tests {
             coverage.accept(&frame).unwrap();
         }
         coverage.finish().unwrap();
-        let mut disk: DiskRecord = serde_json::from_value(serde_json::json!({"file": "a", "device_key": 1,
-            "label": "", "backing": "", "uuid": "", "change_id": "", "capacity_bytes": 0, "block_bytes": 0,
-            "transport": "", "engine": "", "data": [], "zero": [], "root": ""}))
-        .unwrap();
-        coverage.record(&mut disk);
+        let disk = recorded(coverage);
         assert_eq!(disk.zero, [(B, 2 * B), (4 * B, 512)]);
         assert_eq!(disk.check(), Ok(()));
     }

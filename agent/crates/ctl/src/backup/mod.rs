@@ -9,16 +9,20 @@
 //!                             Stop::Broken  GetJob first: a job that was OK but for its last message is still OK
 //!                             Stop::Final   the agent's own last word, clean-up included
 //! ```
+pub mod areas;
 pub mod coverage;
 pub mod progress;
 pub mod staging;
 pub mod writer;
 
+mod base;
 mod collector;
+mod disk;
 mod judge;
 pub(crate) mod report;
 mod resume;
 mod settle;
+mod wish;
 
 use std::time::{Duration, Instant};
 
@@ -36,6 +40,7 @@ use self::{
     resume::Resume,
     settle::Settled,
     staging::Staging,
+    wish::Wish,
 };
 use crate::{
     cli::{AgentArgs, BackupArgs},
@@ -45,6 +50,7 @@ use crate::{
     interrupt::{Interrupt, interrupted},
     output::Output,
     reasons,
+    sign::SigningKey,
 };
 
 /// The longest that a living agent may be silent: removing a snapshot of a busy VM takes hours and has no events.
@@ -75,13 +81,16 @@ impl From<Failure> for Stop {
 pub async fn run(args: &BackupArgs, agent_args: &AgentArgs, out: &Output) -> Result<Exit, Failure> {
     let started = Instant::now();
     let mut interrupt = Interrupt::install()?;
+    let key = args.sign.as_deref().map(SigningKey::load).transpose()?;
     let staging = Staging::open(&args.out, args.force)?;
+    let asked = Asked::new(args);
+    let wish = Wish::new(args, &asked, out)?;
+    let mut request = wish.ask(request(args));
     let (agent, info) = interrupt.guard(Agent::connect(agent_args)).await?;
     let (faults, mut heard) = mpsc::channel(1);
-    let mut collector = Collector::new(out.clone(), staging, Asked::new(args), args.block_size, faults);
+    let mut collector = Collector::new(out.clone(), staging, asked, wish, args.block_bytes(), faults);
     let mut resume = Resume::new(args.resume_for);
     collector.keep_broken(resume.is_wanted());
-    let mut request = request(args);
     let result = loop {
         let streamed = tokio::select! {
             ended = stream(&agent, request.clone(), &mut collector) => ended,
@@ -109,7 +118,7 @@ pub async fn run(args: &BackupArgs, agent_args: &AgentArgs, out: &Output) -> Res
         };
     };
     let result = collector.complete(result);
-    interrupt.guard(conclude(collector, result, &info, out, started)).await
+    interrupt.guard(conclude(collector, result, &info, key.as_ref(), out, started)).await
 }
 
 fn request(args: &BackupArgs) -> BackupVmRequest {
@@ -121,7 +130,7 @@ fn request(args: &BackupArgs) -> BackupVmRequest {
             timeout_seconds: args.quiesce_timeout,
         }),
         device_keys: args.disks.clone(),
-        block_bytes: args.block_size,
+        block_bytes: args.block_bytes(),
         allow_partial: args.allow_partial,
         resume_window_seconds: args.resume_for,
         nbd_servers: args.nbd.clone(),
@@ -229,6 +238,7 @@ async fn conclude(
     mut collector: Collector,
     result: JobResult,
     info: &GetInfoResponse,
+    key: Option<&SigningKey>,
     out: &Output,
     started: Instant,
 ) -> Result<Exit, Failure> {
@@ -236,7 +246,7 @@ async fn conclude(
     let verdict = judge::judge(&result, collector.seen(), collector.asked())
         .inspect_err(|_| report::disks(out, &result.disks))?;
     let manifest = collector.manifest(&verdict, &result, info).await.map_err(|f| owed(f, &result))?;
-    let path = collector.into_staging().commit(&manifest).map_err(|f| owed(f, &result))?;
+    let path = collector.into_staging().commit(&manifest, key).map_err(|f| owed(f, &result))?;
     let exit = tell_missing(out, &verdict);
     report::end(out, &result, &manifest, &path, exit, started.elapsed());
     Ok(exit)

@@ -18,7 +18,8 @@ pub struct DiskProgress {
     bar: ProgressBar,
     key: i32,
     label: String,
-    capacity: u64,
+    /// Bytes that are to come.
+    total: u64,
     done: u64,
     zero: u64,
     told: Instant,
@@ -26,9 +27,9 @@ pub struct DiskProgress {
 
 impl DiskProgress {
     #[must_use]
-    pub fn new(out: &Output, key: i32, label: &str, capacity: u64) -> Self {
-        let bar = out.bar(label, capacity);
-        Self { out: out.clone(), bar, key, label: label.to_owned(), capacity, done: 0, zero: 0, told: Instant::now() }
+    pub fn new(out: &Output, key: i32, label: &str, total: u64) -> Self {
+        let bar = out.bar(label, total);
+        Self { out: out.clone(), bar, key, label: label.to_owned(), total, done: 0, zero: 0, told: Instant::now() }
     }
 
     /// `length` more bytes are in the image.
@@ -51,11 +52,11 @@ impl DiskProgress {
     fn tell(&self) {
         self.out.event(|| {
             json!({"event": "progress", "device_key": self.key, "bytes": self.done, "zero_bytes": self.zero,
-                "capacity_bytes": self.capacity})
+                "total_bytes": self.total})
         });
         if self.out.is_plain() {
-            let share = self.done.saturating_mul(100) / self.capacity.max(1);
-            self.out.line(&format!("{}: {share}% of {}", self.label, bytes(self.capacity)));
+            let share = self.done.saturating_mul(100) / self.total.max(1);
+            self.out.line(&format!("{}: {share}% of {}", self.label, bytes(self.total)));
         }
     }
 }
@@ -63,7 +64,7 @@ impl DiskProgress {
 impl Drop for DiskProgress {
     fn drop(&mut self) {
         // A disk that was given up must not leave a bar that looks alive.
-        if self.done == self.capacity {
+        if self.done == self.total {
             self.bar.finish();
         } else {
             self.bar.abandon();

@@ -6,12 +6,13 @@ use hotadd_api::{
     manifest::Manifest,
     status::cleanup_name,
     v1::{
-        Consistency, DiskFacts, DiskPlan, DiskResult, JobResult, Phase, PhaseEvent, Preflight, Reason, SnapshotResult,
-        Transport, Waiting,
+        Consistency, DiskFacts, DiskOpened, DiskPlan, DiskResult, JobResult, Phase, PhaseEvent, Preflight, Reason,
+        SnapshotResult, Transport, Waiting,
     },
 };
 use serde_json::{Value, json};
 
+use super::areas::Areas;
 use crate::{
     exit::Exit,
     output::{Output, bytes, micros, table},
@@ -72,9 +73,19 @@ pub(super) fn snapshot(out: &Output, snapshot: &SnapshotResult) {
     }
 }
 
-pub(super) fn opened(out: &Output, facts: &DiskFacts, engine: &str, file: &str) {
-    out.event(|| json!({"event": "opened", "disk": facts_json(facts), "engine": engine, "file": file}));
-    out.line(&format!("{} is open, read by {engine}", disk_name(facts)));
+pub(super) fn opened(out: &Output, opened: &DiskOpened, facts: &DiskFacts, areas: &Areas, file: &str) {
+    let (engine, scope) = (&opened.engine, areas.scope().name());
+    let map = opened.map.clone().unwrap_or_default();
+    out.event(|| {
+        json!({"event": "opened", "disk": facts_json(facts), "engine": engine, "file": file, "scope": scope,
+            "bytes_required": opened.bytes_required, "mapped_bytes": map.mapped_bytes,
+            "sampled_blocks": map.sampled_blocks, "wider": map.wider.as_ref().map(reason_json)})
+    });
+    let (name, due) = (disk_name(facts), bytes(opened.bytes_required));
+    out.line(&format!("{name} is open, read by {engine}: {due} to come ({scope})"));
+    if let Some(wider) = &map.wider {
+        out.warning(&format!("{name}: more is read than was asked for: {}", reason_line(wider)));
+    }
 }
 
 pub(super) fn disk_read(out: &Output, result: &DiskResult) {
@@ -157,7 +168,7 @@ pub(super) fn end(out: &Output, result: &JobResult, manifest: &Manifest, path: &
             .iter()
             .map(|disk| {
                 json!({"device_key": disk.device_key,
-            "file": folder.join(&disk.file), "capacity_bytes": disk.capacity_bytes, "root": disk.root})
+            "file": folder.join(&disk.file), "capacity_bytes": disk.capacity_bytes, "scope": disk.scope, "root": disk.root})
             })
             .collect();
         json!({"event": "result", "exit": exit.code(), "vm_name": result.vm_name, "job_id": result.job_id,

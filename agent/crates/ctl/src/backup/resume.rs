@@ -11,13 +11,13 @@
 //! The time begins anew whenever bytes came, so that it bounds standing still, not the backup.
 use std::time::Duration;
 
-use hotadd_api::v1::{BackupVmRequest, Cleanup, GetJobRequest, JobResult, JobState, get_job_request::By};
+use hotadd_api::v1::{BackupVmRequest, Cleanup, GetJobRequest, JobResult, JobState, Scope, get_job_request::By};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 use uuid::Uuid;
 
-use super::collector::Collector;
+use super::collector::{Collector, Missing};
 use crate::{
     connect::Agent,
     error::Failure,
@@ -82,9 +82,7 @@ impl Resume {
         Ok(Some(BackupVmRequest {
             request_id: Uuid::new_v4().to_string(),
             resume_job: broken.job_id,
-            device_keys: missing.keys,
-            ranges: missing.ranges,
-            ..last.clone()
+            ..narrowed(last, missing)
         }))
     }
 
@@ -124,5 +122,20 @@ impl Resume {
             }
             sleep(ASK_EVERY).await;
         }
+    }
+}
+
+/// The request for what is missing. A disk whose map is known is asked for by ranges; only one that never was opened is
+/// still asked for by scope and base.
+fn narrowed(last: &BackupVmRequest, missing: Missing) -> BackupVmRequest {
+    let by_ranges = |key: i32| missing.ranges.iter().any(|ranges| ranges.device_key == key);
+    let unopened = missing.keys.iter().any(|key| !by_ranges(*key));
+    let bases = last.bases.iter().filter(|base| missing.keys.contains(&base.device_key) && !by_ranges(base.device_key));
+    BackupVmRequest {
+        bases: bases.cloned().collect(),
+        scope: if unopened { last.scope } else { Scope::Unspecified.into() },
+        device_keys: missing.keys,
+        ranges: missing.ranges,
+        ..last.clone()
     }
 }

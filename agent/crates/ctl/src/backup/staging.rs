@@ -2,20 +2,25 @@
 //! nothing of blocks.
 //!
 //! ```text
-//! open ─▶ create (NAME.part …) ─▶ commit: old manifest away → images renamed → folder synced
-//!   │                                     → manifest.json.part synced → renamed → folder synced
+//! open ─▶ create (NAME.part …) ─▶ commit: old manifest and signature away → images renamed → folder synced
+//!   │                                     → manifest.json.sig, manifest.json.part synced → renamed → folder synced
 //!   └──────── drop before the end of commit: every file of ours is removed
 //! ```
 //! The manifest comes last: a folder without it holds no backup.
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, BufWriter, Write as _},
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
-use hotadd_api::manifest::Manifest;
+use hotadd_api::manifest::{Manifest, Scope};
 
-use crate::{error::Failure, exit::Exit, reasons};
+use crate::{
+    error::Failure,
+    exit::Exit,
+    reasons,
+    sign::{self, SigningKey},
+};
 
 /// Name of the manifest in the folder of a backup.
 pub const MANIFEST: &str = "manifest.json";
@@ -82,26 +87,31 @@ impl Staging {
     ///
     /// # Errors
     /// Exit 7; nothing of ours is left then.
-    pub fn commit(mut self, manifest: &Manifest) -> Result<PathBuf, Failure> {
+    pub fn commit(mut self, manifest: &Manifest, key: Option<&SigningKey>) -> Result<PathBuf, Failure> {
         let path = self.folder.join(MANIFEST);
-        self.publish(manifest, &path).map_err(|error| Failure::write(&format!("{}", path.display()), &error))?;
+        self.publish(manifest, key, &path).map_err(|error| Failure::write(&format!("{}", path.display()), &error))?;
         self.ours.clear();
         Ok(path)
     }
 
-    fn publish(&mut self, manifest: &Manifest, path: &Path) -> io::Result<()> {
-        let part = self.part(MANIFEST);
+    fn publish(&mut self, manifest: &Manifest, key: Option<&SigningKey>, path: &Path) -> io::Result<()> {
+        let (part, signature) = (self.part(MANIFEST), sign::beside(path));
         self.ours.push(part.clone());
-        write_manifest(&part, manifest)?;
+        let bytes = encode(manifest)?;
+        write_synced(&part, &bytes)?;
         // With --force: at no moment may the old manifest lie beside new images.
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => self.handle.sync_all()?,
+        for old in [path, &signature] {
+            gone(old)?;
         }
+        self.handle.sync_all()?;
         for name in std::mem::take(&mut self.images) {
             let image = self.folder.join(&name);
             fs::rename(self.part(&name), &image)?;
             self.ours.push(image);
+        }
+        if let Some(key) = key {
+            self.ours.push(signature.clone());
+            write_synced(&signature, &key.sign(&bytes))?;
         }
         self.handle.sync_all()?;
         fs::rename(&part, path)?;
@@ -138,16 +148,35 @@ fn occupied(folder: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-fn write_manifest(path: &Path, manifest: &Manifest) -> io::Result<()> {
-    let mut file = BufWriter::new(File::create(path)?);
-    serde_json::to_writer(&mut file, manifest)?;
-    file.write_all(b"\n")?;
-    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+fn encode(manifest: &Manifest) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(manifest)?;
+    bytes.push(b'\n');
+    Ok(bytes)
 }
 
-/// File name of one disk's image. What is not plain ASCII becomes `_`: VM names may hold slashes, blanks and newlines.
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn gone(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// File name of one disk's image. One that holds changes only is called so: it is not the disk.
 #[must_use]
-pub fn image_name(vm: &str, key: i32) -> String {
+pub fn image_name(vm: &str, key: i32, scope: Scope) -> String {
+    let changed = if scope == Scope::Changed { ".changed" } else { "" };
+    format!("{}-disk-{key}{changed}.raw", file_name(vm))
+}
+
+/// A VM's name as a file's. What is not plain ASCII becomes `_`: VM names may hold slashes, blanks and newlines.
+#[must_use]
+pub fn file_name(vm: &str) -> String {
     /// Leaves room for key and suffixes in the 255 bytes of a name.
     const LONGEST: usize = 120;
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '_' };
@@ -156,7 +185,7 @@ pub fn image_name(vm: &str, key: i32) -> String {
     if name.is_empty() || name.starts_with(['.', '-']) {
         name.insert(0, '_');
     }
-    format!("{name}-disk-{key}.raw")
+    name
 }
 
 #[cfg(test)]
@@ -172,10 +201,14 @@ mod tests {
             format: FORMAT.into(),
             created: String::new(),
             agent_version: String::new(),
+            client_version: String::new(),
             job_id: "new".into(),
             vm_moref: String::new(),
             vm_name: String::new(),
             snapshot: SnapshotRecord { moref: String::new(), consistency: "crash".into(), fault: None },
+            base: None,
+            synthesized_from: None,
+            vm_config: None,
             disks: Vec::new(),
         }
     }
@@ -197,9 +230,9 @@ mod tests {
             ("-rf", "_-rf-disk-2000.raw"),
             (".hidden", "_.hidden-disk-2000.raw"),
         ] {
-            assert_eq!(image_name(vm, 2000), name);
+            assert_eq!(image_name(vm, 2000, Scope::Whole), name);
         }
-        assert!(image_name(&"x".repeat(5000), i32::MIN).len() < 200);
+        assert!(image_name(&"x".repeat(5000), i32::MIN, Scope::Changed).len() < 200);
     }
 
     #[test]
@@ -220,7 +253,7 @@ mod tests {
         staging.create("a.raw", 512).unwrap();
         staging.create("b.raw", 512).unwrap();
         staging.discard("b.raw");
-        staging.commit(&manifest()).unwrap();
+        staging.commit(&manifest(), None).unwrap();
         assert_eq!(names(folder.path()), ["a.raw", MANIFEST]);
     }
 
@@ -231,7 +264,7 @@ mod tests {
         staging.create("a.raw", 512).unwrap();
         staging.create("b.raw", 512).unwrap();
         fs::remove_file(folder.path().join("b.raw.part")).unwrap();
-        assert_eq!(staging.commit(&manifest()).unwrap_err().exit, Exit::WriteFailed);
+        assert_eq!(staging.commit(&manifest(), None).unwrap_err().exit, Exit::WriteFailed);
         assert!(names(folder.path()).is_empty());
     }
 
@@ -242,8 +275,21 @@ mod tests {
         assert_eq!(Staging::open(folder.path(), false).unwrap_err().code, reasons::OCCUPIED.id);
         drop(Staging::open(folder.path(), true).unwrap());
         assert_eq!(fs::read_to_string(folder.path().join(MANIFEST)).unwrap(), "old");
-        Staging::open(folder.path(), true).unwrap().commit(&manifest()).unwrap();
+        Staging::open(folder.path(), true).unwrap().commit(&manifest(), None).unwrap();
         assert!(fs::read_to_string(folder.path().join(MANIFEST)).unwrap().contains("\"new\""));
+    }
+
+    #[test]
+    fn an_old_signature_goes_with_its_manifest() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("seed"), [7; 32]).unwrap();
+        fs::set_permissions(folder.path().join("seed"), fs::Permissions::from_mode(0o600)).unwrap();
+        let key = SigningKey::load(&folder.path().join("seed")).unwrap();
+        let target = folder.path().join("out");
+        Staging::open(&target, false).unwrap().commit(&manifest(), Some(&key)).unwrap();
+        assert_eq!(names(&target), [MANIFEST, "manifest.json.sig"]);
+        Staging::open(&target, true).unwrap().commit(&manifest(), None).unwrap();
+        assert_eq!(names(&target), [MANIFEST]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use hotadd_api::v1::Frame;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    areas::Areas,
     coverage::{Coverage, Flaw},
     progress::DiskProgress,
 };
@@ -38,7 +39,7 @@ enum Item {
 pub struct Spec {
     /// For messages: "Hard disk 1 (2000)".
     pub disk: String,
-    pub capacity: u64,
+    pub areas: Areas,
     pub block: u32,
 }
 
@@ -116,7 +117,7 @@ fn write(
     items: &mut mpsc::Receiver<Item>,
     progress: &mut DiskProgress,
 ) -> Option<Result<Coverage, Failure>> {
-    let mut coverage = Coverage::new(spec.capacity, spec.block);
+    let mut coverage = Coverage::new(spec.areas.clone(), spec.block);
     loop {
         match items.blocking_recv()? {
             Item::Frame(frame) => {
@@ -149,7 +150,7 @@ fn end(file: &File, spec: &Spec, coverage: Coverage) -> Result<Coverage, Failure
 fn disbelieve(spec: &Spec, flaw: &Flaw) -> Failure {
     let code = match flaw {
         Flaw::Hash { .. } => reasons::HASH,
-        Flaw::Twice { .. } | Flaw::Missing { .. } | Flaw::Grid { .. } => reasons::COVERAGE,
+        Flaw::Twice { .. } | Flaw::Missing { .. } | Flaw::Outside { .. } | Flaw::Grid { .. } => reasons::COVERAGE,
         Flaw::Payload { .. } | Flaw::ZeroPayload { .. } => reasons::CONTRACT,
     };
     Failure::new(Exit::JobFailed, code, format!("{}: {flaw}", spec.disk)).cleanup(hotadd_api::v1::Cleanup::Unspecified)
@@ -178,7 +179,7 @@ mod tests {
 
     fn writer(file: File, blocks: u64) -> (Writer, mpsc::Receiver<Failure>) {
         let (faults, heard) = mpsc::channel(1);
-        let spec = Spec { disk: "Hard disk 1 (1)".into(), capacity: blocks * B, block: BLOCK };
+        let spec = Spec { disk: "Hard disk 1 (1)".into(), areas: Areas::whole(blocks * B), block: BLOCK };
         let progress = DiskProgress::new(&Output::new(false, true), 1, "Hard disk 1", blocks * B);
         (Writer::start(file, spec, progress, faults).unwrap(), heard)
     }

@@ -61,14 +61,20 @@ impl JobService for Fake {
     type BackupVmStream = Pin<Box<dyn Stream<Item = Result<JobEvent, Status>> + Send>>;
 
     async fn backup_vm(&self, request: Request<BackupVmRequest>) -> Result<Response<Self::BackupVmStream>, Status> {
-        self.0.requests.lock().unwrap().push(request.into_inner());
+        let first = {
+            let mut requests = self.0.requests.lock().unwrap();
+            requests.push(request.into_inner());
+            requests.len() == 1
+        };
         if let Some(status) = &self.0.script.refuse {
             return Err(status.clone());
         }
         let (send, events) = mpsc::channel(1);
         let state = self.0.clone();
         tokio::spawn(async move {
-            for step in state.script.steps.clone() {
+            let script = &state.script;
+            let steps = if first || script.again.is_empty() { &script.steps } else { &script.again };
+            for step in steps.clone() {
                 let sent = match step {
                     Step::Say(event) => send.send(Ok(*event)).await,
                     Step::Cut(status) => send.send(Err(status)).await,

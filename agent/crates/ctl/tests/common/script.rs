@@ -23,6 +23,8 @@ pub fn say(item: Item) -> Step {
 pub struct Script {
     pub refuse: Option<Status>,
     pub steps: Vec<Step>,
+    /// Of every BackupVm after the first; empty: the same.
+    pub again: Vec<Step>,
     /// Answer of GetJob; `None`: no such job.
     pub job: Option<JobResult>,
     /// GetJob says "running" this often first.
@@ -157,7 +159,7 @@ pub fn opened(key: i32) -> Step {
 
 pub fn opened_by(key: i32, transport: Transport, engine: &str, bytes_required: u64) -> Step {
     let (disk, engine, transport) = (Some(facts(key)), engine.to_owned(), transport.into());
-    say(Item::Opened(DiskOpened { disk, engine, bytes_required, transport }))
+    say(Item::Opened(DiskOpened { disk, engine, bytes_required, transport, map: None }))
 }
 
 impl Script {

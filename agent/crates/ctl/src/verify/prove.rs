@@ -1,30 +1,18 @@
-//! `verify`: proves images against their manifest by reading every byte again. Knows no agent.
+//! One image against its record: every byte that it must hold is read again.
 //!
 //! A hole is zero by definition of the file system, so SEEK_DATA may skip it; that is a speed-up and never a proof of
-//! anything else: data is hashed, and a zero run that holds data is read and looked at.
-use std::{
-    fs::File,
-    io::{self, BufReader},
-    os::unix::fs::FileExt as _,
-    path::Path,
-    time::Instant,
-};
+//! anything else: data is hashed, and a zero run that holds data is read and looked at. What a record leaves to its base
+//! is not looked at.
+use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
-use hotadd_api::manifest::{DiskRecord, Extent, Manifest};
+use hotadd_api::manifest::{Content, Digest, DiskRecord, Extent};
 use indicatif::ProgressBar;
 use nix::{
     errno::Errno,
     unistd::{Whence, lseek},
 };
-use serde_json::json;
 
-use crate::{
-    cli::VerifyArgs,
-    error::Failure,
-    exit::Exit,
-    output::{Output, bytes, table},
-    reasons,
-};
+use crate::chain::compose::open_image;
 
 /// How much of a zero run is read at once.
 const CHUNK: usize = 1 << 20;
@@ -32,9 +20,10 @@ const CHUNK: usize = 1 << 20;
 /// What was found out about one image.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Proof {
-    /// Bytes hashed and equal, and bytes zero as they should be.
+    /// Bytes hashed and equal, bytes zero as they should be, and bytes that are the base's to prove.
     pub data: u64,
     pub zero: u64,
+    pub base: u64,
     /// Extents that differ, and what the first flaw was.
     pub bad: u64,
     pub first: Option<String>,
@@ -45,59 +34,6 @@ impl Proof {
         self.bad += 1;
         self.first.get_or_insert_with(what);
     }
-}
-
-/// # Errors
-/// Exit 2 when the manifest can't be used, 8 when an image differs.
-pub fn run(args: &VerifyArgs, out: &Output) -> Result<Exit, Failure> {
-    let manifest = load(&args.manifest)?;
-    let folder = args.manifest.parent().unwrap_or(Path::new("."));
-    let mut rows = Vec::new();
-    let mut first = None;
-    for disk in &manifest.disks {
-        let started = Instant::now();
-        let bar = out.bar(&disk.label, disk.capacity_bytes);
-        let proof = prove(&folder.join(&disk.file), disk, &bar);
-        bar.finish_and_clear();
-        out.event(|| {
-            json!({"event": "verify_disk", "device_key": disk.device_key, "file": disk.file, "ok": proof.bad == 0,
-                "capacity_bytes": disk.capacity_bytes, "data_bytes": proof.data, "zero_bytes": proof.zero,
-                "bad_extents": proof.bad, "first_flaw": proof.first})
-        });
-        rows.push(vec![
-            disk.file.clone(),
-            bytes(disk.capacity_bytes),
-            bytes(proof.data),
-            bytes(proof.zero),
-            format!("{:.2} s", started.elapsed().as_secs_f64()),
-            proof.first.clone().map_or_else(|| "ok".to_owned(), |flaw| format!("{} bad: {flaw}", proof.bad)),
-        ]);
-        if let Some(flaw) = proof.first {
-            first.get_or_insert(format!("{}: {flaw}", disk.file));
-        }
-    }
-    out.result(&table(&["image", "capacity", "hashed", "zero", "time", "result"], &rows));
-    if let Some(flaw) = first {
-        return Err(Failure::new(Exit::VerifyFailed, reasons::MISMATCH, flaw));
-    }
-    out.event(|| json!({"event": "verified", "vm": manifest.vm_name, "disks": manifest.disks.len()}));
-    out.result(&format!("{} of {}: every byte matches its manifest", disks(manifest.disks.len()), manifest.vm_name));
-    Ok(Exit::Ok)
-}
-
-fn disks(count: usize) -> String {
-    if count == 1 { "1 disk".to_owned() } else { format!("{count} disks") }
-}
-
-fn load(path: &Path) -> Result<Manifest, Failure> {
-    let bad = |why: String| Failure::new(Exit::Usage, reasons::MANIFEST, format!("{}: {why}", path.display()));
-    let file = File::open(path).map_err(|error| bad(error.to_string()))?;
-    let manifest: Manifest = serde_json::from_reader(BufReader::new(file)).map_err(|error| bad(error.to_string()))?;
-    manifest.check().map_err(|flaw| bad(flaw.to_string()))?;
-    if manifest.disks.is_empty() {
-        return Err(bad("names no disk, so it proves nothing".to_owned()));
-    }
-    Ok(manifest)
 }
 
 /// Reads one image against its record. An image that can't be read is an image that is not proven.
@@ -111,42 +47,32 @@ pub fn prove(path: &Path, disk: &DiskRecord, bar: &ProgressBar) -> Proof {
 }
 
 fn walk(path: &Path, disk: &DiskRecord, bar: &ProgressBar, proof: &mut Proof) -> io::Result<()> {
-    // Asked before opening: opening a pipe would wait for its writer.
-    let facts = std::fs::metadata(path)?;
-    if !facts.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    if facts.len() != disk.capacity_bytes {
-        let (found, wanted) = (facts.len(), disk.capacity_bytes);
-        proof.flaw(|| format!("size is {found} bytes instead of {wanted}"));
-        return Ok(());
-    }
-    let image = File::open(path)?;
+    let image = open_image(path, disk.capacity_bytes)?;
     let mut block = vec![0; CHUNK.max(disk.block_bytes as usize)];
     for extent in disk.extents() {
-        let flaw = match extent.blake3 {
-            Some(hash) => hash_differs(&image, &extent, hash, &mut block)?,
-            None => first_nonzero(&image, &extent, &mut block)?,
+        let (flaw, proven) = match extent.content {
+            Content::Data(hash) => (hash_differs(&image, &extent, hash, &mut block)?, &mut proof.data),
+            Content::Zero => (first_nonzero(&image, &extent, &mut block)?, &mut proof.zero),
+            Content::Base => (None, &mut proof.base),
         };
-        match (flaw, extent.blake3) {
-            (Some(flaw), _) => proof.flaw(|| flaw),
-            (None, Some(_)) => proof.data += extent.length,
-            (None, None) => proof.zero += extent.length,
+        match flaw {
+            Some(flaw) => proof.flaw(|| flaw),
+            None => *proven += extent.length,
         }
         bar.inc(extent.length);
     }
     Ok(())
 }
 
-fn hash_differs(image: &File, extent: &Extent<'_>, hash: &str, block: &mut [u8]) -> io::Result<Option<String>> {
+fn hash_differs(image: &File, extent: &Extent, hash: Digest, block: &mut [u8]) -> io::Result<Option<String>> {
     let length = usize::try_from(extent.length).map_err(io::Error::other)?;
     let block = block.get_mut(..length).ok_or_else(|| io::Error::other("block larger than the block size"))?;
     image.read_exact_at(block, extent.offset)?;
-    let equal = blake3::hash(block).to_hex().eq_ignore_ascii_case(hash);
+    let equal = Digest::of(block) == hash;
     Ok((!equal).then(|| format!("the block at byte {} has another hash", extent.offset)))
 }
 
-fn first_nonzero(image: &File, extent: &Extent<'_>, chunk: &mut [u8]) -> io::Result<Option<String>> {
+fn first_nonzero(image: &File, extent: &Extent, chunk: &mut [u8]) -> io::Result<Option<String>> {
     let end = extent.offset + extent.length;
     let mut at = extent.offset;
     while let Some(data) = next_data(image, at)?.filter(|&data| data < end) {
@@ -176,7 +102,6 @@ fn next_data(image: &File, at: u64) -> io::Result<Option<u64>> {
 mod tests {
     use std::fs::OpenOptions;
 
-    use hotadd_api::manifest::FORMAT;
     use tempfile::TempDir;
 
     use super::*;
@@ -199,22 +124,19 @@ mod tests {
         file.write_all_at(&full, 0).unwrap();
         file.write_all_at(&full, 4 * size).unwrap();
         file.write_all_at(&short, 5 * size).unwrap();
-        let hash = |data: &[u8]| blake3::hash(data).to_hex().to_string();
+        let hash = Digest::of;
         let mut disk = DiskRecord {
             file: "a.raw".into(),
             device_key: 2000,
             label: "Hard disk 1".into(),
             backing: "[ds] a/a.vmdk".into(),
-            uuid: String::new(),
-            change_id: String::new(),
             capacity_bytes: CAPACITY,
             block_bytes: BLOCK,
             transport: "hotadd".into(),
             engine: "preadv".into(),
-            parts: Vec::new(),
             data: vec![(0, hash(&full)), (4 * size, hash(&full)), (5 * size, hash(&short))],
             zero: vec![(size, 3 * size)],
-            root: String::new(),
+            ..DiskRecord::default()
         };
         disk.root = disk.compute_root();
         (folder, disk)
@@ -241,7 +163,7 @@ mod tests {
         let proof = proof(&folder, &disk);
         assert_eq!(
             proof,
-            Proof { data: CAPACITY - 3 * u64::from(BLOCK), zero: 3 * u64::from(BLOCK), bad: 0, first: None }
+            Proof { data: CAPACITY - 3 * u64::from(BLOCK), zero: 3 * u64::from(BLOCK), ..Proof::default() }
         );
     }
 
@@ -264,6 +186,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_to_the_base_is_not_judged_here() {
+        use hotadd_api::manifest::Scope;
+        let (folder, mut disk) = image();
+        let size = u64::from(BLOCK);
+        (disk.scope, disk.zero, disk.base) = (Scope::Changed, vec![(size, size)], vec![(2 * size, 2 * size)]);
+        write(&folder, 2 * size, 1);
+        let found = proof(&folder, &disk);
+        assert_eq!((found.bad, found.zero, found.base), (0, size, 2 * size));
+        write(&folder, size, 1);
+        assert_eq!(flaw(&folder, &disk), format!("byte {size} is not zero"));
+    }
+
+    #[test]
     fn written_zeros_are_as_good_as_a_hole() {
         let (folder, disk) = image();
         write(&folder, 2 * u64::from(BLOCK), 0);
@@ -281,38 +216,5 @@ mod tests {
         let (folder, disk) = image();
         std::fs::remove_file(folder.path().join("a.raw")).unwrap();
         assert!(flaw(&folder, &disk).contains("can't be read"));
-    }
-
-    #[test]
-    fn a_manifest_that_was_touched_or_is_empty_is_bad_input() {
-        let (folder, disk) = image();
-        let path = folder.path().join("manifest.json");
-        let mut manifest = Manifest {
-            format: FORMAT.into(),
-            created: "2026-01-01T00:00:00Z".into(),
-            agent_version: "0".into(),
-            job_id: "j".into(),
-            vm_moref: "vm-1".into(),
-            vm_name: "web01".into(),
-            snapshot: hotadd_api::manifest::SnapshotRecord {
-                moref: "snapshot-1".into(),
-                consistency: "crash".into(),
-                fault: None,
-            },
-            disks: vec![disk],
-        };
-        let store = |manifest: &Manifest| std::fs::write(&path, serde_json::to_vec(manifest).unwrap()).unwrap();
-        let args = VerifyArgs { manifest: path.clone() };
-        let quiet = Output::new(false, true);
-        store(&manifest);
-        assert_eq!(run(&args, &quiet), Ok(Exit::Ok));
-        manifest.disks[0].data[0].1 = "0".repeat(64);
-        store(&manifest);
-        assert_eq!(run(&args, &quiet).unwrap_err().exit, Exit::Usage);
-        manifest.disks.clear();
-        store(&manifest);
-        assert_eq!(run(&args, &quiet).unwrap_err().exit, Exit::Usage);
-        std::fs::write(&path, "{").unwrap();
-        assert_eq!(run(&args, &quiet).unwrap_err().exit, Exit::Usage);
     }
 }

@@ -1,0 +1,180 @@
+//! The archive of an OVA: POSIX ustar (DSP0243 1.1, 5.3), written front to back but for slots that are filled later.
+//! Entries above 8 GiB have their size in the binary form that GNU tar introduced. Knows nothing of what it holds.
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+};
+
+use ring::digest::{Context, SHA256};
+
+use super::refused;
+use crate::error::Failure;
+
+const BLOCK: usize = 512;
+/// An archive is a multiple of 20 blocks.
+const RECORD: u64 = 20 * 512;
+/// Largest size in eleven octal digits.
+const OCTAL_MAX: u64 = 0o777_7777_7777;
+
+/// A file that becomes an archive under its own name once it is whole.
+#[derive(Debug)]
+pub(super) struct Archive {
+    path: PathBuf,
+    part: PathBuf,
+    file: File,
+    at: u64,
+    whole: bool,
+}
+
+/// Room for an entry whose content comes later.
+#[derive(Debug)]
+pub(super) struct Slot {
+    at: u64,
+    length: usize,
+}
+
+/// An entry that is being written.
+pub(super) struct Entry<'a> {
+    archive: &'a mut Archive,
+    name: String,
+    header: u64,
+    hash: Context,
+}
+
+impl Archive {
+    pub(super) fn create(path: &Path) -> Result<Self, Failure> {
+        if path.symlink_metadata().is_ok() {
+            return Err(refused(path, "exists"));
+        }
+        let mut part = path.as_os_str().to_owned();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        let file = File::create(&part).map_err(|error| refused(path, &error.to_string()))?;
+        Ok(Self { path: path.to_owned(), part, file, at: 0, whole: false })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn reserve(&mut self, name: &str, length: usize) -> Result<Slot, Failure> {
+        let header = header(name, length as u64);
+        self.put(&header).map_err(|error| self.failed(&error))?;
+        let slot = Slot { at: self.at, length };
+        self.at += length.next_multiple_of(BLOCK) as u64;
+        Ok(slot)
+    }
+
+    /// The content must be as long as was said.
+    pub(super) fn fill(&self, slot: &Slot, content: &[u8]) -> Result<(), Failure> {
+        if content.len() != slot.length {
+            let what = format!("{} bytes for a slot of {} in the archive", content.len(), slot.length);
+            return Err(Failure::internal(what));
+        }
+        self.file.write_all_at(content, slot.at).map_err(|error| self.failed(&error))
+    }
+
+    pub(super) fn entry(&mut self, name: &str) -> Result<Entry<'_>, Failure> {
+        let header = self.at;
+        self.at += BLOCK as u64;
+        Ok(Entry { archive: self, name: name.to_owned(), header, hash: Context::new(&SHA256) })
+    }
+
+    /// Ends the archive and gives it its name. Bytes of it all.
+    pub(super) fn finish(mut self) -> Result<u64, Failure> {
+        let size = (self.at + 2 * BLOCK as u64).next_multiple_of(RECORD);
+        let folder = match self.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let end = || {
+            self.file.set_len(size)?;
+            self.file.sync_all()?;
+            // Not `rename`: who made a file of this name meanwhile keeps it.
+            fs::hard_link(&self.part, &self.path)?;
+            fs::remove_file(&self.part)?;
+            File::open(folder)?.sync_all()
+        };
+        end().map_err(|error| self.failed(&error))?;
+        self.whole = true;
+        Ok(size)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, self.at)?;
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn failed(&self, error: &io::Error) -> Failure {
+        Failure::write(&self.path.display().to_string(), error)
+    }
+}
+
+impl Drop for Archive {
+    fn drop(&mut self) {
+        if !self.whole {
+            // Already gone is as good; nothing else can be done here.
+            let _ = fs::remove_file(&self.part);
+        }
+    }
+}
+
+impl std::fmt::Debug for Entry<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Entry<'_> {
+    /// Size and SHA-256 of the content.
+    pub(super) fn end(self) -> Result<(u64, String), Failure> {
+        let size = self.archive.at - self.header - BLOCK as u64;
+        let header = header(&self.name, size);
+        self.archive.file.write_all_at(&header, self.header).map_err(|error| self.archive.failed(&error))?;
+        self.archive.at = self.archive.at.next_multiple_of(BLOCK as u64);
+        Ok((size, hex(self.hash.finish().as_ref())))
+    }
+}
+
+impl Write for Entry<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.archive.put(bytes)?;
+        self.hash.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `name`: ASCII, at most 100 bytes.
+fn header(name: &str, size: u64) -> [u8; BLOCK] {
+    let mut block = [0; BLOCK];
+    let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &name.as_bytes()[..name.len().min(100)]);
+    put(100, b"0000644\0");
+    put(108, b"0000000\0");
+    put(116, b"0000000\0");
+    if size <= OCTAL_MAX {
+        put(124, format!("{size:011o}\0").as_bytes());
+    } else {
+        put(124, &[0x80, 0, 0, 0]);
+        put(128, &size.to_be_bytes());
+    }
+    // The Epoch: the same backup makes the same archive.
+    put(136, b"00000000000\0");
+    put(148, b"        ");
+    put(156, b"0");
+    put(257, b"ustar\x0000");
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    block
+}
