@@ -12,7 +12,7 @@ use super::{device, inventory, operator, vddk};
 use crate::Sim;
 use crate::cue::Cue;
 use crate::export;
-use crate::ops::{events, power, writer};
+use crate::ops::{areas, events, power, writer};
 use crate::soap;
 
 /// Writers started over one connection end with it.
@@ -97,6 +97,8 @@ fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
                 s.locked.remove(&path)
             };
         }
+        "areas" => areas::control(s, v)?,
+        "reset_tracking" => return areas::reset(s, text(v, "vm")?, &word(v, "disk").unwrap_or_else(|| "0:0".into())),
         "post_event" => return events::control(s, v),
         "fault" => s.cues.push(Cue::parse(v)?),
         "leases" | "export" | "end_lease" => return export::control(s, v),
