@@ -134,10 +134,11 @@ impl Job {
 
     async fn read_disk(&self, opener: &Opener, held: &HeldDisk, all: &[HeldDisk]) -> Result<()> {
         let facts = held.now().facts().clone();
-        let asked = self.request.ranges.get(&facts.device_key).cloned();
-        let mut rest = asked.unwrap_or_else(|| vec![Range { start: 0, end: facts.capacity_bytes }]);
-        let mut sum = v1::DiskResult::default();
+        let reads = self.reads(opener, held, &held.now()).await;
         let mut remarks: Vec<v1::Reason> = held.remarks.iter().map(Error::to_reason).collect();
+        remarks.extend(reads.wider().cloned());
+        let (mut rest, map) = (reads.ranges, reads.map);
+        let mut sum = v1::DiskResult::default();
         let samples = Samples::default();
         let error = loop {
             let disk = held.now();
@@ -153,7 +154,7 @@ impl Job {
             }
             let by_proxy = disk.is_attached();
             held.reading.store(by_proxy, Ordering::Relaxed);
-            let report = self.read_by(opener, &disk, rest.clone(), &samples).await;
+            let report = self.read_by(opener, &disk, rest.clone(), map.clone(), &samples).await;
             held.reading.store(false, Ordering::Relaxed);
             let report = report?;
             let (came, left) = split(&rest, report.bytes_read);
@@ -213,9 +214,9 @@ impl Job {
         report.error.or_else(|| (!same).then(other))
     }
 
-    fn order(&self, opener: &Opener, ranges: Vec<Range<u64>>) -> ReadOrder {
+    pub(super) fn order(&self, opener: &Opener, ranges: Vec<Range<u64>>) -> ReadOrder {
         ReadOrder {
-            ranges,
+            ranges: Some(ranges),
             block_bytes: self.request.block_bytes,
             depth: opener.vm.limits.depth,
             engines: self.request.engines.clone(),
@@ -227,6 +228,7 @@ impl Job {
         opener: &Opener,
         disk: &Disk,
         ranges: Vec<Range<u64>>,
+        map: Option<v1::ReadMap>,
         samples: &Samples,
     ) -> Result<Report> {
         let order = self.order(opener, ranges);
@@ -238,7 +240,8 @@ impl Job {
             let event = match item {
                 Item::Opened { engine, bytes_required } => {
                     let (disk, engine) = (Some(facts.clone()), engine.to_owned());
-                    Event::Opened(v1::DiskOpened { disk, engine, bytes_required, transport: transport.into() })
+                    let (transport, map) = (transport.into(), map.clone());
+                    Event::Opened(v1::DiskOpened { disk, engine, bytes_required, transport, map })
                 }
                 Item::Frame(frame) => {
                     samples.take(&frame);
