@@ -1,8 +1,9 @@
 //! Changed block tracking over hotadd-vsphere: what vCenter says of it, turning it on, and one page of a map. Pages are passed
 //! on as they come; `areas` judges them.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use hotadd_vsphere as vim;
+use tokio::time::{Instant, sleep};
 
 use super::{
     SnapshotNode,
@@ -15,6 +16,9 @@ use crate::{
     id::Moref,
     reason,
 };
+
+/// Between two looks at a VM whose task has not ended.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// What vCenter says of a VM's change tracking.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,9 +106,20 @@ impl Vsphere {
         }
     }
 
+    /// What counts is the setting, once no task runs that may still change it.
     async fn is_on_now(&self, vm: &Moref, otherwise: Error) -> Result<()> {
-        let on = self.read_tracking(vm).await?.enabled == Fact::Known(true);
-        if on { Ok(()) } else { Err(otherwise) }
+        let end = Instant::now() + self.deadlines.settle;
+        loop {
+            // Tasks first: one that ends between the two reads has its effect in the second.
+            let busy = self.is_busy(&self.client.vm(&vm_ref(vm)).await.map_err(error)?).await?;
+            if self.read_tracking(vm).await?.enabled == Fact::Known(true) {
+                return Ok(());
+            }
+            if !busy || Instant::now() >= end {
+                return Err(otherwise);
+            }
+            sleep(PAUSE).await;
+        }
     }
 
     pub(super) async fn area_page(&self, question: AreaQuestion<'_>) -> Result<AreaPage> {

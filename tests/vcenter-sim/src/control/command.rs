@@ -99,6 +99,10 @@ fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
         }
         "areas" => areas::control(s, v)?,
         "reset_tracking" => return areas::reset(s, text(v, "vm")?, &word(v, "disk").unwrap_or_else(|| "0:0".into())),
+        "set_tracking" => {
+            let id = s.find_vm(text(v, "vm")?).ok_or("no such vm")?;
+            s.vm_mut(&id).map_err(|f| f.text)?.change_tracking = on(v)?;
+        }
         "post_event" => return events::control(s, v),
         "fault" => s.cues.push(Cue::parse(v)?),
         "leases" | "export" | "end_lease" => return export::control(s, v),
