@@ -315,11 +315,18 @@ async fn a_reverted_vm_and_one_without_tracking_are_told() -> Result<()> {
     write(&scene, 2, 9).await?;
     let first = backup(&scene, asking(Scope::Whole), dir.path()).await?;
     assert_eq!(codes(first.result()?), Vec::<&str>::new());
+    // Under an older snapshot that was tracked as well.
+    let under = backup(&scene, asking(Scope::Allocated), dir.path()).await?;
+    assert_eq!((under.result()?.state(), came_to(&under)?), (JobState::Ok, allocated("")));
     control(&scene, operator("RevertToCurrentSnapshot")).await?;
     let reverted = backup(&scene, changed(base(&first)?), dir.path()).await?;
     assert_eq!((reverted.result()?.state(), came_to(&reverted)?), (JobState::Ok, allocated("HA-CBT-009")));
+    // Begun anew under that snapshot.
+    control(&scene, json!({"cmd": "reset_tracking", "vm": TARGET})).await?;
+    let anew = backup(&scene, asking(Scope::Allocated), dir.path()).await?;
+    assert_eq!((anew.result()?.state(), came_to(&anew)?), (JobState::Ok, whole("HA-CBT-005")));
     control(&scene, operator("RemoveAllSnapshots")).await?;
-    equals_source(&scene, &reverted)?;
+    equals_source(&scene, &anew)?;
     // Somebody switches it off between two backups: read anew each time.
     let client = vsphere(&scene).await?;
     let vm = client.find_vms_by_name(TARGET).await?.pop().context("no target")?;
@@ -333,7 +340,7 @@ async fn a_reverted_vm_and_one_without_tracking_are_told() -> Result<()> {
     }
     assert_eq!(
         calls(&scene, "QueryChangedDiskAreas").await?.len(),
-        1,
+        2,
         "nothing is asked of a disk that is not tracked"
     );
     Ok(())
@@ -358,6 +365,8 @@ async fn tracking_is_turned_on_when_asked_and_never_under_snapshots() -> Result<
     assert_eq!((late.result()?.state(), came_to(&late)?), (JobState::Ok, whole("HA-CBT-005")));
     control(&scene, json!({"cmd": "set_tracking", "vm": TARGET, "on": false})).await?;
     control(&scene, operator("RemoveAllSnapshots")).await?;
+    let why = map(&late)?.wider.as_ref().map(|why| why.message.as_str()).unwrap_or_default();
+    ensure!(why.contains("before"), "which snapshot it is: {why}");
 
     let note = noted(&scene, turning_on()).await?;
     assert!(note.contains("turned on"), "{note:?}");

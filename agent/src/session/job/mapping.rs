@@ -79,12 +79,13 @@ impl Job {
         let tracking = ChangeId::parse(&facts.change_id);
         let mark =
             facts.uuid.zip(tracking.as_ref()).and_then(|(uuid, id)| state.history().untrusted(uuid, &id.tracking));
+        let untracked = origin.untracked_before(facts);
         let untrusted = mark.map(|mark| format!("since {}: {}", mark.at, mark.why));
         let known = Facts {
             disk: facts,
             exported: matches!(disk, Disk::Exported(_)),
             enabled: &origin.enabled,
-            untracked_before: origin.untracked_before(facts.device_key),
+            untracked_before: untracked.as_deref(),
             build: origin.build,
             untrusted: untrusted.as_deref(),
         };
@@ -258,6 +259,38 @@ async fn pages(opener: &Opener, origin: &Origin, disk: &TargetDisk, change_id: &
     Ok(map.finish())
 }
 
+/// Ranges of one part that a job's result tells one by one: results of many jobs are kept.
+const MAX_TOLD: usize = 1024;
+
+/// A disk's result as it is kept: of a part with too many ranges from where to where. Its event has told them all.
+pub(super) fn short(result: &v1::DiskResult) -> v1::DiskResult {
+    let mut short = result.clone();
+    for part in short.parts.iter_mut().filter(|part| part.ranges.len() > MAX_TOLD) {
+        if let (Some(first), Some(last)) = (part.ranges.first(), part.ranges.last()) {
+            let length = last.offset + last.length - first.offset;
+            part.ranges = vec![v1::Range { offset: first.offset, length }];
+        }
+    }
+    short
+}
+
 fn count(blocks: usize) -> u32 {
     u32::try_from(blocks).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_that_is_kept_has_few_ranges() {
+        let part = |count: u64| v1::TransportPart {
+            ranges: (0..count).map(|n| v1::Range { offset: 10 + n * 4, length: 2 }).collect(),
+            ..v1::TransportPart::default()
+        };
+        let result = v1::DiskResult { parts: vec![part(1024), part(1025)], ..v1::DiskResult::default() };
+        let short = short(&result);
+        assert_eq!(short.parts[0], result.parts[0]);
+        assert_eq!(short.parts[1].ranges, [v1::Range { offset: 10, length: 1024 * 4 + 2 }]);
+    }
 }

@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{HeldDisk, Holding, Job};
+use super::{HeldDisk, Holding, Job, mapping::short};
 use crate::{
     error::{Error, Result},
     plan::facts_to_api,
@@ -263,7 +263,7 @@ impl Job {
     }
 
     async fn tell(&self, opener: &Opener, result: v1::DiskResult, error: Option<Error>) -> Result<()> {
-        self.note(|job| job.disks.push(result.clone()));
+        self.note(|job| job.disks.push(short(&result)));
         // As patient as with a frame: without this event the job is not OK.
         let told = self.emit_within(Event::DiskRead(result), opener.vm.limits.lease_default).await;
         match error {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::Job;
 use crate::{
-    areas::Scope,
+    areas::{ChangeId, Scope},
     error::{Error, Result},
     hypervisor::{
-        TargetFacts, Tracking,
+        TargetDisk, TargetFacts, Tracking,
         views::{Build, Fact},
     },
     id::Moref,
@@ -23,8 +23,8 @@ pub(super) struct Origin {
     /// Of the host that runs the VM.
     pub(super) build: Option<Build>,
     pub(super) enabled: Fact<bool>,
-    /// By device key: the snapshot below ours in which the disk was not tracked.
-    untracked: BTreeMap<i32, String>,
+    /// By device key: snapshots below ours and the disk's changeId in each.
+    below: BTreeMap<i32, Vec<(String, String)>>,
     /// Why that can't be told.
     unseen: Option<String>,
 }
@@ -44,7 +44,7 @@ impl Origin {
             snapshot: snapshot.clone(),
             build,
             enabled: Fact::Unknown("not asked for".into()),
-            untracked: BTreeMap::new(),
+            below: BTreeMap::new(),
             unseen: None,
         };
         if scope == Scope::Whole {
@@ -65,10 +65,8 @@ impl Origin {
         for node in tracking.below(&self.snapshot) {
             match opener.vm.hypervisor.change_ids(&node.moref).await {
                 Ok(ids) => {
-                    for (key, _) in ids.into_iter().filter(|(_, id)| id.is_empty()) {
-                        self.untracked
-                            .entry(key)
-                            .or_insert_with(|| format!("snapshot {:?} has no changeId", node.name));
+                    for (key, id) in ids {
+                        self.below.entry(key).or_default().push((node.name.clone(), id));
                     }
                 }
                 Err(error) => self.unseen = Some(format!("snapshot {:?} can't be looked at: {error}", node.name)),
@@ -77,9 +75,13 @@ impl Origin {
         self.enabled = tracking.enabled;
     }
 
-    /// Why tracking of this disk may have begun while it had snapshots.
-    pub(super) fn untracked_before(&self, device_key: i32) -> Option<&str> {
-        self.untracked.get(&device_key).or(self.unseen.as_ref()).map(String::as_str)
+    /// Why this tracking of the disk may have begun while it had snapshots.
+    pub(super) fn untracked_before(&self, disk: &TargetDisk) -> Option<String> {
+        let now = ChangeId::parse(&disk.change_id)?.tracking;
+        let other = |id: &str| ChangeId::parse(id).is_none_or(|then| then.tracking != now);
+        let below = self.below.get(&disk.device_key).map_or(&[][..], |below| below);
+        let found = below.iter().find(|(_, id)| other(id));
+        found.map(|(name, id)| format!("in snapshot {name:?} its changeId is {id:?}")).or_else(|| self.unseen.clone())
     }
 }
 
