@@ -65,6 +65,10 @@ impl Events {
                     let vm = past.map(|past| past.began.vm.as_str()).unwrap_or_default();
                     self.send(EventKind::JobEnded, job, vm, why(end).as_ref());
                 }
+                Record::Untrusted(entry) => {
+                    let why = Error::new(&reason::CBT_FALSE, &entry.why);
+                    self.send(EventKind::DutyAlarm, entry.disk, &entry.vm, Some(&why));
+                }
                 Record::LeaseEnded { session, end } => {
                     let past = before.history().sessions().find(|past| past.began.session == *session);
                     let vm = past.map(|past| past.began.vm.as_str()).unwrap_or_default();

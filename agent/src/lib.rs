@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod app;
+pub mod areas;
 pub mod attach;
 pub mod cli;
 pub mod config;

@@ -114,6 +114,24 @@ registry! {
     CHN_GONE = "HA-CHN-001", FailedPrecondition, "the snapshot that was read is no longer under the VM's disks", "find out who removed or reverted it; start a new job";
     CHN_BUSY = "HA-CHN-002", FailedPrecondition, "the VM's disks are being consolidated, reverted or moved", "wait for the task that the vSphere Client shows, then start a new job";
 
+    CBT_OFF = "HA-CBT-001", FailedPrecondition, "changes of the disk are not tracked", "ask for enable_change_tracking, or set changeTrackingEnabled on the VM while it has no snapshot; a disk of a kind that is never tracked is read whole";
+    CBT_RESET = "HA-CBT-002", FailedPrecondition, "the disk's change tracking was begun anew since the base", "nothing: this backup is the base of the next one; find out who reset it if it happens often";
+    CBT_CAPACITY = "HA-CBT-003", FailedPrecondition, "the disk has another size than its base", "nothing: this backup is the base of the next one";
+    CBT_DISK = "HA-CBT-004", FailedPrecondition, "the disk is another one than its base", "check whether the disk was replaced; this backup is the base of the next one";
+    CBT_SNAPSHOTS = "HA-CBT-005", FailedPrecondition, "change tracking began while the disk had snapshots, so its maps may lack changes", "remove the old snapshots, turn changeTrackingEnabled off and on again and power-cycle the VM";
+    CBT_BASE_EMPTY = "HA-CBT-006", FailedPrecondition, "the base was read without change tracking", "nothing: this backup is the base of the next one";
+    CBT_FAULT = "HA-CBT-007", FailedPrecondition, "vCenter did not give the map of what to read", "see the fault's text; if it stays, turn changeTrackingEnabled off and on again while the VM has no snapshot";
+    CBT_IMPOSSIBLE = "HA-CBT-008", FailedPrecondition, "vCenter's map of what to read contradicts itself", "report the message with the host's build; turn changeTrackingEnabled off and on again while the VM has no snapshot";
+    CBT_REVERTED = "HA-CBT-009", FailedPrecondition, "the VM was reverted to a snapshot since the base", "nothing: this backup is the base of the next one";
+    CBT_KNOWN_BAD = "HA-CBT-010", FailedPrecondition, "the host's release is known to lose changes", "update the host, then turn changeTrackingEnabled off and on again while the VM has no snapshot";
+    CBT_UNTRUSTED = "HA-CBT-011", FailedPrecondition, "the disk's change tracking was found wrong before", "turn changeTrackingEnabled off and on again while the VM has no snapshot: what is tracked anew is believed again";
+    CBT_NO_BASE = "HA-CBT-012", FailedPrecondition, "no base of this disk was named", "nothing: this backup is the base of the next one";
+    CBT_FALSE = "HA-CBT-013", DataLoss, "the disk's change tracking is wrong: a block that it does not name has other content", "distrust earlier incremental backups of this disk; turn changeTrackingEnabled off and on again while the VM has no snapshot";
+    CBT_EXPORT = "HA-CBT-014", FailedPrecondition, "a disk that is exported is read whole", "heal what keeps the disk from HotAdd and NBD";
+    CBT_UNTESTED = "HA-CBT-015", Unavailable, "the map could not be tested, so it is not believed", "see the message: the disk could not be read";
+    CBT_ENABLE = "HA-CBT-016", FailedPrecondition, "change tracking is not turned on while the VM has snapshots: maps would lack changes", "remove the VM's snapshots, or do not ask for enable_change_tracking";
+    CBT_UNSUPPORTED = "HA-CBT-017", FailedPrecondition, "the VM does not support change tracking", "upgrade its virtual hardware to version 7 or later, or do not ask for enable_change_tracking";
+
     ATT_NO_SLOT = "HA-ATT-001", ResourceExhausted, "no free unit on any usable SCSI controller of the proxy", "close a session, or add PVSCSI controllers to the proxy";
     ATT_LOCKED = "HA-ATT-002", FailedPrecondition, "the disk is locked", "find the holder of the lock: another proxy, or a VM that runs on this very file";
     ATT_FAULT = "HA-ATT-003", FailedPrecondition, "vCenter refused to attach the disk", "see the fault's text";

@@ -19,7 +19,7 @@ MANAGED = {
     "ManagedEntity": ["Destroy_Task"],
     "VirtualMachine": ["ReconfigVM_Task", "CreateSnapshot_Task", "CreateSnapshotEx_Task", "RemoveAllSnapshots_Task",
                        "ConsolidateVMDisks_Task", "PowerOnVM_Task", "PowerOffVM_Task", "RelocateVM_Task", "MigrateVM_Task",
-                       "CloneVM_Task", "RevertToCurrentSnapshot_Task", "UnregisterVM", "MarkAsTemplate"],
+                       "CloneVM_Task", "RevertToCurrentSnapshot_Task", "UnregisterVM", "MarkAsTemplate", "QueryChangedDiskAreas"],
     "VirtualMachineSnapshot": ["RemoveSnapshot_Task", "RevertToSnapshot_Task", "ExportSnapshot"],
     "HttpNfcLease": ["HttpNfcLeaseComplete", "HttpNfcLeaseAbort", "HttpNfcLeaseProgress"],
     "Task": ["CancelTask"],
@@ -37,7 +37,7 @@ TaskReasonSystem TaskReasonSchedule TaskDescription Description ElementDescripti
 VirtualMachineConfigSpec VirtualMachineConfigInfo VirtualMachineFileInfo VirtualHardware VirtualMachineFlagInfo
 VirtualMachineDefaultPowerOpInfo ToolsConfigInfo VirtualMachineRuntimeInfo VirtualMachineSummary VirtualMachineConfigSummary
 VirtualMachineStorageSummary VirtualMachineGuestSummary VirtualMachineQuickStats GuestInfo VirtualMachineCapability
-VirtualMachineSnapshotInfo VirtualMachineSnapshotTree VirtualMachineGuestQuiesceSpec
+DiskChangeInfo DiskChangeExtent VirtualMachineSnapshotInfo VirtualMachineSnapshotTree VirtualMachineGuestQuiesceSpec
 VirtualMachineWindowsQuiesceSpec VirtualMachineStorageInfo VirtualMachineUsageOnDatastore
 VirtualMachineFileLayoutEx VirtualMachineFileLayoutExFileInfo VirtualMachineFileLayoutExDiskLayout VirtualMachineFileLayoutExDiskUnit
 VirtualMachineFileLayoutExSnapshotLayout VirtualMachineRelocateSpec VirtualMachineRelocateSpecDiskLocator VirtualMachineCloneSpec

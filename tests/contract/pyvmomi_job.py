@@ -250,6 +250,27 @@ def fence(si, sim):
     raises("the own session is InvalidArgument", vmodl.fault.InvalidArgument, lambda: si.content.sessionManager.TerminateSession([own]))
 
 
+def changes(si, sim, target):
+    """The map of what was written between two snapshots, and of what is in use."""
+    def of(snap):
+        return [d for d in snap.config.hardware.device if isinstance(d, vim.vm.device.VirtualDisk)][0]
+    first = wait(si, target.CreateSnapshot_Task(name="base", memory=False, quiesce=False))
+    base = of(first).backing.changeId
+    sim.control("vm_write", vm=target._moId, disk="0:0", offset=200000, pattern=0x5a, length=10)
+    wait(si, first.RemoveSnapshot_Task(removeChildren=False))
+    snap = wait(si, target.CreateSnapshot_Task(name="next", memory=False, quiesce=False))
+    disk = of(snap)
+    ask = lambda start, change: target.QueryChangedDiskAreas(snapshot=snap, deviceKey=disk.key, startOffset=start, changeId=change)
+    info = ask(0, base)
+    check("one block changed", info.startOffset == 0 and info.length == disk.capacityInBytes
+          and [(a.start, a.length) for a in info.changedArea] == [(196608, 65536)])
+    check("nothing changed since itself", not ask(0, disk.backing.changeId).changedArea)
+    check("it is in use", any(a.start <= 200000 < a.start + a.length for a in ask(0, "*").changedArea))
+    raises("startOffset at the capacity is InvalidArgument", vmodl.fault.InvalidArgument, lambda: ask(disk.capacityInBytes, base))
+    raises("a changeId of another tracking is FileFault", vim.fault.FileFault, lambda: ask(0, "00/1"))
+    wait(si, snap.RemoveSnapshot_Task(removeChildren=False))
+
+
 def job(sim, api):
     raises("wrong password is InvalidLogin", vim.fault.InvalidLogin, lambda: connect(sim, "wrong"))
     si = connect(sim)
@@ -313,6 +334,7 @@ def job(sim, api):
     check("a snapshot nobody holds is removed", target.snapshot is None and {d.key: d.backing.fileName for d in disks(target)} == before)
     raises("a removed snapshot is ManagedObjectNotFound", vmodl.fault.ManagedObjectNotFound, lambda: snap.config)
 
+    changes(si, sim, target)
     layout_and_revert(si, target)
     sim.control("vm_write", vm=target._moId, disk="0:0", offset=70000, pattern=0xa5, length=200000)
     export(si, sim, target, api)

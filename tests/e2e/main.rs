@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests; their helpers too")]
 
+mod areas;
 mod around;
 mod backpressure;
 mod cli;

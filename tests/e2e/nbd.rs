@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
-use hotadd_api::v1::{BackupVmRequest, DiskResult, JobState, NbdServer, ReadDiskRequest, Transport, TransportPart};
+use hotadd_api::v1::{
+    BackupVmRequest, DiskResult, JobState, NbdServer, ReadDiskRequest, Scope, Transport, TransportPart,
+};
 use hotadd_harness::{
     Content, FileServer, Scene, Spec,
     scene::{FIRST_KEY, TARGET, datastore_spec},
@@ -123,6 +125,32 @@ async fn a_disk_that_breaks_goes_on_by_its_server_at_the_first_missing_byte() ->
     assert_eq!((parts.len(), parts[0].0, parts[1].0), (2, Transport::Hotadd, Transport::Nbd));
     assert_eq!((first.offset, first.length, second.offset + second.length), (0, second.offset, 96 * MIB));
     assert_eq!(disk.bytes_read, 96 * MIB, "each byte once");
+    nothing_is_left(&scene).await
+}
+
+/// Also of a disk of which only areas are read; the map is told again, see `Running`.
+#[tokio::test(flavor = "multi_thread")]
+async fn areas_go_on_by_the_server_where_they_broke() -> Result<()> {
+    let half = Content { every: 2, ..Content::new(BIG, 7) };
+    let (dir, scene) = with_servers(&[half], |spec| {
+        spec.target().change_tracking = true;
+        two_hosts(spec);
+    })?;
+    let server = FileServer::start(dir.path(), "zero", &scene.source(0), &[])?;
+    let servers = vec![server.named(key(0))];
+    let scope = Scope::Allocated.into();
+    let wanted = BackupVmRequest { nbd_servers: servers, scope, block_bytes: 64 << 10, ..request(TARGET) };
+    let run = reading(&scene, &dir, wanted).await?;
+    leaves(&scene).await?;
+    let delivered = run.finish().await?;
+    let result = delivered.result()?;
+    ensure!(result.state() == JobState::Ok, "{result:#?}");
+    images_equal_sources(&scene, &delivered)?;
+    let maps: Vec<_> = delivered.opened.iter().filter_map(|opened| opened.map.as_ref()).collect();
+    assert_eq!((maps.len(), maps[0].scope(), maps[0].areas.len()), (2, Scope::Allocated, 768));
+    let disk = by_disk(result)[&key(0)];
+    let ways: Vec<_> = disk.parts.iter().map(|part| part.transport()).collect();
+    assert_eq!((ways, disk.bytes_read), (vec![Transport::Hotadd, Transport::Nbd], 48 * MIB));
     nothing_is_left(&scene).await
 }
 

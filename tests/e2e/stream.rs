@@ -1,14 +1,15 @@
 //! A controller over raw gRPC: takes a job's events one by one, writes images, checks every frame's place and hash.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs::File,
+    ops::Range,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use hotadd_api::v1::{
-    BackupVmRequest, DiskOpened, DiskResult, Frame, JobEvent, JobResult, Phase, SnapshotResult, job_event::Item,
+    BackupVmRequest, DiskOpened, DiskResult, Frame, JobEvent, JobResult, Phase, Scope, SnapshotResult, job_event::Item,
 };
 use hotadd_harness::Scene;
 use tonic::Streaming;
@@ -24,6 +25,7 @@ pub struct Delivered {
     /// Reasons to wait that were told.
     pub waited: Vec<String>,
     pub read: Vec<DiskResult>,
+    pub opened: Vec<DiskOpened>,
     pub result: Option<JobResult>,
 }
 
@@ -51,7 +53,7 @@ pub enum Seen {
 /// A job whose stream is read as the test likes. Dropping it breaks the stream.
 pub struct Running {
     stream: Streaming<JobEvent>,
-    files: BTreeMap<i32, (File, u64)>,
+    files: BTreeMap<i32, (File, Due)>,
     out: PathBuf,
     pub delivered: Delivered,
 }
@@ -82,12 +84,13 @@ impl Running {
             }
             Item::Opened(opened) => {
                 self.open(&opened)?;
+                self.delivered.opened.push(opened);
                 Seen::Opened
             }
             Item::Frame(frame) => {
                 let known = self.files.get_mut(&frame.device_key);
-                let (file, next) = known.context("a frame before its disk was opened")?;
-                write(file, next, &frame)?;
+                let (file, due) = known.context("a frame before its disk was opened")?;
+                write(file, due, &frame)?;
                 Seen::Frame
             }
             Item::DiskRead(read) => {
@@ -103,14 +106,19 @@ impl Running {
 
     fn open(&mut self, opened: &DiskOpened) -> Result<()> {
         let disk = opened.disk.as_ref().context("opened without a disk")?;
-        if let Some((_, next)) = self.files.get(&disk.device_key) {
-            ensure!(opened.bytes_required == disk.capacity_bytes - *next, "the rest is another: {opened:?} at {next}");
+        if let Some((_, due)) = self.files.get(&disk.device_key) {
+            ensure!(opened.bytes_required == due.bytes(), "the rest is another: {opened:?}, due {due:?}");
+            let before =
+                self.delivered.opened.iter().find(|o| o.disk.as_ref().is_some_and(|d| d.device_key == disk.device_key));
+            ensure!(before.is_some_and(|before| before.map == opened.map), "another map: {opened:?}");
             return Ok(());
         }
+        let due = Due::of(opened, disk.capacity_bytes);
+        ensure!(opened.bytes_required == due.bytes(), "{} bytes are required, due {due:?}", opened.bytes_required);
         let path = self.out.join(format!("{}.raw", disk.device_key));
         let file = File::create(&path)?;
         file.set_len(disk.capacity_bytes)?;
-        self.files.insert(disk.device_key, (file, 0));
+        self.files.insert(disk.device_key, (file, due));
         self.delivered.images.insert(disk.device_key, path);
         Ok(())
     }
@@ -127,15 +135,20 @@ impl Running {
 
     /// Takes events until a disk's bytes up to there have come.
     pub async fn until_offset(&mut self, offset: u64) -> Result<()> {
-        while self.files.values().all(|(_, next)| *next < offset) {
+        while self.files.values().all(|(_, due)| due.0.front().is_some_and(|next| next.start < offset)) {
             self.step().await?.with_context(|| format!("ended before byte {offset}: {:#?}", self.delivered))?;
         }
         Ok(())
     }
 
-    /// Takes everything that is left.
+    /// Takes everything that is left; of an OK job every byte has come.
     pub async fn finish(mut self) -> Result<Delivered> {
         while self.step().await?.is_some() {}
+        for read in self.delivered.read.iter().filter(|read| read.ok) {
+            let key = read.disk.as_ref().map(|disk| disk.device_key).context("a result without a disk")?;
+            let (_, due) = self.files.get(&key).context("a result of a disk that was not opened")?;
+            ensure!(due.0.is_empty(), "disk {key} is OK, and {due:?} did not come");
+        }
         Ok(self.delivered)
     }
 }
@@ -145,9 +158,38 @@ pub async fn backup(scene: &Scene, request: BackupVmRequest, out: &Path) -> Resu
     Running::start(scene, request, out).await?.finish().await
 }
 
-fn write(file: &File, next: &mut u64, frame: &Frame) -> Result<()> {
-    ensure!(frame.offset == *next, "frame at {} where {next} was expected", frame.offset);
-    *next += u64::from(frame.length);
+/// What has still to come of a disk, ascending.
+#[derive(Debug)]
+struct Due(VecDeque<Range<u64>>);
+
+impl Due {
+    fn of(opened: &DiskOpened, capacity: u64) -> Self {
+        match &opened.map {
+            Some(map) if map.scope() != Scope::Whole => {
+                Self(map.areas.iter().map(|area| area.offset..area.offset + area.length).collect())
+            }
+            _ => Self(VecDeque::from([Range { start: 0, end: capacity }])),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.iter().map(|range| range.end - range.start).sum()
+    }
+
+    fn take(&mut self, frame: &Frame) -> Result<()> {
+        let next = self.0.front_mut().with_context(|| format!("frame at {} when nothing was due", frame.offset))?;
+        let end = frame.offset + u64::from(frame.length);
+        ensure!(frame.offset == next.start && end <= next.end, "frame {}..{end} where {next:?} was due", frame.offset);
+        next.start = end;
+        if next.is_empty() {
+            self.0.pop_front();
+        }
+        Ok(())
+    }
+}
+
+fn write(file: &File, due: &mut Due, frame: &Frame) -> Result<()> {
+    due.take(frame)?;
     let zeros = vec![0; frame.length as usize];
     let data = if frame.zero { &zeros } else { &frame.data[..] };
     ensure!(data.len() == frame.length as usize, "frame of {} bytes says {}", data.len(), frame.length);

@@ -6,7 +6,7 @@ use prost::Message as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Context, block_size, disk::ranges, text};
+use super::{Context, block_size, disk::ranges, text, wanted::wanted};
 use crate::{
     error::{Error, Result},
     journal::history,
@@ -39,6 +39,7 @@ impl JobService for Context {
         let export = resume_job.is_empty() && request.resume_window_seconds == 0 && request.ranges.is_empty();
         let request = JobRequest {
             asked: history::asked(&asked),
+            wanted: wanted(&request)?,
             ranges: disk_ranges(&request.ranges)?,
             resume_window: Duration::from_secs(request.resume_window_seconds.into()).min(longest),
             resume_job: (!resume_job.is_empty()).then_some(resume_job),

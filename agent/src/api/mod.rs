@@ -3,6 +3,7 @@ mod disk;
 mod job;
 mod proxy;
 pub mod server;
+mod wanted;
 
 use hotadd_api::v1;
 use hotadd_blockio::EngineKind;
@@ -27,6 +28,8 @@ pub struct Context {
 impl Context {
     fn order(&self, ranges: Vec<std::ops::Range<u64>>, block_bytes: u32) -> Result<ReadOrder> {
         let depth = self.manager.opener().vm.limits.depth;
+        // Of a session, none is the whole disk.
+        let ranges = (!ranges.is_empty()).then_some(ranges);
         Ok(ReadOrder { ranges, block_bytes: block_size(block_bytes)?, depth, engines: self.engines.clone() })
     }
 }

@@ -65,6 +65,8 @@ deadlines! {
     discover, discover_seconds = 60.0, at least 0.01;
     /// Silence after which the controller is rescanned for an event that was lost.
     rescan, rescan_seconds = 5.0, at least 0.01;
+    /// The whole map of what to read of one disk, page by page; then the disk is read whole.
+    areas, areas_seconds = 600.0, at least 0.01;
     /// How long an export lease whose reply was lost may live: nobody reports its progress, and vCenter ends it after 300 s by
     /// default.
     export_unknown, export_unknown_seconds = 360.0, at least 0.01;

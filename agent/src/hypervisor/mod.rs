@@ -15,17 +15,19 @@ mod snapshots;
 mod surroundings;
 #[cfg(test)]
 mod testing;
+mod tracking;
 mod tree;
 pub mod views;
 pub mod vsphere;
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use secrecy::SecretString;
 
 pub use self::export::{ExportStream, Exported};
+pub use self::tracking::{AreaPage, AreaQuestion, Tracking};
 pub use self::tree::{SNAPSHOT_NAME, SnapshotNode, SnapshotTree};
 pub use self::views::PlanFacts;
 
@@ -370,6 +372,14 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     /// Removes one snapshot, keeping its children; `Ok` when it is proven gone. Already gone is `Ok`. A snapshot of
     /// another name is never touched.
     async fn remove_snapshot(&self, vm: &TargetId, snapshot: &Moref, name: &str) -> Result<()>;
+    /// Whether the VM's changes are tracked, and what stands in the way.
+    async fn tracking(&self, vm: &Moref) -> Result<Tracking>;
+    /// changeId of each disk as of a snapshot, by device key; empty: not tracked.
+    async fn change_ids(&self, snapshot: &Moref) -> Result<BTreeMap<i32, String>>;
+    /// Turns change tracking on and changes nothing else; only while the VM's changeVersion is this one.
+    async fn enable_tracking(&self, vm: &Moref, change_version: Option<&str>) -> Result<()>;
+    /// One page of a disk's map, unchecked.
+    async fn changed_areas(&self, question: AreaQuestion<'_>) -> Result<AreaPage>;
     /// Other VMs that have a file attached which removing this snapshot (`None`: consolidating) merges, for people. Files
     /// below those may be shared for good: linked clones stand on them.
     async fn holders(&self, vm: &TargetId, snapshot: Option<&Moref>) -> Result<Vec<String>>;

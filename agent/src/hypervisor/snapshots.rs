@@ -97,14 +97,7 @@ impl Vsphere {
         let busy = self.is_busy(&info).await?;
         let info = self.client.vm(&reference).await.map_err(error)?;
         believable(&info, &[])?;
-        let mut open: Vec<(Option<Moref>, &vim::SnapshotNode)> =
-            info.snapshots.iter().flat_map(|tree| &tree.roots).map(|root| (None, root)).collect();
-        let mut nodes = Vec::new();
-        while let Some((parent, node)) = open.pop() {
-            let own = moref(&node.moref);
-            open.extend(node.children.iter().map(|child| (Some(own.clone()), child)));
-            nodes.push(SnapshotNode { moref: own, name: node.name.clone(), parent });
-        }
+        let nodes = nodes(info.snapshots.as_ref());
         Ok(Some(SnapshotTree { nodes, busy, consolidation_needed: info.consolidation_needed == Some(true) }))
     }
 
@@ -190,6 +183,19 @@ impl Vsphere {
         }
         Ok(there)
     }
+}
+
+/// All snapshots of a tree.
+pub(super) fn nodes(tree: Option<&vim::SnapshotTree>) -> Vec<SnapshotNode> {
+    let roots = tree.into_iter().flat_map(|tree| &tree.roots);
+    let mut open: Vec<(Option<Moref>, &vim::SnapshotNode)> = roots.map(|root| (None, root)).collect();
+    let mut nodes = Vec::new();
+    while let Some((parent, node)) = open.pop() {
+        let own = moref(&node.moref);
+        open.extend(node.children.iter().map(|child| (Some(own.clone()), child)));
+        nodes.push(SnapshotNode { moref: own, name: node.name.clone(), parent });
+    }
+    nodes
 }
 
 fn snapshot_refused(fault: &vim::Fault) -> SnapshotOutcome {

@@ -1,6 +1,10 @@
 //! The port's implementation over hotadd-vsphere. Taking a failed batch apart is in [`super::batch`]; conversions are
 //! in [`super::convert`].
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use hotadd_vsphere as vim;
@@ -9,9 +13,9 @@ use secrecy::SecretString;
 use vim::FaultKind;
 
 use super::{
-    About, AttachOutcome, AttachRequest, ControllerOutcome, ExportOutcome, Exported, Guarding, Happening, Hypervisor,
-    LeaseEnd, OurDisk, PlanFacts, ProxyFacts, Quiesce, Site, SnapshotOutcome, SnapshotTree, TargetFacts, TargetSite,
-    batch, controllers,
+    About, AreaPage, AreaQuestion, AttachOutcome, AttachRequest, ControllerOutcome, ExportOutcome, Exported, Guarding,
+    Happening, Hypervisor, LeaseEnd, OurDisk, PlanFacts, ProxyFacts, Quiesce, Site, SnapshotOutcome, SnapshotTree,
+    TargetFacts, TargetSite, Tracking, batch, controllers,
     convert::{self, datastore_ref, error, fault_error, moref, vm_ref},
     facts::{believable, macs_agree, uuid_candidates},
 };
@@ -227,6 +231,22 @@ impl Hypervisor for Vsphere {
 
     async fn remove_snapshot(&self, vm: &TargetId, snapshot: &Moref, name: &str) -> Result<()> {
         self.take_out(vm, snapshot, name).await
+    }
+
+    async fn tracking(&self, vm: &Moref) -> Result<Tracking> {
+        self.read_tracking(vm).await
+    }
+
+    async fn change_ids(&self, snapshot: &Moref) -> Result<BTreeMap<i32, String>> {
+        self.read_change_ids(snapshot).await
+    }
+
+    async fn enable_tracking(&self, vm: &Moref, change_version: Option<&str>) -> Result<()> {
+        self.turn_tracking_on(vm, change_version).await
+    }
+
+    async fn changed_areas(&self, question: AreaQuestion<'_>) -> Result<AreaPage> {
+        self.area_page(question).await
     }
 
     async fn holders(&self, vm: &TargetId, snapshot: Option<&Moref>) -> Result<Vec<String>> {

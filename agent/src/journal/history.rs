@@ -9,9 +9,12 @@ use std::{collections::VecDeque, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::Record;
+use super::{
+    Record,
+    untrusted::{KEEP_UNTRUSTED, Untrusted},
+};
 use crate::{
-    id::{JobId, SessionId},
+    id::{DiskUuid, JobId, SessionId},
     reason,
 };
 
@@ -145,6 +148,7 @@ pub struct History {
     jobs: VecDeque<Arc<JobPast>>,
     sessions: VecDeque<Arc<SessionPast>>,
     tries: VecDeque<Arc<Tried>>,
+    untrusted: VecDeque<Arc<Untrusted>>,
 }
 
 impl History {
@@ -163,6 +167,12 @@ impl History {
         self.tries.iter().map(Arc::as_ref)
     }
 
+    /// What was found wrong with this tracking of this disk, if anything.
+    #[must_use]
+    pub fn untrusted(&self, disk: DiskUuid, tracking: &str) -> Option<&Untrusted> {
+        self.untrusted.iter().map(Arc::as_ref).find(|entry| entry.is_of(disk, tracking))
+    }
+
     pub(super) fn apply(&mut self, record: &Record) {
         match record {
             Record::JobBegan(began) => {
@@ -178,6 +188,11 @@ impl History {
                 self.tries.retain(|other| !other.same(tried));
                 self.tries.push_back(Arc::new(tried.clone()));
                 bound(&mut self.tries, KEEP_TRIES, |_| true);
+            }
+            Record::Untrusted(entry) => {
+                self.untrusted.retain(|other| !other.is_of(entry.disk, &entry.tracking));
+                self.untrusted.push_back(Arc::new(entry.clone()));
+                bound(&mut self.untrusted, KEEP_UNTRUSTED, |_| true);
             }
             Record::LeaseBegan(began) => {
                 self.sessions.push_back(Arc::new(SessionPast { began: began.clone(), end: None }));
@@ -218,6 +233,7 @@ impl History {
             records.extend(past.end.clone().map(|end| Record::JobEnded { job: past.began.job, end }));
         }
         records.extend(self.tries.iter().map(|tried| Record::Tried(Tried::clone(tried))));
+        records.extend(self.untrusted.iter().map(|entry| Record::Untrusted(Untrusted::clone(entry))));
         for past in &self.sessions {
             records.push(Record::LeaseBegan(past.began.clone()));
             records.extend(past.end.clone().map(|end| Record::LeaseEnded { session: past.began.session, end }));
@@ -254,6 +270,27 @@ mod tests {
         let mut state = State::default();
         records.iter().for_each(|record| state.apply(record).unwrap());
         state
+    }
+
+    fn untrusted(disk: u8, tracking: &str) -> Untrusted {
+        let (at, vm, why) = ("2026-01-01T00:00:00Z".into(), "web01".into(), "a block".into());
+        Untrusted { disk: DiskUuid::from_bytes([disk; 16]), tracking: tracking.into(), at, vm, why }
+    }
+
+    #[test]
+    fn tracking_that_was_wrong_is_remembered_by_disk_and_tracking_and_through_compaction() {
+        let disk = DiskUuid::from_bytes([1; 16]);
+        let marks = [untrusted(1, "a"), untrusted(2, "a"), untrusted(1, "b"), untrusted(1, "a")];
+        let state = folded(&marks.map(Record::Untrusted));
+        let state = folded(&state.records());
+        assert!(state.history().untrusted(disk, "a").is_some() && state.history().untrusted(disk, "b").is_some());
+        assert!(state.history().untrusted(disk, "c").is_none(), "begun anew");
+        assert_eq!(state.records().len(), 3);
+        let many: Vec<Record> =
+            (0..KEEP_UNTRUSTED + 5).map(|n| Record::Untrusted(untrusted(1, &n.to_string()))).collect();
+        let state = folded(&many);
+        assert_eq!(state.records().len(), KEEP_UNTRUSTED);
+        assert!(state.history().untrusted(disk, "4").is_none() && state.history().untrusted(disk, "5").is_some());
     }
 
     #[test]

@@ -11,10 +11,12 @@
 //! ever having been confirmed is *late* for a while: it is not owed, but looked for, because vSphere may yet do it. A held
 //! snapshot may be kept for a job that resumes, and taken over by it (held → held). State is a pure fold over the records
 //! ([`State::apply`]); an edge that is not drawn is an error. Files, frames and fsync live in [`mod@file`], the records in
-//! [`record`], what is remembered of jobs and sessions in [`history`].
+//! [`record`], what is remembered of jobs and sessions in [`history`], of disks in
+//! [`untrusted`].
 pub mod file;
 pub mod history;
 pub mod record;
+pub mod untrusted;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,6 +31,7 @@ pub use self::{
     file::{JournalError, Opened},
     history::{End, History, JobBegan, LeaseBegan, Tried, TryOutcome},
     record::{AttachDuty, Duty, DutyKind, DutyPhase, ExportDuty, GuardDuty, Record, SnapshotDuty},
+    untrusted::Untrusted,
 };
 use crate::id::{DutyId, SessionId, Slot};
 
@@ -122,7 +125,8 @@ impl State {
             | Record::LeaseEnded { .. }
             | Record::JobBegan(_)
             | Record::JobEnded { .. }
-            | Record::Tried(_) => {
+            | Record::Tried(_)
+            | Record::Untrusted(_) => {
                 self.history.apply(record);
             }
         }

@@ -2,7 +2,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::history::{End, JobBegan, LeaseBegan, Tried};
+use super::{
+    history::{End, JobBegan, LeaseBegan, Tried},
+    untrusted::Untrusted,
+};
 use crate::id::{BackingPath, DiskUuid, DutyId, JobId, Moref, SessionId, Slot, TargetId};
 
 /// One line of history.
@@ -56,6 +59,8 @@ pub enum Record {
     /// HotAdd was tried against a rule, or such a try ended; history only. Fields and outcomes that this version does not
     /// know are kept apart or taken as unknown.
     Tried(Tried),
+    /// The change tracking of a disk was found wrong; history only.
+    Untrusted(Untrusted),
     /// A job was accepted; history only.
     JobBegan(JobBegan),
     /// A job ended, and how.

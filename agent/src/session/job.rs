@@ -1,11 +1,13 @@
 //! One BackupVm: the edges are drawn in [`super`]. A job runs in its own task; its stream is only where it reports to.
 //! When the stream breaks, the job stops reading and detaches; its result stays readable. If it asked for a window to
-//! resume in, its snapshot is kept as a journalled duty with that deadline. Reading is in [`reading`], its end in
-//! [`ending`].
+//! resume in, its snapshot is kept as a journalled duty with that deadline. What is read of a disk is in [`mapping`], reading
+//! in [`reading`], its end in [`ending`].
 mod ending;
 mod held;
+mod mapping;
 mod reading;
 mod returning;
+mod tracking;
 
 use std::{
     sync::{
@@ -23,7 +25,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
-use self::held::HeldDisk;
+use self::{held::HeldDisk, tracking::Origin};
 use super::{
     jobs::{JobRequest, Jobs},
     opener::{Opened, Source},
@@ -197,7 +199,8 @@ impl Job {
         let partial = self.request.partial;
         opener.admit_in_time(&preflight, partial, |why| self.tell_waiting(why), || self.go_on()).await?;
         let host = watch::hold(&opener.vm, &target.moref, |why| self.tell_waiting(why), || self.go_on()).await?;
-        self.finish(Phase::Preflight, clock).await;
+        let note = self.enable_tracking(opener, target).await?;
+        self.finish_with(Phase::Preflight, clock, note).await;
         self.go_on()?;
 
         let clock = self.begin(Phase::Snapshot).await;
@@ -220,7 +223,9 @@ impl Job {
         let opened = opener.attach(session, target, &moref, &self.request.keys, &self.request.ways).await?;
         // An older snapshot that is taken over may lack a disk that the VM has now.
         let fit = self.ranges_fit(opened.iter().map(|disk| &disk.decision));
-        let refused = self.hold(opened, holding);
+        let scope = self.request.wanted.scope;
+        let origin = Arc::new(Origin::look(opener, scope, target, &moref, preflight.build).await);
+        let refused = self.hold(opened, &origin, holding);
         self.finish(Phase::Attach, clock).await;
         fit?;
         if holding.disks.is_empty() || (!self.request.partial && !refused.is_empty()) {
@@ -258,13 +263,13 @@ impl Job {
     }
 
     /// Sorts the attached from the refused and notes both.
-    fn hold(&self, opened: Vec<Opened>, holding: &mut Holding) -> Vec<Error> {
+    fn hold(&self, opened: Vec<Opened>, origin: &Arc<Origin>, holding: &mut Holding) -> Vec<Error> {
         let mut refused = Vec::new();
         for disk in opened {
             match disk.disk {
                 Ok(open) => {
                     let returns = disk.decision.route == Route::HotAdd;
-                    holding.disks.push(HeldDisk::new(open, disk.next, disk.remarks, returns));
+                    holding.disks.push(HeldDisk::new(open, disk.next, disk.remarks, Arc::clone(origin), returns));
                 }
                 Err(errors) => {
                     let facts = facts_to_api(&disk.decision.disk);
@@ -296,13 +301,17 @@ impl Job {
     }
 
     async fn finish(&self, phase: Phase, since: Instant) {
+        self.finish_with(phase, since, "").await;
+    }
+
+    async fn finish_with(&self, phase: Phase, since: Instant, note: &str) {
         let duration = since.elapsed();
         tracing::info!(op = phase.as_str_name(), duration_ms = duration.as_millis(), "phase finished");
         let event = v1::PhaseEvent {
             phase: phase.into(),
             finished: true,
             duration_us: micros(duration),
-            ..v1::PhaseEvent::default()
+            note: note.to_owned(),
         };
         self.emit(Event::Phase(event)).await;
     }

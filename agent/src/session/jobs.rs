@@ -19,6 +19,7 @@ use super::{
     snapshot::Wish,
 };
 use crate::{
+    areas::Wanted,
     attach::now,
     error::{Error, Result},
     id::{JobId, SessionId},
@@ -45,8 +46,10 @@ pub struct JobRequest {
     pub resume_window: Duration,
     /// The job whose kept snapshot is taken over.
     pub resume_job: Option<String>,
-    /// What to read, by device key; a disk without an entry is read whole.
+    /// What to read, by device key, whatever `wanted` says.
     pub ranges: BTreeMap<i32, Vec<Range<u64>>>,
+    /// What to read of the other disks.
+    pub wanted: Wanted,
     pub ways: Ways,
     /// What went on by its server is attached again when that is possible.
     pub back: bool,

@@ -10,7 +10,7 @@ use crate::{
     config::Export,
     discover::Platform,
     error::{Error, Result},
-    hypervisor::TargetFacts,
+    hypervisor::{TargetFacts, views::Build},
     id::{Moref, SessionId},
     plan::{Decision, Planner, Route, Transport},
     reason,
@@ -53,6 +53,8 @@ pub enum Source {
 pub struct Preflight {
     pub target: TargetFacts,
     pub decisions: Vec<Decision>,
+    /// Of the host that runs the target, if that is told.
+    pub build: Option<Build>,
 }
 
 /// One disk after attaching.
@@ -81,8 +83,9 @@ impl Opener {
         if target.moref == self.vm.moref {
             return Err(Error::new(&reason::VM_IS_PROXY, target.name));
         }
-        let (_, decisions) = self.decide(&target, None, keys, ways).await?;
-        Ok(Preflight { target, decisions })
+        let (facts, decisions) = self.decide(&target, None, keys, ways).await?;
+        let build = facts.target.host.known().and_then(|host| host.build.known().copied());
+        Ok(Preflight { target, decisions, build })
     }
 
     /// Refuses what can't succeed before a snapshot is taken.

@@ -46,7 +46,7 @@ impl Memory {
 }
 
 /// Waits for `what`; `None` when it was cancelled first.
-pub(super) async fn unless<T>(cancel: &AtomicBool, what: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn unless<T>(cancel: &AtomicBool, what: impl Future<Output = T>) -> Option<T> {
     let mut what = std::pin::pin!(what);
     while !cancel.load(Ordering::Relaxed) {
         if let Ok(done) = timeout(CANCEL_POLL, &mut what).await {

@@ -15,6 +15,7 @@ pub mod vddk;
 pub use disk::Disk;
 pub use export::{ExportDisk, Lease};
 pub use memory::Memory;
+pub(crate) use memory::unless;
 pub use outlet::Outlet;
 pub use read::{Item, ReadOrder, Reading, Report, Sink, micros};
 pub use remote::{Of, Ready, Remote, SERVER_LOST, Servers};

@@ -32,8 +32,8 @@ use crate::{
 /// What to read.
 #[derive(Debug, Clone)]
 pub struct ReadOrder {
-    /// Empty: the whole disk.
-    pub ranges: Vec<Range<u64>>,
+    /// `None`: the whole disk.
+    pub ranges: Option<Vec<Range<u64>>>,
     pub block_bytes: u32,
     pub depth: u32,
     pub engines: Vec<EngineKind>,
@@ -197,7 +197,7 @@ fn run(
     };
     let mut framer = Framer::new(disk.facts().device_key, order.block_bytes, sink);
     let whole = [0..prepared.source.size()];
-    let ranges = if order.ranges.is_empty() { &whole[..] } else { &order.ranges };
+    let ranges = order.ranges.as_deref().unwrap_or(&whole);
     let request = ReadRequest { ranges, block: order.block_bytes, cancel };
     let required: u64 = ranges.iter().map(|r| r.end.saturating_sub(r.start)).sum();
     let setup = opened.elapsed();
@@ -235,7 +235,7 @@ const EXPORT: &str = "nfc-lease";
 fn export(disk: &ExportDisk, order: &ReadOrder, sink: Sink, cancel: &Arc<AtomicBool>, runtime: &Handle) -> Report {
     let begun = Instant::now();
     let whole = [0..disk.disk.capacity_bytes];
-    let ranges = if order.ranges.is_empty() { &whole[..] } else { &order.ranges };
+    let ranges = order.ranges.as_deref().unwrap_or(&whole);
     let required: u64 = ranges.iter().map(|r| r.end.saturating_sub(r.start)).sum();
     let mut framer = Framer::new(disk.disk.device_key, order.block_bytes, sink);
     let mut first_byte = None;

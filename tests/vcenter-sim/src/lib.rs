@@ -20,6 +20,7 @@ mod soap;
 mod state;
 mod store;
 mod tls;
+mod tracking;
 mod value;
 mod xml;
 

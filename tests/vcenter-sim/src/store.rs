@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Whence, lseek};
 
 use crate::inventory::BackingKind;
+use crate::tracking::Track;
 
 /// Disjoint, sorted byte ranges [start, end).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,6 +44,7 @@ pub(crate) struct Vmdk {
     pub uuid: String,
     pub content_id: u32,
     pub change_id: Option<String>,
+    pub track: Option<Track>,
     pub backing: BackingKind,
     pub parent: Option<String>,
     pub extents: Extents,
@@ -122,6 +124,9 @@ impl Store {
         if f.parent.is_some() {
             f.extents.insert(offset, end);
         }
+        if let Some(track) = &mut f.track {
+            track.note(offset, end);
+        }
         Ok(())
     }
 
@@ -139,6 +144,8 @@ impl Store {
             path: path.into(),
             host,
             content_id,
+            change_id: None,
+            track: p.track.as_ref().map(Track::next),
             parent: Some(parent.into()),
             extents: Extents::default(),
             grown: 0,
@@ -164,6 +171,7 @@ impl Store {
             }
         }
         parent.change_id = delta.change_id.clone();
+        parent.track = delta.track.clone();
         for child in self.children(path) {
             if let Some(c) = self.files.get_mut(&child) {
                 c.parent = Some(parent_path.clone());

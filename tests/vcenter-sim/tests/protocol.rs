@@ -57,7 +57,7 @@ async fn requests_are_held_to_the_schema() {
     ] {
         assert_eq!(lab.fault("VirtualMachine", &id, "ReconfigVM_Task", args).await.0, "InvalidRequest", "{args}");
     }
-    assert_eq!(lab.fault("VirtualMachine", &id, "QueryChangedDiskAreas", "").await.0, "MethodNotFound");
+    assert_eq!(lab.fault("VirtualMachine", &id, "CreateScreenshot_Task", "").await.0, "MethodNotFound");
     assert_eq!(lab.fault("VirtualMachine", "vm-0", "PowerOnVM_Task", "").await.0, "ManagedObjectNotFound");
     let (status, _) = lab.post("urn:vim25/8.0.2.0", "<!DOCTYPE x [<!ENTITY a \"b\">]><x/>".into()).await.unwrap();
     assert_eq!(status, 500);

@@ -4,7 +4,7 @@
 //! May not live here: anything about agents, sessions of ours, journals, policies or block devices; `unsafe`.
 //!
 //! ```text
-//! Client ─ inventory, vm, layout, snapshot, reconfigure, guard, task, datastore, host, event, planning, lease   one file per subject
+//! Client ─ inventory, vm, layout, snapshot, reconfigure, guard, task, datastore, host, event, planning, tracking, lease   one file per subject
 //!    └── session   one login, re-login when it ended, who may be retried
 //!          └── soap, xml   envelope, bounded tree, writer
 //!                └── http, tls   deadline, size limit, CA or pinned certificate
@@ -40,6 +40,7 @@ mod snapshot;
 mod soap;
 mod task;
 mod tls;
+mod tracking;
 mod version;
 mod vm;
 mod wait;
@@ -67,6 +68,7 @@ pub use reconfigure::{AddController, AddDisk, DeviceChanges, Reconfigure, Remove
 pub use session::About;
 pub use snapshot::{Quiesce, SnapshotNode, SnapshotSpec, SnapshotTree};
 pub use task::{TaskInfo, TaskResult, TaskState};
+pub use tracking::{DiskChangeExtent, DiskChangeInfo, TrackingInfo};
 pub use version::ApiVersion;
 pub use vm::{GuestInfo, PowerState, VmDisks, VmInfo};
 

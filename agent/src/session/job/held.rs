@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use hotadd_api::v1;
 
+use super::tracking::Origin;
 use crate::{
     attach::Attached,
     error::Error,
@@ -34,6 +35,8 @@ pub(super) struct HeldDisk {
     left: Mutex<Option<(DutyId, bool)>>,
     /// Why it was not attached at first.
     pub(super) remarks: Vec<Error>,
+    /// What its map is of.
+    pub(super) origin: Arc<Origin>,
     returns: AtomicU32,
 }
 
@@ -46,7 +49,13 @@ pub(super) struct Turn {
 
 impl HeldDisk {
     /// `returns`: a disk that was to be attached goes back to that when it can.
-    pub(super) fn new(disk: Disk, next: Option<Arc<Remote>>, remarks: Vec<Error>, returns: bool) -> Self {
+    pub(super) fn new(
+        disk: Disk,
+        next: Option<Arc<Remote>>,
+        remarks: Vec<Error>,
+        origin: Arc<Origin>,
+        returns: bool,
+    ) -> Self {
         Self {
             now: Mutex::new(Turn { disk, stop: Arc::default() }),
             next,
@@ -54,6 +63,7 @@ impl HeldDisk {
             leaving: AtomicBool::new(false),
             left: Mutex::default(),
             remarks,
+            origin,
             returns: AtomicU32::new(if returns { RETURNS } else { 0 }),
         }
     }

@@ -25,6 +25,7 @@ use tokio::{
 use super::{
     Holding, Job,
     held::{HeldDisk, Samples, Turn},
+    mapping::short,
 };
 use crate::{
     error::{Error, Result},
@@ -37,6 +38,12 @@ use crate::{
 /// What another transport may heal. Not an unreadable sector, nor a device that is not what was proven: those are told.
 const HEALED: [&reason::ReasonCode; 5] =
     [&reason::READ_GONE, &reason::READ_IO, &reason::READ_SHORT, &reason::READ_ENGINE, &reason::DSC_OPEN];
+
+/// What is still to be read of a disk, and the map that it is told with.
+struct Left {
+    ranges: Vec<Range<u64>>,
+    map: Option<v1::ReadMap>,
+}
 
 impl Job {
     pub(super) async fn read_all(&self, opener: &Opener, holding: &Holding) -> Result<()> {
@@ -144,14 +151,16 @@ impl Job {
 
     async fn read_disk(&self, opener: &Opener, held: &HeldDisk, holding: &Holding) -> Result<()> {
         let facts = held.now().facts().clone();
-        let asked = self.request.ranges.get(&facts.device_key).cloned();
-        let mut rest = asked.unwrap_or_else(|| vec![Range { start: 0, end: facts.capacity_bytes }]);
-        let mut sum = v1::DiskResult::default();
+        let reads = self.reads(opener, held, &held.turn()).await;
         let mut remarks: Vec<v1::Reason> = held.remarks.iter().map(Error::to_reason).collect();
+        remarks.extend(reads.wider().cloned());
+        let (mut rest, map) = (reads.ranges, reads.map);
+        let mut sum = v1::DiskResult::default();
         let samples = Samples::default();
         let error = loop {
             let turn = held.turn();
-            let report = self.read_turn(opener, held, &turn, rest.clone(), &samples, holding).await?;
+            let left = Left { ranges: rest.clone(), map: map.clone() };
+            let report = self.read_turn(opener, held, &turn, left, &samples, holding).await?;
             let (came, left) = split(&rest, report.bytes_read);
             add(&mut sum, report.to_api(&turn.disk), came);
             if let Disk::Remote(remote) = &turn.disk {
@@ -184,7 +193,7 @@ impl Job {
         opener: &Opener,
         held: &HeldDisk,
         turn: &Turn,
-        ranges: Vec<Range<u64>>,
+        left: Left,
         samples: &Samples,
         holding: &Holding,
     ) -> Result<Report> {
@@ -202,7 +211,7 @@ impl Job {
         };
         let mut back = pin!(back.fuse());
         held.set_reading(turn.disk.is_attached());
-        let mut read = pin!(self.read_by(opener, turn, ranges, samples));
+        let mut read = pin!(self.read_by(opener, turn, left, samples));
         let report = tokio::select! {
             report = &mut read => report,
             Some(attached) = &mut back => {
@@ -260,25 +269,20 @@ impl Job {
         report.error.or_else(|| (!same).then(other))
     }
 
-    fn order(&self, opener: &Opener, ranges: Vec<Range<u64>>) -> ReadOrder {
+    pub(super) fn order(&self, opener: &Opener, ranges: Vec<Range<u64>>) -> ReadOrder {
         ReadOrder {
-            ranges,
+            ranges: Some(ranges),
             block_bytes: self.request.block_bytes,
             depth: opener.vm.limits.depth,
             engines: self.request.engines.clone(),
         }
     }
 
-    async fn read_by(
-        &self,
-        opener: &Opener,
-        turn: &Turn,
-        ranges: Vec<Range<u64>>,
-        samples: &Samples,
-    ) -> Result<Report> {
+    async fn read_by(&self, opener: &Opener, turn: &Turn, left: Left, samples: &Samples) -> Result<Report> {
         if let Some(error) = self.differs(opener, turn, samples).await {
             return Ok(Report::failed(error));
         }
+        let Left { ranges, map } = left;
         let order = self.order(opener, ranges);
         let Turn { disk, stop } = turn.clone();
         let mut outlet = Outlet::new(self.tx.clone(), Arc::clone(&stop), opener.vm.limits.lease_default);
@@ -288,7 +292,8 @@ impl Job {
             let event = match item {
                 Item::Opened { engine, bytes_required } => {
                     let (disk, engine) = (Some(facts.clone()), engine.to_owned());
-                    Event::Opened(v1::DiskOpened { disk, engine, bytes_required, transport: transport.into() })
+                    let (transport, map) = (transport.into(), map.clone());
+                    Event::Opened(v1::DiskOpened { disk, engine, bytes_required, transport, map })
                 }
                 Item::Frame(frame) => {
                     samples.take(&frame);
@@ -309,7 +314,7 @@ impl Job {
     }
 
     async fn tell(&self, opener: &Opener, result: v1::DiskResult, error: Option<Error>) -> Result<()> {
-        self.note(|job| job.disks.push(result.clone()));
+        self.note(|job| job.disks.push(short(&result)));
         // As patient as with a frame: without this event the job is not OK.
         let told = self.emit_within(Event::DiskRead(result), opener.vm.limits.lease_default).await;
         match error {

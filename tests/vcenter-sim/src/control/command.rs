@@ -12,7 +12,7 @@ use super::{device, inventory, operator, vddk};
 use crate::Sim;
 use crate::cue::Cue;
 use crate::export;
-use crate::ops::{events, power, writer};
+use crate::ops::{areas, events, power, writer};
 use crate::soap;
 
 /// Writers started over one connection end with it.
@@ -96,6 +96,12 @@ fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
             } else {
                 s.locked.remove(&path)
             };
+        }
+        "areas" => areas::control(s, v)?,
+        "reset_tracking" => return areas::reset(s, text(v, "vm")?, &word(v, "disk").unwrap_or_else(|| "0:0".into())),
+        "set_tracking" => {
+            let id = s.find_vm(text(v, "vm")?).ok_or("no such vm")?;
+            s.vm_mut(&id).map_err(|f| f.text)?.change_tracking = on(v)?;
         }
         "post_event" => return events::control(s, v),
         "fault" => s.cues.push(Cue::parse(v)?),

@@ -1,5 +1,6 @@
 //! Operations that change the inventory. Each runs as a task: see task.rs.
 
+pub(crate) mod areas;
 pub(crate) mod clone;
 pub(crate) mod events;
 pub(crate) mod guard;

@@ -2,6 +2,7 @@
 
 use crate::Sim;
 use crate::fault::{Fault, Res};
+use crate::ops::areas;
 use crate::state::{Kind, Origin, State, now};
 use crate::value::MoRef;
 
@@ -33,6 +34,9 @@ pub(crate) fn set(s: &mut State, id: &str, on: bool) -> Res<()> {
                 return Err(s.locked_fault(&p));
             }
         }
+    }
+    if on {
+        areas::stun(s, id)?;
     }
     let vm = s.vm_mut(id)?;
     vm.on = on;

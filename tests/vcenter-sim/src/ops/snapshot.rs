@@ -1,9 +1,10 @@
 //! Snapshots: create moves the VM's disks to new deltas; remove merges a delta into its parent unless somebody else has either open.
 
 use crate::fault::{Fault, Res};
-use crate::ops::{hosts, space};
+use crate::ops::{areas, hosts, space};
 use crate::state::{Kind, Snapshot, State, Vm, now};
 use crate::store::split_path;
+use crate::tracking::Track;
 use crate::value::{MoRef, Val};
 
 /// Longest chain that ESXi allows.
@@ -41,15 +42,16 @@ pub(crate) fn create(s: &mut State, id: &str, name: &str, description: &str, qui
     let tops: Vec<(i32, String)> =
         vm.disks().filter(|(_, d)| d.snapshotted()).map(|(dev, d)| (dev.key, d.path.clone())).collect();
     let number = vm.next_snapshot;
-    let (on, tools, tracked, parent) = (vm.on, vm.tools, vm.change_tracking, vm.current.clone());
+    let (on, tools, parent) = (vm.on, vm.tools, vm.current.clone());
     // All or nothing: no delta is made before all have room.
     for (_, top) in &tops {
         let (path, _) = delta_name(s, id, top)?;
         space::check(s, &path, s.knobs.need_snapshot)?;
     }
+    areas::stun(s, id)?;
     for (key, top) in tops {
-        if tracked && let Some(f) = s.store.files.get_mut(&top) {
-            f.change_id = Some(format!("52 de 1b 5e 73 66 61 c1-{:08x}/{number}", f.content_id));
+        if let Some(f) = s.store.files.get_mut(&top) {
+            f.change_id = f.track.as_ref().map(Track::id);
         }
         let path = new_delta(s, id, &top)?;
         set_path(s, id, key, &path)?;
@@ -78,9 +80,6 @@ pub(crate) fn new_delta(s: &mut State, vm: &str, top: &str) -> Res<String> {
     let (path, dir) = delta_name(s, vm, top)?;
     let content = u32::try_from(s.next()).unwrap_or(1).wrapping_mul(2_654_435_761);
     s.store.create_delta(top, &path, &dir, content).map_err(|e| io(&e))?;
-    if let Some(f) = s.store.files.get_mut(&path) {
-        f.change_id = None;
-    }
     Ok(path)
 }
 

@@ -9,7 +9,7 @@ use crate::cue::CueKind;
 use crate::export;
 use crate::fault::{Fault, Res};
 use crate::ops::work::{self, By, Work};
-use crate::ops::{events, guard, reconfig};
+use crate::ops::{areas, events, guard, reconfig};
 use crate::render::{self, Ctx};
 use crate::schema::SCHEMA;
 use crate::state::State;
@@ -89,6 +89,7 @@ fn locked_call(
         "EventManager" => Ok(Reply { declared: "Event[]", val: events::query(s, body)?, cookie: None }),
         "Task" => cancel(s, this),
         "HttpNfcLease" => export::call(s, this, method, body),
+        "VirtualMachine" if method == "QueryChangedDiskAreas" => areas::query(s, this, body),
         "VirtualMachineSnapshot" if method == "ExportSnapshot" => export::begin(sim, s, this, ctx),
         "VirtualMachine" | "VirtualMachineSnapshot" => vm_work(sim, s, this, body, ctx, cues),
         _ => Err(Fault::new("NotSupported", "The operation is not supported on the object.")),

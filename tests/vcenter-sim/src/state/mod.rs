@@ -215,6 +215,7 @@ pub(crate) struct State {
     pub seq: u64,
     pub leases: BTreeMap<String, crate::export::Lease>,
     pub exports: crate::export::Cues,
+    pub telling: crate::ops::areas::Telling,
     /// Of the server's certificate.
     pub thumbprint: String,
 }

@@ -132,6 +132,10 @@ pub const EVENTS: &str = "<returnval xsi:type=\"EnteringMaintenanceModeEvent\"><
     type=\"HostSystem\">host-9</host></sourceHost></returnval><returnval xsi:type=\"HostConnectedEvent\"><key>9</key><chainId>9\
     </chainId><createdTime>2026-01-01T00:00:06Z</createdTime><userName>root</userName></returnval>";
 
+/// A page of a map with two areas.
+pub const CHANGES: &str = "<returnval><startOffset>65536</startOffset><length>4194304</length><changedArea><start>131072</start>\
+    <length>65536</length></changedArea><changedArea><start>1048576</start><length>131072</length></changedArea></returnval>";
+
 pub fn lease_ref() -> MoRef {
     MoRef::new("HttpNfcLease", "session[1]lease")
 }
@@ -188,6 +192,7 @@ pub fn happy(seen: &Seen, own: &str, prior: &[&str]) -> Reply {
         "Login" => login(LOGINS.fetch_add(1, Ordering::Relaxed)),
         "CurrentTime" => answer(op, "<returnval>2026-01-01T00:00:00Z</returnval>"),
         "QueryEvents" => answer(op, EVENTS),
+        "QueryChangedDiskAreas" => answer(op, CHANGES),
         "FindAllByUuid" => answer(op, "<returnval type=\"VirtualMachine\">vm-42</returnval>"),
         "CreateContainerView" => moref_value(op, "ContainerView", "session[1]view"),
         "CreatePropertyCollector" => moref_value(op, "PropertyCollector", "session[1]pc"),
@@ -288,6 +293,13 @@ pub async fn drive_all(client: &Client) {
     for quiesce in [Quiesce::No, Quiesce::Yes, Quiesce::Timeout(15)] {
         let spec = SnapshotSpec { name: "hotadd & co".to_owned(), description: "Temporary.".to_owned(), quiesce };
         client.create_snapshot(&vm, &spec).await.unwrap();
+    }
+    client.tracking(&vm).await.unwrap();
+    for version in [None, info.change_version.as_deref()] {
+        client.enable_change_tracking(&vm, version).await.unwrap();
+    }
+    for id in ["*", "52 de 1b-0a/12"] {
+        client.changed_disk_areas(&vm, &snapshot, 2000, 65536, id).await.unwrap();
     }
     client.remove_snapshot(&snapshot, true).await.unwrap();
     let kinds = [BackingKind::FlatV2, BackingKind::SeSparse, BackingKind::SparseV2, BackingKind::RdmVirtual];

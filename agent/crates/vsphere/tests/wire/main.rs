@@ -15,3 +15,4 @@ mod many;
 mod requests;
 mod session;
 mod tasks;
+mod tracking;
