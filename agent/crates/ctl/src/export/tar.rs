@@ -92,9 +92,12 @@ impl Archive {
         let end = || {
             self.file.set_len(size)?;
             self.file.sync_all()?;
-            // Not `rename`: who made a file of this name meanwhile keeps it.
-            fs::hard_link(&self.part, &self.path)?;
-            fs::remove_file(&self.part)?;
+            // A link first: who made a file of this name meanwhile keeps it. Some file systems know no links.
+            match fs::hard_link(&self.part, &self.path) {
+                Ok(()) => fs::remove_file(&self.part)?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+                Err(_) => fs::rename(&self.part, &self.path)?,
+            }
             File::open(folder)?.sync_all()
         };
         end().map_err(|error| self.failed(&error))?;
