@@ -6,6 +6,7 @@
 mod areas;
 mod around;
 mod backpressure;
+mod chains;
 mod cli;
 mod consistency;
 mod controllers;
@@ -24,6 +25,7 @@ mod login;
 mod lost;
 mod names;
 mod nbd;
+mod pace;
 mod plan;
 mod relay;
 mod resume;

@@ -16,9 +16,9 @@ use vcenter_sim::inventory::{ControllerKind, ControllerSpec, DatastoreKind};
 use crate::{
     around::two_hosts,
     support::{
-        Delivered, MIB, Running, Seen, adds, backup, by_request, calls, codes, control, dense, disks, ended,
-        eventually, images_equal_sources, nothing_is_left, nothing_stays, open_request, reading, refused, request,
-        scene,
+        Delivered, MIB, Running, Seen, adds, around_calls, backup, by_request, calls, codes, control, dense, disks,
+        ended, eventually, images_equal_sources, nothing_is_left, nothing_stays, open_request, reading, refused,
+        request, scene,
     },
 };
 
@@ -380,9 +380,7 @@ async fn a_session_reads_a_disk_of_a_server_wherever_the_proxy_goes() -> Result<
     let opened = client.open_disks(open).await?.into_inner();
     assert_eq!(opened.disks[0].transport(), Transport::Nbd);
     control(&scene, json!({"cmd": "host", "name": "esx-proxy", "entering": true})).await?;
-    let looks = calls(&scene, "RetrievePropertiesEx").await?.len();
-    eventually("it was looked at since", async || Ok(calls(&scene, "RetrievePropertiesEx").await?.len() > looks + 20))
-        .await?;
+    around_calls(&scene, 20).await?;
     let read =
         ReadDiskRequest { session_id: opened.session_id.clone(), device_key: key(0), ..ReadDiskRequest::default() };
     let mut stream = client.read_disk(read).await?.into_inner();

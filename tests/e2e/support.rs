@@ -210,6 +210,13 @@ pub async fn calls(scene: &Scene, method: &str) -> Result<Vec<String>> {
     Ok(named.map(|r| r["body"].as_str().unwrap_or_default().to_owned()).collect())
 }
 
+/// Waits until vCenter was asked so often since: that much has happened.
+pub async fn around_calls(scene: &Scene, more: usize) -> Result<()> {
+    let looks = calls(scene, "RetrievePropertiesEx").await?.len();
+    eventually("vCenter was asked since", async || Ok(calls(scene, "RetrievePropertiesEx").await?.len() > looks + more))
+        .await
+}
+
 /// Disks added in each reconfigure that adds.
 pub async fn adds(scene: &Scene) -> Result<Vec<usize>> {
     let counts = calls(scene, "ReconfigVM_Task")

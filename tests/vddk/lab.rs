@@ -14,7 +14,7 @@ use hotadd_agent::{
     transport::vddk::{DiskSpec, Life, Running, VddkSettings, thumbprint_of},
 };
 use hotadd_blockio::{
-    Arena, ReadEngine as _, ReadRequest,
+    Arena, FullSpeed, ReadEngine as _, ReadRequest,
     nbd::{NbdEngine, NbdError, Options},
     reader,
 };
@@ -142,7 +142,7 @@ pub async fn read(mut engine: NbdEngine) -> Vec<u8> {
         let (source, cancel) = (Arc::clone(engine.source()), AtomicBool::new(false));
         let request = ReadRequest { ranges: &ranges, block: BLOCK, cancel: &cancel };
         let mut bytes = Vec::new();
-        reader::read(&source, &mut engine, &arena, &request, &mut |block| {
+        reader::read(&source, &mut engine, &arena, &request, &mut FullSpeed, &mut |block| {
             assert_eq!(block.offset, bytes.len() as u64);
             bytes.extend_from_slice(block.data.as_ref());
             ControlFlow::Continue(())

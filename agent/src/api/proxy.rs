@@ -1,8 +1,8 @@
 //! ProxyService.
-use std::pin::Pin;
+use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt as _};
-use hotadd_api::v1::{self, proxy_service_server::ProxyService};
+use hotadd_api::v1::{self, proxy_service_server::ProxyService, set_limits_request::What};
 use hotadd_blockio::{Arena, Device, Refusal, engine};
 use tonic::{Request, Response, Status};
 
@@ -12,7 +12,8 @@ use crate::{
     error::{Error, Result},
     id::Moref,
     plan, reason,
-    session::opener::Ways,
+    session::{live::seconds, opener::Ways},
+    transport::throttle::{Rate, Scope},
 };
 
 #[tonic::async_trait]
@@ -39,6 +40,37 @@ impl ProxyService for Context {
         let policy = &opener.planner.policy;
         let answer = plan::explain::to_api(&explained.facts, &explained.decisions, policy, &explained.rates);
         Ok(Response::new(answer))
+    }
+
+    async fn set_limits(&self, r: Request<v1::SetLimitsRequest>) -> Result<Response<v1::SetLimitsResponse>, Status> {
+        let request = r.into_inner();
+        let throttle = &self.manager.opener().vm.throttle;
+        if let Some(scope) = scope(request.what)? {
+            let ttl = (request.ttl_seconds > 0).then(|| Duration::from_secs(request.ttl_seconds.into()));
+            match request.pace {
+                Some(pace) => {
+                    let refused = |fault| Error::new(&reason::SES_REQUEST, format!("pace of {scope}: {fault}"));
+                    let rate = rate(&pace).checked(&scope).map_err(refused)?;
+                    tracing::info!(%scope, ?rate, ?ttl, "limits set");
+                    throttle.set(scope, rate, ttl);
+                }
+                None => {
+                    tracing::info!(%scope, "limits as configured");
+                    throttle.unset(&scope);
+                }
+            }
+        }
+        let limits = throttle.now().into_iter().map(|(scope, rate, left)| v1::Limit {
+            what: scope.to_string(),
+            pace: Some(v1::Pace {
+                bytes_per_second: rate.bytes_per_second.unwrap_or(0),
+                reads_per_second: rate.reads_per_second.unwrap_or(0),
+                latency_us: rate.latency.map_or(0, |l| u32::try_from(l.as_micros()).unwrap_or(u32::MAX)),
+            }),
+            // One that ends within this second has not ended.
+            seconds_left: left.map_or(0, |left| seconds(left).max(1)),
+        });
+        Ok(Response::new(v1::SetLimitsResponse { limits: limits.collect() }))
     }
 
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::GetInfoResponse>, Status> {
@@ -88,6 +120,27 @@ impl ProxyService for Context {
             }
         });
         Ok(Response::new(v1::GetCapacityResponse { controllers: controllers.collect() }))
+    }
+}
+
+fn scope(what: Option<What>) -> Result<Option<Scope>> {
+    Ok(match what {
+        Some(What::Agent(true)) => Some(Scope::Agent),
+        Some(What::Disk(true)) => Some(Scope::Disk),
+        Some(What::Datastore(name)) => Some(Scope::Datastore(text("datastore", &name, true)?)),
+        Some(What::Agent(false) | What::Disk(false)) => {
+            return Err(Error::new(&reason::SES_REQUEST, "agent and disk are named by true"));
+        }
+        None => None,
+    })
+}
+
+fn rate(pace: &v1::Pace) -> Rate {
+    let above_zero = |value: u64| (value > 0).then_some(value);
+    Rate {
+        bytes_per_second: above_zero(pace.bytes_per_second),
+        reads_per_second: above_zero(pace.reads_per_second),
+        latency: (pace.latency_us > 0).then(|| Duration::from_micros(pace.latency_us.into())),
     }
 }
 

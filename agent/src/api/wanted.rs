@@ -26,9 +26,6 @@ pub(super) fn wanted(request: &v1::BackupVmRequest) -> Result<Wanted> {
         Ok(v1::Scope::Changed) => Scope::Changed,
         Err(_) => return Err(refused(format!("scope: {} is not known", request.scope))),
     };
-    if let Some(disk) = request.ranges.first().filter(|_| scope != Scope::Whole) {
-        return Err(refused(format!("scope and ranges: both say what is read of disk {}", disk.device_key)));
-    }
     let seed = if request.sample_seed == 0 { drawn_seed() } else { request.sample_seed };
     Ok(Wanted { scope, bases: bases(request)?, enable: request.enable_change_tracking, seed })
 }
@@ -134,7 +131,7 @@ mod tests {
     fn what_contradicts_itself_is_refused() {
         let ranges = vec![v1::DiskRanges { device_key: 2000, ..v1::DiskRanges::default() }];
         let both = v1::BackupVmRequest { ranges: ranges.clone(), ..changed(vec![]) };
-        assert!(why(&both).contains("scope and ranges"));
+        assert!(wanted(&both).is_ok(), "scope is of the other disks");
         let both = v1::BackupVmRequest { ranges, bases: vec![base()], ..v1::BackupVmRequest::default() };
         assert!(why(&both).contains("bases and ranges"));
         assert!(why(&v1::BackupVmRequest { scope: 77, ..v1::BackupVmRequest::default() }).contains("scope: 77"));

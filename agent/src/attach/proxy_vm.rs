@@ -21,10 +21,11 @@ use crate::{
     error::{Error, Result},
     events::Events,
     hypervisor::{Happening, Hypervisor, ProxyFacts, Site},
+    id::SessionId,
     id::{DiskUuid, Moref, Slot},
     journal::{Journal, JournalError, Record},
     reason,
-    transport::Memory,
+    transport::{Means, Memory, throttle::Throttle},
 };
 
 /// See the module.
@@ -44,6 +45,7 @@ pub struct ProxyVm {
     pub listed_own: BTreeSet<DiskUuid>,
     /// For the buffers of all reads.
     pub memory: Memory,
+    pub throttle: Throttle,
     pub readers: Readers,
     pub events: Events,
     /// Cancelled when only a new start can go on: a loop that must never end has ended.
@@ -78,6 +80,12 @@ pub(super) struct View {
 }
 
 impl ProxyVm {
+    /// What a read of this session shares with all others.
+    #[must_use]
+    pub fn means(&self, session: SessionId) -> Means<'_> {
+        Means { memory: &self.memory, throttle: &self.throttle, session }
+    }
+
     #[must_use]
     pub fn new(
         proxy: &ProxyFacts,
@@ -100,6 +108,7 @@ impl ProxyVm {
             deadlines: config.deadlines.clone(),
             listed_own: config.own_disks.clone(),
             memory: Memory::new(config.limits.memory_bytes),
+            throttle: Throttle::new(config.pace.clone()),
             readers: Readers::default(),
             events: Events::default(),
             fatal: CancellationToken::new(),

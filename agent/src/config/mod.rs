@@ -4,6 +4,7 @@ mod deadlines;
 mod export;
 mod limits;
 mod nbd;
+mod pace;
 mod plan;
 mod secret;
 mod vddk;
@@ -27,8 +28,11 @@ pub use self::{
     plan::{NoSlot, Policy, Profile, SataNvme, TryVddk},
     vddk::{Compression, VddkSettings},
 };
-use self::{deadlines::RawDeadlines, export::RawExport, limits::RawLimits, nbd::RawNbd, plan::RawPlan, vddk::RawVddk};
-use crate::id::DiskUuid;
+use self::{
+    deadlines::RawDeadlines, export::RawExport, limits::RawLimits, nbd::RawNbd, pace::RawPace, plan::RawPlan,
+    vddk::RawVddk,
+};
+use crate::{id::DiskUuid, transport::throttle::Rates};
 
 /// The checked configuration.
 #[derive(Debug, Clone)]
@@ -38,6 +42,7 @@ pub struct Config {
     pub vcenter: Vcenter,
     pub state_dir: PathBuf,
     pub limits: Limits,
+    pub pace: Rates,
     pub deadlines: Deadlines,
     pub plan: Policy,
     pub nbd: Nbd,
@@ -123,6 +128,8 @@ struct RawConfig {
     #[serde(default)]
     plan: RawPlan,
     #[serde(default)]
+    pace: RawPace,
+    #[serde(default)]
     nbd: RawNbd,
     #[serde(default)]
     vddk: Option<RawVddk>,
@@ -201,6 +208,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
     let limits = raw.limits.check(&mut faults.0);
     let deadlines = raw.deadlines.check(&mut faults.0);
     let plan = raw.plan.check(&mut faults.0);
+    let pace = raw.pace.check(&mut faults.0);
     let nbd = raw.nbd.check(&mut faults.0);
     let vddk = raw.vddk.map(|raw| raw.check(&mut faults.0));
     let export = raw.export.check(&mut faults.0);
@@ -219,6 +227,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
             limits,
             deadlines,
             plan,
+            pace,
             nbd,
             vddk,
             export,

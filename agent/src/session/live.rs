@@ -138,6 +138,7 @@ impl Session {
             .try_acquire_owned()
             .map_err(|_| Error::new(&reason::SES_STATE, "too many reads, or the session is closing"))?;
         let (session, vm, platform) = (Arc::clone(self), Arc::clone(&opener.vm), opener.platform());
+        let id = self.id;
         let cancel = Arc::clone(&self.cancel_reads);
         // No patience of its own: a client that stops reading loses its lease, and that cancels the read.
         let mut outlet = Outlet::new(tx.clone(), Arc::clone(&cancel), Duration::MAX);
@@ -152,7 +153,7 @@ impl Session {
         tokio::spawn(async move {
             let gone = tx.clone();
             let reading = tokio::select! {
-                reading = Reading::start(disk.clone(), platform, order, sink, cancel, &vm.memory) => reading,
+                reading = Reading::start(disk.clone(), platform, order, sink, cancel, vm.means(id)) => reading,
                 () = gone.closed() => return,
             };
             let mut report = match reading {

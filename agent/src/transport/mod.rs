@@ -10,6 +10,7 @@ pub mod reach;
 pub mod read;
 pub mod remote;
 pub mod stream_vmdk;
+pub mod throttle;
 pub mod vddk;
 
 pub use disk::Disk;
@@ -17,5 +18,5 @@ pub use export::{ExportDisk, Lease};
 pub use memory::Memory;
 pub(crate) use memory::unless;
 pub use outlet::Outlet;
-pub use read::{Item, ReadOrder, Reading, Report, Sink, micros};
+pub use read::{Item, Means, ReadOrder, Reading, Report, Sink, micros};
 pub use remote::{Of, Ready, Remote, SERVER_LOST, Servers};

@@ -20,11 +20,16 @@ use hotadd_blockio::{
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
-use super::{Disk, ExportDisk, Memory, Ready, Remote, memory::unless};
+use super::{
+    Disk, ExportDisk, Memory, Ready, Remote,
+    memory::unless,
+    throttle::{Pacer, Throttle},
+};
 use crate::{
     attach::Attached,
     discover::Platform,
     error::{Error, Result},
+    id::SessionId,
     plan::facts_to_api,
     reason,
 };
@@ -37,6 +42,14 @@ pub struct ReadOrder {
     pub block_bytes: u32,
     pub depth: u32,
     pub engines: Vec<EngineKind>,
+}
+
+/// What reads share, and for whom this one is.
+#[derive(Debug, Clone, Copy)]
+pub struct Means<'a> {
+    pub memory: &'a Memory,
+    pub throttle: &'a Throttle,
+    pub session: SessionId,
 }
 
 /// What a read hands over.
@@ -83,8 +96,9 @@ impl Reading {
         mut order: ReadOrder,
         sink: Sink,
         cancel: Arc<AtomicBool>,
-        memory: &Memory,
+        means: Means<'_>,
     ) -> Result<Self> {
+        let memory = means.memory;
         let (answer, done) = oneshot::channel();
         let ready = match &disk {
             Disk::Attached(_) | Disk::Exported(_) => None,
@@ -103,10 +117,12 @@ impl Reading {
         let share = memory.take(order.depth, order.block_bytes, &cancel).await;
         let share = share.ok_or_else(|| Error::new(&reason::READ_STOPPED, "before it began: no memory was free"))?;
         let (flag, runtime) = (Arc::clone(&cancel), Handle::current());
+        let pacer = means.throttle.pacer(means.session, &disk.facts().datastore_name, order.depth as usize);
         thread::Builder::new()
             .name(format!("read-{}", disk.facts().device_key))
             .spawn(move || {
-                let report = run(&disk, ready.as_ref(), platform.as_ref(), &order, sink, &flag, &runtime);
+                let mut reins = Reins { pacer, cancel: flag, runtime };
+                let report = run(&disk, ready.as_ref(), platform.as_ref(), &order, &mut reins, sink);
                 drop(ready);
                 drop(disk);
                 drop(share);
@@ -175,21 +191,28 @@ pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// What holds a read back or ends it, and where it may wait for others.
+struct Reins {
+    pacer: Pacer,
+    cancel: Arc<AtomicBool>,
+    runtime: Handle,
+}
+
 fn run(
     disk: &Disk,
     ready: Option<&Ready>,
     platform: &dyn Platform,
     order: &ReadOrder,
+    reins: &mut Reins,
     sink: Sink,
-    cancel: &Arc<AtomicBool>,
-    runtime: &Handle,
 ) -> Report {
+    let Reins { pacer, cancel, .. } = &mut *reins;
     let opened = Instant::now();
     let prepared = match (disk, ready) {
         (Disk::Attached(attached), _) => Prepared::device(attached, platform, order),
         (Disk::Remote(remote), Some(ready)) => Prepared::server(remote, ready, order, cancel),
         (Disk::Remote(remote), None) => Err(Error::new(&reason::INTERNAL, remote.name())),
-        (Disk::Exported(exported), _) => return export(exported, order, sink, cancel, runtime),
+        (Disk::Exported(exported), _) => return export(exported, order, reins, sink),
     };
     let mut prepared = match prepared {
         Ok(prepared) => prepared,
@@ -205,10 +228,14 @@ fn run(
     if (framer.sink)(Item::Opened { engine, bytes_required: required }).is_break() {
         return Report::failed(Error::new(&reason::READ_STOPPED, disk.facts().backing.to_string()));
     }
-    let result =
-        reader::read(prepared.source.as_ref(), prepared.engine.as_mut(), &prepared.arena, &request, &mut |block| {
-            framer.send(block)
-        });
+    let result = reader::read(
+        prepared.source.as_ref(),
+        prepared.engine.as_mut(),
+        &prepared.arena,
+        &request,
+        pacer,
+        &mut |block| framer.send(block),
+    );
     let gone = || Error::new(&reason::READ_GONE, format!("{} at its end", disk.facts().backing));
     let error = verdict(&result, required, framer.covered, disk).or_else(|| (!prepared.source.is_present()).then(gone));
     let error = match (error, ready) {
@@ -232,7 +259,8 @@ fn run(
 const EXPORT: &str = "nfc-lease";
 
 /// The stream of an export lease, on this thread, which may wait for the client as any read may.
-fn export(disk: &ExportDisk, order: &ReadOrder, sink: Sink, cancel: &Arc<AtomicBool>, runtime: &Handle) -> Report {
+fn export(disk: &ExportDisk, order: &ReadOrder, reins: &mut Reins, sink: Sink) -> Report {
+    let Reins { pacer, cancel, runtime } = reins;
     let begun = Instant::now();
     let whole = [0..disk.disk.capacity_bytes];
     let ranges = order.ranges.as_deref().unwrap_or(&whole);
@@ -245,6 +273,7 @@ fn export(disk: &ExportDisk, order: &ReadOrder, sink: Sink, cancel: &Arc<AtomicB
     } else {
         disk.stream(runtime, ranges, order.block_bytes, cancel, &mut |offset, data| {
             first_byte.get_or_insert_with(|| begun.elapsed());
+            pacer.wait(u32::try_from(data.len()).unwrap_or(u32::MAX), cancel)?;
             framer.push(offset, data, || Bytes::copy_from_slice(data))
         })
     };

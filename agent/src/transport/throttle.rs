@@ -4,9 +4,11 @@
 //! A limit is a clock: each read moves it on by its cost, and may begin when the clock is at most [`BURST`] ahead. Where
 //! sessions compete, the one that has had the fewest bytes goes first, however many disks it reads.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::ControlFlow,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -14,7 +16,7 @@ use std::{
 
 use hotadd_blockio::{Depth, Pace};
 
-use crate::{id::SessionId, session::registry::lock};
+use crate::id::SessionId;
 
 /// How far reads may run ahead of a limit.
 const BURST: Duration = Duration::from_millis(100);
@@ -24,6 +26,9 @@ const AHEAD: u64 = 4 << 20;
 const YIELD: Duration = Duration::from_millis(2);
 /// A session that was refused and does not come back within this does not wait any more: its client is slow, or gone.
 const WAITS: Duration = Duration::from_millis(250);
+
+/// How often one that waits looks whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Limits of one thing; `None`: no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,6 +47,16 @@ pub enum Scope {
     Datastore(String),
     /// Each disk by itself.
     Disk,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Agent => f.write_str("agent"),
+            Self::Datastore(name) => write!(f, "datastores.{name}"),
+            Self::Disk => f.write_str("disk"),
+        }
+    }
 }
 
 /// The limits as configured.
@@ -65,8 +80,13 @@ struct State {
     changed: BTreeMap<Scope, (Rate, Option<Instant>)>,
     clocks: BTreeMap<Clock, Instant>,
     flows: BTreeMap<SessionId, Flow>,
-    /// Bytes that the session served last has had: where a new one begins.
+    /// The most that a session has had: where a new one begins.
     served: u64,
+}
+
+/// Figures of a state that a panic left are figures all the same.
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whose clock; a disk has a number of its own.
@@ -106,18 +126,24 @@ impl Throttle {
         self.0.limited.store(state.any(), Ordering::Relaxed);
     }
 
+    /// As configured again.
+    pub fn unset(&self, scope: &Scope) {
+        let mut state = lock(&self.0.state);
+        state.changed.remove(scope);
+        self.0.limited.store(state.any(), Ordering::Relaxed);
+    }
+
     /// What holds now, with what is left of it.
     #[must_use]
     pub fn now(&self) -> Vec<(Scope, Rate, Option<Duration>)> {
         let (mut state, now) = (lock(&self.0.state), Instant::now());
         state.expire(now);
-        let scopes: std::collections::BTreeSet<Scope> =
-            state.configured.keys().chain(state.changed.keys()).cloned().collect();
+        let scopes: BTreeSet<Scope> = state.configured.keys().chain(state.changed.keys()).cloned().collect();
         let told = |scope: Scope| {
             let left = state.changed.get(&scope).and_then(|(_, end)| *end);
             (scope.clone(), state.rate(&scope), left.map(|end| end.saturating_duration_since(now)))
         };
-        scopes.into_iter().map(told).collect()
+        scopes.into_iter().map(told).filter(|(_, rate, _)| *rate != Rate::default()).collect()
     }
 
     /// For one read of a disk.
@@ -154,7 +180,6 @@ impl State {
     }
 
     fn admit(&mut self, who: &Pacer, bytes: u32, now: Instant) -> Result<(), Duration> {
-        self.expire(now);
         let costs = self.costs(who, bytes);
         let ahead = |(clock, _): &(Clock, Duration)| {
             self.clocks.get(clock).map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
@@ -168,10 +193,11 @@ impl State {
             flow.refused = Some(now);
             return Err(wait);
         }
-        flow.refused = None;
+        let waited = flow.refused.take().is_some_and(|at| now.saturating_duration_since(at) < WAITS);
         // Who did not read for a while does not get that back.
-        flow.bytes = flow.bytes.max(served.saturating_sub(AHEAD)) + u64::from(bytes);
-        self.served = served.max(flow.bytes.min(served + u64::from(bytes)));
+        let had = if waited { flow.bytes } else { flow.bytes.max(served.saturating_sub(AHEAD)) };
+        flow.bytes = had + u64::from(bytes);
+        self.served = served.max(flow.bytes);
         for (clock, cost) in costs {
             let at = self.clocks.entry(clock).or_insert(now);
             *at = (*at).max(now) + cost;
@@ -217,6 +243,19 @@ pub struct Pacer {
     depth: Depth,
 }
 
+impl Pacer {
+    /// Waits for a read of `bytes`; `Break`: it is not wanted any more.
+    pub fn wait(&mut self, bytes: u32, stop: &AtomicBool) -> ControlFlow<()> {
+        while let Err(wait) = self.admit(bytes) {
+            if stop.load(Ordering::Relaxed) {
+                return ControlFlow::Break(());
+            }
+            std::thread::sleep(wait.min(LOOK));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
 impl Pace for Pacer {
     fn admit(&mut self, bytes: u32) -> Result<(), Duration> {
         if !self.throttle.0.limited.load(Ordering::Relaxed) {
@@ -224,8 +263,10 @@ impl Pace for Pacer {
         }
         let throttle = self.throttle.clone();
         let mut state = lock(&throttle.0.state);
+        let now = Instant::now();
+        state.expire(now);
         self.depth.set_ceiling(state.ceiling(&self.store));
-        state.admit(self, bytes, Instant::now())
+        state.admit(self, bytes, now)
     }
 
     fn depth(&self) -> usize {
@@ -239,8 +280,10 @@ impl Pace for Pacer {
 
 impl Drop for Pacer {
     fn drop(&mut self) {
-        let mut state = lock(&self.throttle.0.state);
-        state.clocks.retain(|clock, _| !matches!(clock, Clock::Disk(disk, _) if *disk == self.disk));
+        let throttle = self.throttle.clone();
+        let mut state = lock(&throttle.0.state);
+        let mine = self.disk;
+        state.clocks.retain(|clock, _| !matches!(clock, Clock::Disk(disk, _) if *disk == mine));
         if let Some(flow) = state.flows.get_mut(&self.session) {
             flow.readers -= 1;
             if flow.readers == 0 {
@@ -261,9 +304,8 @@ mod tests {
         Rates::from([(scope, rate)])
     }
 
-    /// Plays readers for so many milliseconds of a clock of its own; MiB that each got.
-    fn play(throttle: &Throttle, readers: &[Pacer], millis: u64) -> Vec<u64> {
-        let start = Instant::now();
+    /// Plays readers for so many milliseconds from there; MiB that each got.
+    fn play(throttle: &Throttle, readers: &[Pacer], start: Instant, millis: u64) -> Vec<u64> {
         let (mut got, mut next) = (vec![0; readers.len()], vec![start; readers.len()]);
         for step in 0..millis * 4 {
             let now = start + Duration::from_micros(step * 250);
@@ -289,7 +331,7 @@ mod tests {
         let (one, two) = (SessionId::new(), SessionId::new());
         let mut readers: Vec<_> = (0..4).map(|_| throttle.pacer(one, "ds1", 16)).collect();
         readers.push(throttle.pacer(two, "ds2", 16));
-        let got = play(&throttle, &readers, 20_000);
+        let got = play(&throttle, &readers, Instant::now(), 20_000);
         let (four, single) = (got[..4].iter().sum::<u64>(), got[4]);
         assert!(close(four + single, 2010), "{got:?}");
         assert!(close(four, 1005) && close(single, 1005), "one disk of its own against four: {got:?}");
@@ -299,9 +341,10 @@ mod tests {
     fn a_session_that_comes_later_gets_its_share_and_not_the_past() {
         let throttle = Throttle::new(limits(Scope::Agent, 100));
         let first = throttle.pacer(SessionId::new(), "ds1", 16);
-        play(&throttle, std::slice::from_ref(&first), 10_000);
+        let start = Instant::now();
+        play(&throttle, std::slice::from_ref(&first), start, 10_000);
         let second = throttle.pacer(SessionId::new(), "ds1", 16);
-        let got = play(&throttle, &[first, second], 10_000);
+        let got = play(&throttle, &[first, second], start + Duration::from_secs(10), 10_000);
         assert!(close(got[0], 500) && close(got[1], 500), "{got:?}");
     }
 
@@ -312,7 +355,7 @@ mod tests {
         let throttle = Throttle::new(rates);
         let session = SessionId::new();
         let readers: Vec<_> = ["slow", "slow", "fast", "fast"].map(|store| throttle.pacer(session, store, 16)).into();
-        let got = play(&throttle, &readers, 10_000);
+        let got = play(&throttle, &readers, Instant::now(), 10_000);
         assert!(close(got[0] + got[1], 202), "{got:?}");
         assert!(close(got[2], 505) && close(got[3], 505), "{got:?}");
     }
@@ -342,7 +385,7 @@ mod tests {
         let throttle = Throttle::new(limits(Scope::Disk, 1));
         let session = SessionId::new();
         let (one, two) = (throttle.pacer(session, "a", 1), throttle.pacer(session, "a", 1));
-        play(&throttle, &[one, two], 10);
+        play(&throttle, &[one, two], Instant::now(), 10);
         let state = lock(&throttle.0.state);
         assert!(state.flows.is_empty() && state.clocks.is_empty(), "{state:?}");
     }

@@ -4,13 +4,14 @@
 //! This is the only crate of the project that may contain `unsafe`; every block carries its SAFETY argument. It knows
 //! nothing of vSphere, gRPC or the agent: a file or an address goes in, blocks come out.
 //!
-//! Reading order: [`buffer`] → [`engine`] → [`source`] → [`reader`] → [`device`] → [`nbd`] → [`zero`].
+//! Reading order: [`buffer`] → [`engine`] → [`source`] → [`pace`] → [`reader`] → [`device`] → [`nbd`] → [`zero`].
 #![allow(unsafe_code, reason = "system calls and shared memory with the kernel; each block argues its safety")]
 
 pub mod buffer;
 pub mod device;
 pub mod engine;
 pub mod nbd;
+pub mod pace;
 pub mod reader;
 pub mod source;
 pub mod zero;
@@ -18,5 +19,6 @@ pub mod zero;
 pub use buffer::{Arena, Buffer, Pages};
 pub use device::Device;
 pub use engine::{EngineKind, ReadEngine, Refusal, Selected};
+pub use pace::{Depth, FullSpeed, Pace};
 pub use reader::{Block, ReadError, ReadRequest, ReadStats};
 pub use source::Source;

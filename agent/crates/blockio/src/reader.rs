@@ -11,11 +11,12 @@ use std::{
     io,
     ops::{ControlFlow, Range},
     sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
 use crate::{
-    Arena, Buffer, ReadEngine,
+    Arena, Buffer, Pace, ReadEngine,
     device::SECTOR,
     engine::{Completion, ReadOp},
     nbd::NbdError,
@@ -84,12 +85,14 @@ pub fn read(
     engine: &mut dyn ReadEngine,
     arena: &Arena,
     request: &ReadRequest<'_>,
+    pace: &mut dyn Pace,
     sink: &mut dyn FnMut(Block) -> ControlFlow<()>,
 ) -> Result<ReadStats, ReadError> {
     validate(source, arena, request)?;
     let mut run = Run {
         source,
         arena,
+        pace,
         cancel: request.cancel,
         window: VecDeque::with_capacity(engine.depth()),
         start: Instant::now(),
@@ -140,12 +143,14 @@ fn pieces(ranges: &[Range<u64>], block: u32) -> impl Iterator<Item = (u64, u32)>
 struct Asked {
     offset: u64,
     length: u32,
+    at: Instant,
     answer: Option<Buffer>,
 }
 
 struct Run<'a> {
     source: &'a dyn Source,
     arena: &'a Arena,
+    pace: &'a mut dyn Pace,
     cancel: &'a AtomicBool,
     window: VecDeque<Asked>,
     start: Instant,
@@ -162,9 +167,16 @@ impl Run<'_> {
         let mut next = pieces.next();
         loop {
             while let Some((offset, length)) = next
-                && engine.in_flight() < engine.depth()
+                && engine.in_flight() < engine.depth().min(self.pace.depth())
             {
                 let Some(buffer) = self.credit(engine.in_flight()) else { break };
+                if let Err(wait) = self.pace.admit(length) {
+                    // What is in flight is waited for instead.
+                    if engine.in_flight() == 0 {
+                        thread::sleep(wait.min(CANCEL_POLL));
+                    }
+                    break;
+                }
                 self.ask(engine, ReadOp { offset, length, buffer })?;
                 next = pieces.next();
             }
@@ -196,7 +208,7 @@ impl Run<'_> {
         let (offset, length) = (op.offset, op.length);
         engine.submit(op).map_err(|rejected| ReadError::Io { offset, length, source: rejected.error })?;
         self.stats.reads += 1;
-        self.window.push_back(Asked { offset, length, answer: None });
+        self.window.push_back(Asked { offset, length, at: Instant::now(), answer: None });
         Ok(())
     }
 
@@ -226,6 +238,7 @@ impl Run<'_> {
         if let Ok(index) = self.window.binary_search_by_key(&op.offset, |asked| asked.offset)
             && let Some(asked) = self.window.get_mut(index)
         {
+            self.pace.answered(asked.at.elapsed());
             asked.answer = Some(op.buffer);
         }
         Ok(())
@@ -233,7 +246,7 @@ impl Run<'_> {
 
     fn deliver(&mut self, sink: &mut dyn FnMut(Block) -> ControlFlow<()>) -> ControlFlow<()> {
         while self.window.front().is_some_and(|asked| asked.answer.is_some()) {
-            if let Some(Asked { offset, length, answer: Some(data) }) = self.window.pop_front() {
+            if let Some(Asked { offset, length, answer: Some(data), .. }) = self.window.pop_front() {
                 self.stats.bytes += u64::from(length);
                 sink(Block { offset, data })?;
             }

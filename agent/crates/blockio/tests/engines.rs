@@ -10,7 +10,7 @@ use std::{
 };
 
 use hotadd_blockio::{
-    Arena, Device, EngineKind, ReadEngine, ReadError, ReadRequest, Source,
+    Arena, Device, EngineKind, FullSpeed, ReadEngine, ReadError, ReadRequest, Source,
     engine::{self, ReadOp},
     nbd::Options,
     reader,
@@ -186,7 +186,7 @@ fn the_reader_delivers_in_order_and_only_what_was_asked() {
         let ranges = [512..1024, unit - 512..5 * unit + 512, 7 * unit..end];
         let mut got = Vec::new();
         let request = ReadRequest { ranges: &ranges, block: BLOCK, cancel: &AtomicBool::new(false) };
-        let stats = reader::read(&bench.device, engine, &bench.arena, &request, &mut |block| {
+        let stats = reader::read(&bench.device, engine, &bench.arena, &request, &mut FullSpeed, &mut |block| {
             let data = block.data.as_ref();
             assert!(data.iter().zip(block.offset..).all(|(&b, at)| b == content(at)));
             got.push(block.offset..block.offset + data.len() as u64);
@@ -208,7 +208,7 @@ fn a_file_that_shrank_is_gone_never_a_short_success() {
         let whole = [0..size];
         let request = ReadRequest { ranges: &whole, block: BLOCK, cancel: &AtomicBool::new(false) };
         let mut bytes = 0;
-        let result = reader::read(&bench.device, engine, &bench.arena, &request, &mut |block| {
+        let result = reader::read(&bench.device, engine, &bench.arena, &request, &mut FullSpeed, &mut |block| {
             bytes += block.data.as_ref().len() as u64;
             ControlFlow::Continue(())
         });
@@ -230,7 +230,7 @@ fn a_sink_that_breaks_and_a_cancel_stop_the_read() {
         let cancel = AtomicBool::new(false);
         let request = ReadRequest { ranges: &whole, block: BLOCK, cancel: &cancel };
         let mut blocks = 0;
-        let stats = reader::read(&bench.device, engine, &bench.arena, &request, &mut |_| {
+        let stats = reader::read(&bench.device, engine, &bench.arena, &request, &mut FullSpeed, &mut |_| {
             blocks += 1;
             if blocks == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
@@ -238,7 +238,9 @@ fn a_sink_that_breaks_and_a_cancel_stop_the_read() {
         assert!(stats.stopped);
         assert_eq!(blocks, 3);
         cancel.store(true, std::sync::atomic::Ordering::Relaxed);
-        let stats = reader::read(&bench.device, engine, &bench.arena, &request, &mut |_| ControlFlow::Continue(()));
+        let stats = reader::read(&bench.device, engine, &bench.arena, &request, &mut FullSpeed, &mut |_| {
+            ControlFlow::Continue(())
+        });
         assert!(stats.unwrap().stopped);
         assert_eq!(engine.in_flight(), 0);
     });
@@ -254,7 +256,7 @@ fn a_consumer_that_keeps_buffers_stops_the_reader_without_losing_one() {
             let slow = scope.spawn(move || kept.iter().map(|block| block.data.as_ref().len() as u64).sum::<u64>());
             let request = ReadRequest { ranges: &whole, block: BLOCK, cancel: &cancel };
             let arena = &bench.arena;
-            reader::read(&bench.device, engine, arena, &request, &mut |block| {
+            reader::read(&bench.device, engine, arena, &request, &mut FullSpeed, &mut |block| {
                 if keep.send(block).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })
             .unwrap();
@@ -273,13 +275,15 @@ fn bad_requests_are_refused_before_any_read() {
             [vec![0..0], vec![0..size + 512], vec![1..512], vec![1024..2048, 0..512], vec![0..1024, 512..2048]]
         {
             let request = ReadRequest { ranges: &ranges, block: BLOCK, cancel: &AtomicBool::new(false) };
-            let result = reader::read(&bench.device, engine, &bench.arena, &request, &mut |_| {
+            let result = reader::read(&bench.device, engine, &bench.arena, &request, &mut FullSpeed, &mut |_| {
                 panic!("nothing may be delivered")
             });
             assert!(matches!(result, Err(ReadError::BadRange { .. })), "{ranges:?}");
         }
         let request = ReadRequest { ranges: &[], block: BLOCK * 2, cancel: &AtomicBool::new(false) };
-        let result = reader::read(&bench.device, engine, &bench.arena, &request, &mut |_| ControlFlow::Continue(()));
+        let result = reader::read(&bench.device, engine, &bench.arena, &request, &mut FullSpeed, &mut |_| {
+            ControlFlow::Continue(())
+        });
         assert!(matches!(result, Err(ReadError::BadBlock { .. })));
     });
 }

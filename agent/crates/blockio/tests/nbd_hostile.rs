@@ -13,7 +13,7 @@ use std::{
 };
 
 use hotadd_blockio::{
-    Arena, Block, ReadEngine as _, ReadError, ReadRequest, ReadStats, Source as _,
+    Arena, Block, FullSpeed, ReadEngine as _, ReadError, ReadRequest, ReadStats, Source as _,
     nbd::{Headers, Limits, NbdEngine, NbdError, Options},
     reader,
 };
@@ -53,7 +53,7 @@ fn read_all(engine: &mut NbdEngine) -> Result<ReadStats, ReadError> {
     let source = Arc::clone(engine.source());
     let whole = [0..source.size()];
     let request = ReadRequest { ranges: &whole, block: BLOCK, cancel: &AtomicBool::new(false) };
-    let result = reader::read(&source, engine, &arena, &request, &mut |Block { offset, data }| {
+    let result = reader::read(&source, engine, &arena, &request, &mut FullSpeed, &mut |Block { offset, data }| {
         assert!(data.as_ref().iter().zip(offset..).all(|(&byte, at)| byte == content(at)), "at {offset}");
         ControlFlow::Continue(())
     });

@@ -10,7 +10,7 @@ use std::{
 };
 
 use hotadd_blockio::{
-    Arena, ReadEngine as _, ReadError, ReadRequest, ReadStats,
+    Arena, FullSpeed, ReadEngine as _, ReadError, ReadRequest, ReadStats,
     engine::ReadOp,
     nbd::{Headers, Limits, NbdEngine, NbdError, Options},
     reader,
@@ -34,7 +34,7 @@ fn read(
     let arena = Arena::new(2 * engine.depth() as u32, BLOCK as usize).unwrap();
     let request = ReadRequest { ranges, block: BLOCK, cancel: &AtomicBool::new(false) };
     let source = std::sync::Arc::clone(engine.source());
-    let result = reader::read(&source, engine, &arena, &request, &mut |block| {
+    let result = reader::read(&source, engine, &arena, &request, &mut FullSpeed, &mut |block| {
         check(block.offset, block.data.as_ref());
         ControlFlow::Continue(())
     });

@@ -21,6 +21,41 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Without a limit to change, all that hold are shown.
+#[derive(Debug, Clone, Args)]
+pub struct LimitsArgs {
+    /// Of what
+    #[command(flatten)]
+    pub of: LimitsOf,
+    #[arg(long, default_value_t = 0, requires = "of")]
+    pub bytes_per_second: u64,
+    #[arg(long, default_value_t = 0, requires = "of")]
+    pub reads_per_second: u64,
+    /// Mean latency of a disk's reads, above which fewer are in flight
+    #[arg(long, default_value_t = 0, requires = "of")]
+    pub latency_us: u32,
+    /// For so many seconds; without it until the agent ends
+    #[arg(long = "for", value_name = "S", default_value_t = 0, requires = "of")]
+    pub seconds: u32,
+    /// As configured again
+    #[arg(long, requires = "of", conflicts_with_all = ["bytes_per_second", "reads_per_second", "latency_us"])]
+    pub reset: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+#[group(id = "of", multiple = false)]
+pub struct LimitsOf {
+    /// All reads together
+    #[arg(long)]
+    pub all: bool,
+    /// All reads from this datastore together
+    #[arg(long, value_name = "NAME")]
+    pub datastore: Option<String>,
+    /// Each disk by itself
+    #[arg(long)]
+    pub disk: bool,
+}
+
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     #[command(flatten)]
@@ -71,6 +106,8 @@ pub enum Command {
     Duties,
     /// Print what happens (duties, sessions, jobs) until interrupted
     Watch,
+    /// Show, or change for a while, how fast the agent reads
+    Limits(LimitsArgs),
     /// Show the agent and the free slots of its proxy
     Info,
     /// Show one job

@@ -1,9 +1,18 @@
-//! `duties` and `watch`: what an operator asks first, and what one leaves running. Asks, never changes anything.
-use hotadd_api::v1::{Duty, Event, EventKind, ListDutiesRequest, WatchEventsRequest};
+//! `duties`, `watch`, `limits`: what an operator asks first, what one leaves running, and how fast it may go.
+use hotadd_api::v1::{
+    Duty, Event, EventKind, Limit, ListDutiesRequest, Pace, SetLimitsRequest, WatchEventsRequest,
+    set_limits_request::What,
+};
 use serde_json::{Value, json};
 
 use crate::{
-    backup::report, cli::AgentArgs, connect::Agent, error::Failure, exit::Exit, interrupt::Interrupt, output::Output,
+    backup::report,
+    cli::{AgentArgs, LimitsArgs, LimitsOf},
+    connect::Agent,
+    error::Failure,
+    exit::Exit,
+    interrupt::Interrupt,
+    output::Output,
     reasons,
 };
 
@@ -36,6 +45,41 @@ fn row(duty: &Duty) -> Vec<String> {
         format!("kept until {} for a job that resumes", duty.keep_until)
     };
     vec![duty.kind.clone(), duty.vm.clone(), object.clone(), duty.state.clone(), duty.since.clone(), note]
+}
+
+/// Shows the limits of reading, after a change if one is asked.
+pub(crate) async fn limits(args: &LimitsArgs, agent: &AgentArgs, out: &Output) -> Result<Exit, Failure> {
+    let what = match &args.of {
+        LimitsOf { all: true, .. } => Some(What::Agent(true)),
+        LimitsOf { disk: true, .. } => Some(What::Disk(true)),
+        LimitsOf { datastore, .. } => datastore.clone().map(What::Datastore),
+    };
+    let pace = Pace {
+        bytes_per_second: args.bytes_per_second,
+        reads_per_second: args.reads_per_second,
+        latency_us: args.latency_us,
+    };
+    let pace = (what.is_some() && !args.reset).then_some(pace);
+    let (agent, _) = Agent::connect(agent).await?;
+    let request = SetLimitsRequest { what, pace, ttl_seconds: args.seconds };
+    let limits = agent.call(agent.proxy().set_limits(request)).await?.limits;
+    let of = |limit: &Limit| limit.pace.unwrap_or_default();
+    limits.iter().for_each(|limit| {
+        let Pace { bytes_per_second, reads_per_second, latency_us } = of(limit);
+        out.event(|| {
+            json!({"event": "limit", "what": limit.what, "bytes_per_second": bytes_per_second,
+                "reads_per_second": reads_per_second, "latency_us": latency_us, "seconds_left": limit.seconds_left})
+        });
+    });
+    let shown = |value: u64| if value == 0 { "-".to_owned() } else { value.to_string() };
+    let row = |limit: &Limit| {
+        let Pace { bytes_per_second, reads_per_second, latency_us } = of(limit);
+        let figures = [bytes_per_second, reads_per_second, latency_us.into(), limit.seconds_left.into()];
+        std::iter::once(limit.what.clone()).chain(figures.map(shown)).collect()
+    };
+    let rows: Vec<Vec<String>> = limits.iter().map(row).collect();
+    out.section("limits", &["of", "bytes/s", "reads/s", "latency µs", "seconds left"], &rows);
+    Ok(Exit::Ok)
 }
 
 /// Prints what happens until it is interrupted.

@@ -224,7 +224,7 @@ impl Job {
             ControlFlow::Continue(())
         });
         held.set_reading(disk.is_attached());
-        let reading = Reading::start(disk, opener.platform(), order, sink, stop, &opener.vm.memory).await;
+        let reading = Reading::start(disk, opener.platform(), order, sink, stop, opener.vm.means(self.session)).await;
         let ended = match reading {
             Ok(reading) => reading.join().await.error.map_or(Ok(()), Err),
             Err(error) => Err(error),

@@ -260,10 +260,11 @@ impl Job {
         });
         let (disk, stop) = (turn.disk.clone(), Arc::clone(&turn.stop));
         let order = self.order(opener, ranges);
-        let report = match Reading::start(disk, opener.platform(), order, sink, stop, &opener.vm.memory).await {
-            Ok(reading) => reading.join().await,
-            Err(error) => return Some(error),
-        };
+        let report =
+            match Reading::start(disk, opener.platform(), order, sink, stop, opener.vm.means(self.session)).await {
+                Ok(reading) => reading.join().await,
+                Err(error) => return Some(error),
+            };
         let same = lock(&found).iter().eq(due.iter().map(|sample| &sample.blake3));
         let other = || Error::new(&reason::NBD_DIFFERS, turn.disk.name());
         report.error.or_else(|| (!same).then(other))
@@ -306,7 +307,7 @@ impl Job {
             }
             flow
         });
-        match Reading::start(disk, opener.platform(), order, sink, stop, &opener.vm.memory).await {
+        match Reading::start(disk, opener.platform(), order, sink, stop, opener.vm.means(self.session)).await {
             Ok(reading) => Ok(reading.join().await),
             Err(error) if *error.reason() == reason::READ_STOPPED => Ok(Report::failed(error)),
             Err(error) => Err(error),

@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use hotadd_blockio::{
-    Arena, ReadRequest, Source as _,
+    Arena, FullSpeed, ReadRequest, Source as _,
     nbd::{NbdEngine, Options},
     reader,
 };
@@ -140,7 +140,8 @@ fn read_it(server: &Server, shape: Shape, bytes: u64) -> Result<()> {
     let arena = Arena::new(depth * 2, shape.request_bytes as usize)?;
     let whole = [0..source.size()];
     let request = ReadRequest { ranges: &whole, block: shape.request_bytes, cancel: &AtomicBool::new(false) };
-    let stats = reader::read(&source, &mut engine, &arena, &request, &mut |_| ControlFlow::Continue(()))?;
+    let stats =
+        reader::read(&source, &mut engine, &arena, &request, &mut FullSpeed, &mut |_| ControlFlow::Continue(()))?;
     ensure!(stats.bytes == bytes, "read {} of {bytes}", stats.bytes);
     Ok(())
 }

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use hotadd_blockio::{Arena, Device, EngineKind, ReadRequest, engine, reader};
+use hotadd_blockio::{Arena, Device, EngineKind, FullSpeed, ReadRequest, engine, reader};
 use hotadd_harness::{Content, Run, Scene, Spec, ctl::images, scene::TARGET};
 use nix::sys::{
     resource::{UsageWho, getrusage},
@@ -122,7 +122,8 @@ fn read_with(kind: EngineKind, node: &Path, bytes: u64) -> Result<(Duration, Opt
     let mut engine = engine::make(kind, &device, &arena, DEPTH)?;
     let whole = [0..device.size()];
     let request = ReadRequest { ranges: &whole, block: BLOCK, cancel: &AtomicBool::new(false) };
-    let stats = reader::read(&device, engine.as_mut(), &arena, &request, &mut |_| ControlFlow::Continue(()))?;
+    let stats =
+        reader::read(&device, engine.as_mut(), &arena, &request, &mut FullSpeed, &mut |_| ControlFlow::Continue(()))?;
     ensure!(stats.bytes == bytes, "read {} of {bytes}", stats.bytes);
     Ok((stats.elapsed, None))
 }

@@ -129,6 +129,10 @@ impl ProxyService for Fake {
         Err(Status::unimplemented("not asked of this fake"))
     }
 
+    async fn set_limits(&self, _: Request<SetLimitsRequest>) -> Result<Response<SetLimitsResponse>, Status> {
+        Err(Status::unimplemented("not asked of this fake"))
+    }
+
     async fn get_capacity(&self, _: Request<GetCapacityRequest>) -> Result<Response<GetCapacityResponse>, Status> {
         let free =
             ControllerCapacity { key: 1000, kind: "pvscsi".into(), free_units: vec![1, 2], ..Default::default() };
