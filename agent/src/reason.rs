@@ -64,6 +64,7 @@ registry! {
     SNAP_SPACE = "HA-SNP-008", ResourceExhausted, "the datastore of our snapshot's delta is nearly full", "free space on the named datastore";
 
     SNAP_HELD = "HA-SNP-009", FailedPrecondition, "another VM holds a file of the VM whose snapshot is to be removed", "end the backup or replication that holds it, or detach the disk from the VM that the message names";
+    SNAP_TURN = "HA-SNP-010", ResourceExhausted, "as many of our snapshots as are allowed stand on a datastore of the VM", "wait: the oldest request gets the next place; end what keeps snapshots (ListDuties), or raise limits.snapshots_per_datastore";
 
     GUARD_REFUSED = "HA-GRD-001", FailedPrecondition, "methods of a VM could not be disabled", "grant Global.DisableMethods and Global.EnableMethods at the vCenter, or set guards = \"warn\"";
     GUARD_OTHERS = "HA-GRD-002", FailedPrecondition, "another product has disabled methods of the VM", "wait for its backup or for a Storage vMotion to end; a leftover of a dead product is enabled by that product";

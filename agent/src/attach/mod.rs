@@ -2,7 +2,8 @@
 //! before it is proven gone.
 //!
 //! [`attacher`] puts disks on the proxy, [`slots`] chooses where (pure), [`room`] adds a controller when there is nowhere, [`ours`] proves on vCenter's side which disk a
-//! duty names (pure), [`guards`] keeps others from moving or destroying a VM meanwhile, [`readers`] tells whose snapshots a process of ours has open, and [`settler`] is the only loop in the program that detaches: sessions that close, leases that
+//! duty names (pure), [`guards`] keeps others from moving or destroying a VM meanwhile, [`readers`] tells whose snapshots a process of ours has open, [`turns`] whose turn it is to
+//! take one, and [`settler`] is the only loop in the program that detaches: sessions that close, leases that
 //! end, and duties inherited from a killed agent all take the same way.
 pub mod attacher;
 mod duty;
@@ -13,6 +14,7 @@ mod readers;
 mod room;
 pub mod settler;
 mod slots;
+mod turns;
 
 pub use self::{
     attacher::{Attached, Attacher, Wanted},
@@ -22,4 +24,5 @@ pub use self::{
     readers::{Reader, Readers},
     settler::{Settled, Settler},
     slots::{free_units, units_of},
+    turns::{Turn, Turns},
 };

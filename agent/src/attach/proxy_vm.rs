@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Readers, own_disks, room::Learnt};
+use super::{Readers, Turns, own_disks, room::Learnt};
 use crate::{
     config::{Config, Deadlines, GuardPolicy, Limits},
     discover::{ControllerMap, DeviceFacts, Finder, Guest, Platform},
@@ -23,7 +23,7 @@ use crate::{
     hypervisor::{Happening, Hypervisor, ProxyFacts, Site},
     id::SessionId,
     id::{DiskUuid, Moref, Slot},
-    journal::{Journal, JournalError, Record},
+    journal::{Journal, JournalError, Record, State},
     reason,
     transport::{Means, Memory, throttle::Throttle},
 };
@@ -47,6 +47,7 @@ pub struct ProxyVm {
     pub memory: Memory,
     pub throttle: Throttle,
     pub readers: Readers,
+    pub(super) turns: Turns,
     pub events: Events,
     /// Cancelled when only a new start can go on: a loop that must never end has ended.
     pub fatal: CancellationToken,
@@ -107,9 +108,10 @@ impl ProxyVm {
             limits: config.limits.clone(),
             deadlines: config.deadlines.clone(),
             listed_own: config.own_disks.clone(),
-            memory: Memory::new(config.limits.memory_bytes),
+            memory: Memory::new(config.limits.memory_bytes, config.limits.reads),
             throttle: Throttle::new(config.pace.clone()),
             readers: Readers::default(),
+            turns: Turns::new(config.limits.snapshots_per_datastore),
             events: Events::default(),
             fatal: CancellationToken::new(),
             gate: Mutex::new(()),
@@ -129,8 +131,16 @@ impl ProxyVm {
         let before = journal.state();
         let (written, records) = tokio::task::spawn_blocking(move || (journal.append(&records), records)).await?;
         written.map_err(|e| Error::new(&reason::DUTY_JOURNAL, "").with_source(e))?;
-        self.events.tell(&records, &before);
+        self.tell(&records, &before);
         Ok(())
+    }
+
+    /// What became durable.
+    fn tell(&self, records: &[Record], before: &State) {
+        self.events.tell(records, before);
+        if records.iter().any(|record| matches!(record, Record::Retired { .. })) {
+            self.turns.ring();
+        }
     }
 
     /// The proxy's host and whether it is being moved, seen less than `age` ago: jobs that look at it in turn share a look.
@@ -183,7 +193,7 @@ impl ProxyVm {
                 None => good.push(record),
             }
         }
-        self.events.tell(&good, &before);
+        self.tell(&good, &before);
         bad
     }
 

@@ -111,6 +111,9 @@ deadlines! {
     watch, watch_seconds = 5.0, at least 0.01;
     /// How long a request waits, before it touches anything, for hosts that are leaving service.
     hold, hold_seconds = 900.0, at least 0.0;
+    /// How long a job waits for its turn to take a snapshot (`limits.snapshots_per_datastore`): a night, for a controller that sends
+    /// all its VMs at once. A session waits `hold`, like its client.
+    turn, turn_seconds = 28800.0, at least 0.0;
     /// Pause between two tries to reach vCenter while starting; up to twelve times that while something is owed.
     reconnect, reconnect_seconds = 5.0, at least 0.01;
     /// Pause after a refused login, doubled with each further one: vCenter locks an account after five failures within three

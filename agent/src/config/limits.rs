@@ -12,6 +12,10 @@ pub struct Limits {
     pub add_controllers: bool,
     /// Disks read at the same time by one job.
     pub parallel_reads: usize,
+    /// Disks read at the same time by all jobs and sessions; 0: any number.
+    pub reads: usize,
+    /// Snapshots of ours on one datastore at the same time; 0: any number.
+    pub snapshots_per_datastore: usize,
     /// Reads in flight per disk.
     pub depth: u32,
     /// Bytes that the buffers of all reads together may take.
@@ -37,6 +41,8 @@ pub(super) struct RawLimits {
     attach_batch: usize,
     add_controllers: bool,
     parallel_reads: usize,
+    reads: usize,
+    snapshots_per_datastore: usize,
     depth: u32,
     memory_mib: u64,
     lease_min_seconds: f64,
@@ -54,6 +60,8 @@ impl Default for RawLimits {
             attach_batch: 15,
             add_controllers: true,
             parallel_reads: 4,
+            reads: 16,
+            snapshots_per_datastore: 4,
             depth: 16,
             memory_mib: 1024,
             lease_min_seconds: 10.0,
@@ -78,6 +86,8 @@ impl RawLimits {
         };
         range("attach_batch", raw.attach_batch as u64, 1, 60);
         range("parallel_reads", raw.parallel_reads as u64, 1, 64);
+        range("reads", raw.reads as u64, 0, 4096);
+        range("snapshots_per_datastore", raw.snapshots_per_datastore as u64, 0, 4096);
         range("depth", raw.depth.into(), 1, 256);
         // At least one read of the largest block: two buffers of 4 MiB.
         range("memory_mib", raw.memory_mib, 8, 1 << 20);
@@ -99,6 +109,8 @@ impl RawLimits {
             attach_batch: raw.attach_batch,
             add_controllers: raw.add_controllers,
             parallel_reads: raw.parallel_reads,
+            reads: raw.reads,
+            snapshots_per_datastore: raw.snapshots_per_datastore,
             depth: raw.depth,
             memory_bytes: raw.memory_mib << 20,
             lease_min,

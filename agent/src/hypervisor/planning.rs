@@ -55,9 +55,12 @@ impl Vsphere {
 fn convert(read: &vim::Planning, devices: &[vim::Device], vcenter: Option<String>, snapshot_exists: bool) -> PlanFacts {
     let vcenter = Fact::from_option(vcenter, "the server has no instance UUID");
     let view = View { read };
-    let disks = devices.iter().filter_map(vim::Device::as_disk).map(|disk| view.disk(disk, devices)).collect();
+    let disks: Vec<DiskView> =
+        devices.iter().filter_map(vim::Device::as_disk).map(|disk| view.disk(disk, devices)).collect();
+    let covered = disks.iter().filter(|view| !view.disk.independent);
+    let stores = covered.filter_map(|view| view.disk.datastore.clone()).collect();
     let (proxy, target) = (view.proxy(), view.target(vcenter.clone()));
-    PlanFacts { site: Site { vcenter, snapshot_exists }, proxy, target, disks }
+    PlanFacts { site: Site { vcenter, snapshot_exists }, proxy, target, disks, stores }
 }
 
 struct View<'a> {

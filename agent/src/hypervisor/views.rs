@@ -1,5 +1,5 @@
 //! What the planner is told of proxy, target and disks: each fact is known, or unknown with its reason, never silently fine.
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use super::{ProxyFacts, TargetDisk, Unrest};
 use crate::id::Moref;
@@ -219,4 +219,6 @@ pub struct PlanFacts {
     pub proxy: ProxyView,
     pub target: TargetView,
     pub disks: Vec<DiskView>,
+    /// Of all disks that a snapshot covers, asked for or not.
+    pub stores: BTreeSet<Moref>,
 }

@@ -1,4 +1,6 @@
 //! The records and what they are about. Pure data: JSON inside the frames, so that a person can read them.
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -159,6 +161,9 @@ pub struct SnapshotDuty {
     /// Kept until then (RFC 3339) for a job that resumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_until: Option<String>,
+    /// On which its deltas may be.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub stores: BTreeSet<Moref>,
 }
 
 impl SnapshotDuty {

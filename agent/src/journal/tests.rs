@@ -1,5 +1,5 @@
 //! Cuts, flips, illegal edges and random histories.
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use proptest::prelude::*;
 
@@ -50,7 +50,8 @@ fn a_refused_record_costs_only_itself() {
     let until = Some("2026-01-01T01:00:00Z".to_owned());
     let kept = |id: DutyId, until: &Option<String>| Record::Kept { duty: id, until: until.clone() };
     for id in &ids {
-        let snapshot = SnapshotDuty { name: format!("hotadd-agent {id}"), moref: None, keep_until: None };
+        let snapshot =
+            SnapshotDuty { name: format!("hotadd-agent {id}"), moref: None, keep_until: None, stores: BTreeSet::new() };
         let kind = DutyKind::Snapshot(snapshot);
         let confirmed = Record::Confirmed { duty: *id, device_key: None, moref: Some(Moref::new("snapshot-1")) };
         journal.append(&[Record::Began(Duty { kind, ..attach(*id) }), confirmed, kept(*id, &until)]).unwrap();

@@ -28,7 +28,7 @@ use tonic::Status;
 use self::{held::HeldDisk, tracking::Origin};
 use super::{
     jobs::{JobRequest, Jobs},
-    opener::{Opened, Source},
+    opener::{Opened, Opener, Source},
     registry::{VmClaim, lock},
     snapshot::HeldSnapshot,
     watch::{self, Watch},
@@ -179,7 +179,7 @@ impl Job {
         let opener = self.jobs.manager.opener();
         let session = self.session;
         let clock = self.begin(Phase::Preflight).await;
-        let preflight = opener.preflight(&self.request.vm, &self.request.keys, &self.request.ways).await?;
+        let mut preflight = opener.preflight(&self.request.vm, &self.request.keys, &self.request.ways).await?;
         let target = &preflight.target;
         self.note(|job| {
             job.vm_moref = target.moref.to_string();
@@ -196,7 +196,20 @@ impl Job {
         let broken = self.request.resume_job.as_deref().map(|job| self.jobs.broken(job)).transpose()?;
         let resume = broken.map(|broken| broken.session);
         holding.claim = Some(self.jobs.manager.claim(&target.moref, &target.name, resume)?);
+        let source = match broken {
+            Some(broken) => Source::Kept(broken.session, broken.reached),
+            None => Source::Take(self.request.wish),
+        };
         let partial = self.request.partial;
+        Opener::able(&preflight, partial)?;
+        let told = |why| self.tell_waiting(why);
+        let patience = opener.vm.deadlines.turn;
+        let turn = opener.turn(session, &preflight, &source, patience, told, || self.go_on()).await?;
+        if turn.as_ref().is_some_and(|turn| turn.waited) {
+            preflight = opener.preflight(target.moref.as_str(), &self.request.keys, &self.request.ways).await?;
+            self.ranges_fit(&preflight.decisions)?;
+        }
+        let target = &preflight.target;
         opener.admit_in_time(&preflight, partial, |why| self.tell_waiting(why), || self.go_on()).await?;
         let host = watch::hold(&opener.vm, &target.moref, |why| self.tell_waiting(why), || self.go_on()).await?;
         let note = self.enable_tracking(opener, target).await?;
@@ -204,11 +217,8 @@ impl Job {
         self.go_on()?;
 
         let clock = self.begin(Phase::Snapshot).await;
-        let source = match broken {
-            Some(broken) => Source::Kept(broken.session, broken.reached),
-            None => Source::Take(self.request.wish),
-        };
-        let snapshot = opener.snapshot(session, target, &source).await?;
+        let snapshot = opener.snapshot(session, &preflight, &source).await?;
+        drop(turn);
         let api = snapshot.to_api();
         let moref = snapshot.moref.clone();
         self.watch_by(Watch::start(&opener.vm, target, &snapshot, host));

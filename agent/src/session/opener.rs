@@ -1,12 +1,16 @@
 //! The steps that sessions and jobs share: preflight, snapshot; deciding and attaching are in [`super::planned`].
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use hotadd_api::v1::Consistency;
 use hotadd_blockio::nbd;
 
 use super::snapshot::{self, HeldSnapshot, Wish};
 use crate::{
-    attach::{Attacher, ProxyVm, Settler, guards},
+    attach::{Attacher, ProxyVm, Settler, Turn, guards},
     config::Export,
     discover::Platform,
     error::{Error, Result},
@@ -55,6 +59,8 @@ pub struct Preflight {
     pub decisions: Vec<Decision>,
     /// Of the host that runs the target, if that is told.
     pub build: Option<Build>,
+    /// On which a snapshot's deltas may be.
+    pub stores: BTreeSet<Moref>,
 }
 
 /// One disk after attaching.
@@ -85,14 +91,14 @@ impl Opener {
         }
         let (facts, decisions) = self.decide(&target, None, keys, ways).await?;
         let build = facts.target.host.known().and_then(|host| host.build.known().copied());
-        Ok(Preflight { target, decisions, build })
+        Ok(Preflight { target, decisions, build, stores: facts.stores })
     }
 
-    /// Refuses what can't succeed before a snapshot is taken.
+    /// Refuses what can't succeed whatever is waited for; tells how many disks would be attached.
     ///
     /// # Errors
-    /// [`reason::VM_NO_DISKS`], [`reason::JOB_PARTIAL`], [`reason::ATT_NO_SLOT`], [`reason::ATT_CONTROLLER`].
-    pub async fn admit(&self, preflight: &Preflight, partial: bool) -> Result<()> {
+    /// [`reason::VM_NO_DISKS`], [`reason::JOB_PARTIAL`].
+    pub fn able(preflight: &Preflight, partial: bool) -> Result<usize> {
         let refused: Vec<String> = preflight
             .decisions
             .iter()
@@ -107,6 +113,15 @@ impl Opener {
         if !partial && !refused.is_empty() {
             return Err(Error::new(&reason::JOB_PARTIAL, refused.join("; ")));
         }
+        Ok(able)
+    }
+
+    /// Refuses what can't succeed before a snapshot is taken.
+    ///
+    /// # Errors
+    /// As [`Opener::able`]; [`reason::ATT_NO_SLOT`], [`reason::ATT_CONTROLLER`].
+    pub async fn admit(&self, preflight: &Preflight, partial: bool) -> Result<()> {
+        let able = Self::able(preflight, partial)?;
         if able == 0 {
             return Ok(());
         }
@@ -132,11 +147,31 @@ impl Opener {
         self.servers.disk(&decision.disk, ways.servers.get(&decision.disk.device_key), of)
     }
 
+    /// The turn to take a snapshot, where one is to be taken: waited for. `waiting` is told once why.
+    ///
+    /// # Errors
+    /// As [`ProxyVm::snapshot_turn`].
+    pub async fn turn<F: Future<Output = ()>>(
+        &self,
+        session: SessionId,
+        of: &Preflight,
+        source: &Source,
+        patience: Duration,
+        waiting: impl FnOnce(Error) -> F,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<Option<Turn>> {
+        if !matches!(source, Source::Take(_)) {
+            return Ok(None);
+        }
+        self.vm.snapshot_turn(session, &of.stores, patience, waiting, go_on).await.map(Some)
+    }
+
     /// Takes the snapshot, or takes note of the caller's.
     ///
     /// # Errors
     /// See [`snapshot::take`] and [`snapshot::adopt`]; [`reason::SNAP_UNKNOWN`].
-    pub async fn snapshot(&self, session: SessionId, target: &TargetFacts, source: &Source) -> Result<HeldSnapshot> {
+    pub async fn snapshot(&self, session: SessionId, of: &Preflight, source: &Source) -> Result<HeldSnapshot> {
+        let target = &of.target;
         match source {
             Source::Existing(moref) => {
                 // A snapshot of another VM would be read under this VM's name.
@@ -147,8 +182,10 @@ impl Opener {
                 let guard = guards::target(&self.vm, &self.settler, session, target).await?;
                 Ok(HeldSnapshot::foreign(moref.clone(), guard))
             }
-            Source::Kept(of, reached) => snapshot::adopt(&self.vm, &self.settler, session, target, *of, *reached).await,
-            Source::Take(wish) => snapshot::take(&self.vm, &self.settler, session, target, *wish).await,
+            Source::Kept(broken, reached) => {
+                snapshot::adopt(&self.vm, &self.settler, session, target, *broken, *reached).await
+            }
+            Source::Take(wish) => snapshot::take(&self.vm, &self.settler, session, target, &of.stores, *wish).await,
         }
     }
 }

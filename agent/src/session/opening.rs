@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     live::{Held, Inner, READS_PER_SESSION, Session, State},
-    opener::{Opened, Source, Ways},
+    opener::{Opened, Opener, Source, Ways},
     registry::{Answer, Manager, lock},
     snapshot::HeldSnapshot,
     watch::{self, Trouble, Watch},
@@ -125,16 +125,25 @@ impl Manager {
 
     async fn open_new(&self, id: SessionId, request: OpenRequest) -> Result<Arc<Session>> {
         let opener = &self.shared.opener;
-        let preflight = opener.preflight(&request.vm, &request.keys, &request.ways).await?;
-        let target = &preflight.target;
+        let mut preflight = opener.preflight(&request.vm, &request.keys, &request.ways).await?;
+        let target = preflight.target.clone();
         let claim = self.claim(&target.moref, &target.name, None)?;
-        opener.admit(&preflight, true).await?;
+        Opener::able(&preflight, true)?;
+        let name = target.name.as_str();
         let told = |why: Error| async move {
             tracing::warn!(session = %id, %why, "waiting before the snapshot");
-            opener.vm.events.send(EventKind::Hold, id, &target.name, Some(&why));
+            opener.vm.events.send(EventKind::Hold, id, name, Some(&why));
         };
+        let patience = opener.vm.deadlines.hold;
+        let turn = opener.turn(id, &preflight, &request.source, patience, told, || self.go_on()).await?;
+        if turn.as_ref().is_some_and(|turn| turn.waited) {
+            preflight = opener.preflight(target.moref.as_str(), &request.keys, &request.ways).await?;
+        }
+        opener.admit(&preflight, true).await?;
+        let target = &preflight.target;
         let host = watch::hold(&opener.vm, &target.moref, told, || self.go_on()).await?;
-        let snapshot = opener.snapshot(id, target, &request.source).await?;
+        let snapshot = opener.snapshot(id, &preflight, &request.source).await?;
+        drop(turn);
         let mut watch = Watch::start(&opener.vm, target, &snapshot, host);
         let trouble = watch.trouble();
         let attached = match self.go_on() {

@@ -7,7 +7,7 @@
 //! ```
 //! vSphere ignores a wish to quiesce when Tools do not run; what counts is what the snapshot says afterwards. A
 //! powered-off VM is at rest: whatever was asked is reached.
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use hotadd_api::v1::{self, Cleanup, Consistency};
 use jiff::Timestamp;
@@ -99,7 +99,7 @@ impl Wish {
     }
 }
 
-/// Guards the target, then takes the snapshot.
+/// Guards the target, then takes the snapshot; `stores`: on which its deltas may be.
 ///
 /// # Errors
 /// [`reason::SNAP_QUIESCE`], [`reason::SNAP_FAILED`], or of the hypervisor. Anything that may exist is owed by then.
@@ -108,10 +108,11 @@ pub async fn take(
     settler: &Settler,
     session: SessionId,
     target: &TargetFacts,
+    stores: &BTreeSet<Moref>,
     wish: Wish,
 ) -> Result<HeldSnapshot> {
     let guard = guards::target(vm, settler, session, target).await?;
-    match climb(vm, settler, session, target, wish).await {
+    match climb(vm, settler, session, target, stores, wish).await {
         Ok(mut held) => {
             held.guard = guard;
             Ok(held)
@@ -130,12 +131,13 @@ async fn climb(
     settler: &Settler,
     session: SessionId,
     target: &TargetFacts,
+    stores: &BTreeSet<Moref>,
     wish: Wish,
 ) -> Result<HeldSnapshot> {
     let mut quiesce_fault = None;
     if wish.quiesces() {
         for attempt in 1..=2 {
-            match quiesced(vm, settler, session, target, wish).await {
+            match quiesced(vm, settler, session, target, stores, wish).await {
                 Ok(held) => return Ok(held),
                 // While a snapshot of the first try is owed, another one would only lengthen the chain.
                 Err(error) if *error.reason() == reason::SNAP_QUIESCE && error.cleanup() == Cleanup::Done => {
@@ -149,7 +151,7 @@ async fn climb(
             return Err(error);
         }
     }
-    let (mut held, _) = create(vm, settler, session, target, Quiesce::None).await?;
+    let (mut held, _) = create(vm, settler, session, target, stores, Quiesce::None).await?;
     held.fault = quiesce_fault.map(|error| error.to_reason());
     Ok(held)
 }
@@ -187,9 +189,10 @@ async fn quiesced(
     settler: &Settler,
     session: SessionId,
     target: &TargetFacts,
+    stores: &BTreeSet<Moref>,
     wish: Wish,
 ) -> Result<HeldSnapshot> {
-    let (mut held, done) = create(vm, settler, session, target, Quiesce::Yes { timeout: wish.timeout }).await?;
+    let (mut held, done) = create(vm, settler, session, target, stores, Quiesce::Yes { timeout: wish.timeout }).await?;
     let at_rest = target.power_state == "poweredOff";
     if done || at_rest {
         let app = wish.consistency != Consistency::Filesystem;
@@ -220,13 +223,14 @@ async fn create(
     settler: &Settler,
     session: SessionId,
     target: &TargetFacts,
+    stores: &BTreeSet<Moref>,
     quiesce: Quiesce,
 ) -> Result<(HeldSnapshot, bool)> {
-    let (vm, settler, target) = (Arc::clone(vm), settler.clone(), target.clone());
+    let (vm, settler, target, stores) = (Arc::clone(vm), settler.clone(), target.clone(), stores.clone());
     tokio::spawn(async move {
         let id = DutyId::new();
         let name = format!("{SNAPSHOT_NAME}{id}");
-        let kind = DutyKind::Snapshot(SnapshotDuty { name: name.clone(), moref: None, keep_until: None });
+        let kind = DutyKind::Snapshot(SnapshotDuty { name: name.clone(), moref: None, keep_until: None, stores });
         let duty = begin(&vm, id, session, &target, kind);
         let marker = marker(&vm, id);
         vm.record(vec![Record::Began(duty)]).await?;

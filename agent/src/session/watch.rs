@@ -355,6 +355,8 @@ mod tests {
             attach_batch: 1,
             add_controllers: false,
             parallel_reads: 1,
+            reads: 0,
+            snapshots_per_datastore: 0,
             depth: 1,
             memory_bytes: 1 << 20,
             lease_min: Duration::ZERO,

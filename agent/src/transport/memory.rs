@@ -1,5 +1,6 @@
-//! The memory that all reads together may use for their buffers. A read takes its share before it maps anything and
-//! gives it back when its thread ends, so many slow clients cost waiting, not memory.
+//! What all reads share: how many there are at a time, and the memory for their buffers. A read takes its turn, then its share, before it
+//! maps anything, and gives both back when its thread ends: many slow clients cost waiting, not memory. In order of asking; what is
+//! attached ahead waits here.
 use std::{
     sync::{
         Arc,
@@ -23,13 +24,24 @@ const CANCEL_POLL: Duration = Duration::from_millis(100);
 pub struct Memory {
     free: Arc<Semaphore>,
     units: u32,
+    /// `None`: any number reads at a time.
+    turns: Option<Arc<Semaphore>>,
+}
+
+/// Of one read.
+#[derive(Debug)]
+pub struct Share {
+    _turn: Option<OwnedSemaphorePermit>,
+    _memory: OwnedSemaphorePermit,
 }
 
 impl Memory {
+    /// `reads`: how many at a time; zero: any number.
     #[must_use]
-    pub fn new(bytes: u64) -> Self {
+    pub fn new(bytes: u64, reads: usize) -> Self {
         let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).min(1 << 28);
-        Self { free: Arc::new(Semaphore::new(units as usize)), units }
+        let turns = (reads > 0).then(|| Arc::new(Semaphore::new(reads)));
+        Self { free: Arc::new(Semaphore::new(units as usize)), units, turns }
     }
 
     /// The depth, or the largest that fits when nobody else reads.
@@ -38,10 +50,15 @@ impl Memory {
         wanted.min(self.units / cost(1, block_bytes)).max(1)
     }
 
-    /// Waits for the buffers of one read; `None` when it was cancelled first.
-    pub async fn take(&self, depth: u32, block_bytes: u32, cancel: &AtomicBool) -> Option<OwnedSemaphorePermit> {
+    /// Waits for the turn and the buffers of one read; `None` when it was cancelled first.
+    pub async fn take(&self, depth: u32, block_bytes: u32, cancel: &AtomicBool) -> Option<Share> {
+        let turn = match &self.turns {
+            Some(turns) => Some(unless(cancel, Arc::clone(turns).acquire_owned()).await?.ok()?),
+            None => None,
+        };
         let units = cost(depth, block_bytes).min(self.units);
-        unless(cancel, Arc::clone(&self.free).acquire_many_owned(units)).await?.ok()
+        let memory = unless(cancel, Arc::clone(&self.free).acquire_many_owned(units)).await?.ok()?;
+        Some(Share { _turn: turn, _memory: memory })
     }
 }
 
@@ -68,7 +85,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_read_waits_for_its_share_and_gives_up_when_cancelled() {
-        let memory = Memory::new(8 << 20);
+        let memory = Memory::new(8 << 20, 0);
         let go = AtomicBool::new(false);
         assert_eq!(memory.depth(16, 1 << 20), 4, "never more than there is");
         let first = memory.take(4, 1 << 20, &go).await.unwrap();
@@ -79,5 +96,28 @@ mod tests {
         assert!(!second.is_finished());
         drop(first);
         assert!(second.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn so_many_read_at_a_time_and_the_others_in_order() {
+        let memory = Memory::new(8 << 20, 1);
+        let first = memory.take(1, 64 << 10, &AtomicBool::new(false)).await.unwrap();
+        let (done, mut order) = tokio::sync::mpsc::unbounded_channel();
+        for n in 0..3 {
+            let (memory, done) = (memory.clone(), done.clone());
+            tokio::spawn(async move {
+                let share = memory.take(1, 64 << 10, &AtomicBool::new(false)).await;
+                done.send((n, share)).unwrap();
+            });
+            tokio::task::yield_now().await;
+        }
+        assert!(order.try_recv().is_err());
+        drop(first);
+        for n in 0..3 {
+            let (next, share) = order.recv().await.unwrap();
+            assert_eq!(next, n);
+            assert!(order.try_recv().is_err(), "one at a time");
+            drop(share);
+        }
     }
 }

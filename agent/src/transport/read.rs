@@ -115,7 +115,7 @@ impl Reading {
         };
         order.depth = memory.depth(order.depth, order.block_bytes);
         let share = memory.take(order.depth, order.block_bytes, &cancel).await;
-        let share = share.ok_or_else(|| Error::new(&reason::READ_STOPPED, "before it began: no memory was free"))?;
+        let share = share.ok_or_else(|| Error::new(&reason::READ_STOPPED, "before its turn"))?;
         let (flag, runtime) = (Arc::clone(&cancel), Handle::current());
         let pacer = means.throttle.pacer(means.session, &disk.facts().datastore_name, order.depth as usize);
         thread::Builder::new()

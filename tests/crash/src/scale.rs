@@ -32,6 +32,8 @@ const DEADLINES: &[(&str, f64, f64)] = &[
     ("ping_timeout_seconds", 20.0, 0.2),
     ("watch_seconds", 5.0, 0.25),
     ("hold_seconds", 900.0, 1.0),
+    // A campaign plays one job at a time.
+    ("turn_seconds", 28800.0, 5.0),
     ("reconnect_seconds", 5.0, 0.05),
     ("login_seconds", 90.0, 0.5),
     ("login_last_seconds", 900.0, 1.0),

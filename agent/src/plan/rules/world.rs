@@ -117,6 +117,7 @@ pub(super) fn calm() -> World {
             proxy,
             target,
             disks: vec![view],
+            stores: BTreeSet::new(),
         },
         policy: Policy::default(),
         room: Fact::Known(3),
