@@ -23,6 +23,7 @@ mod late;
 mod leases;
 mod login;
 mod lost;
+mod many;
 mod names;
 mod nbd;
 mod pace;

@@ -9,26 +9,26 @@
 //! controllers that are on trial ([`super::room`]), one disk each; a controller whose disk was not proven is refused, and
 //! that disk goes elsewhere.
 //!
+//! What is done under the gate, also for several jobs at once, is in [`super::joint`].
+//!
 //! An [`Attached`] that is dropped, on whatever way, hands its duty to the settler.
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    duty::begin,
-    guards,
-    proxy_vm::{ProxyVm, View, now},
-    room::{self, Room},
+    joint::{Carried, Orders},
+    proxy_vm::{ProxyVm, View},
+    room::Room,
     settler::{Settled, Settler},
 };
 use crate::{
-    discover::{ControllerMap, Expectation, ProvenDisk},
+    discover::{Expectation, ProvenDisk},
     error::{Error, Result},
-    hypervisor::{AttachOutcome, AttachRequest, ControllerFacts, TargetDisk, TargetFacts},
+    hypervisor::{ControllerFacts, TargetDisk, TargetFacts},
     id::{DiskUuid, DutyId, SessionId, Slot},
-    journal::{AttachDuty, Duty, DutyKind, Record},
     reason,
 };
 
@@ -86,60 +86,64 @@ impl Drop for Attached {
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Attacher {
-    vm: Arc<ProxyVm>,
-    settler: Settler,
+    pub(super) vm: Arc<ProxyVm>,
+    pub(super) settler: Settler,
+    pub(super) orders: Orders,
 }
 
 /// One disk that has no slot yet.
-struct Item {
+#[derive(Debug)]
+pub(super) struct Item {
     /// Place in the caller's list.
-    index: usize,
-    wanted: Wanted,
+    pub(super) index: usize,
+    pub(super) wanted: Wanted,
+    pub(super) session: SessionId,
+    pub(super) target: Arc<TargetFacts>,
     /// Why it was not proven on a controller that is refused since.
-    failed: Option<Error>,
+    pub(super) failed: Option<Error>,
 }
 
 /// One disk on its way.
-struct Pending {
-    item: Item,
-    duty: DutyId,
-    slot: Slot,
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) item: Item,
+    pub(super) duty: DutyId,
+    pub(super) slot: Slot,
 }
 
 /// What became of a batch.
-#[derive(Default)]
-struct Pass {
-    answers: Vec<(usize, Result<Attached>)>,
+#[derive(Debug, Default)]
+pub(super) struct Pass {
+    pub(super) answers: Vec<(usize, Result<Attached>)>,
     /// Found no unit, or has to go elsewhere.
-    left: Vec<Item>,
-}
-
-impl Pass {
-    fn refuse_all(&mut self, items: impl IntoIterator<Item = Item>, error: &Error) {
-        self.answers.extend(items.into_iter().map(|item| (item.index, Err(error.copy()))));
-    }
+    pub(super) left: Vec<Item>,
+    /// To be tried once more, by this job alone.
+    pub(super) again: Vec<Item>,
 }
 
 impl Attacher {
     #[must_use]
     pub fn new(vm: Arc<ProxyVm>, settler: Settler) -> Self {
-        Self { vm, settler }
+        Self { vm, settler, orders: Orders::default() }
     }
 
     /// Attaches all; one answer per disk, in order. Runs to its end in a task of its own: a caller that goes away does
     /// not tear it apart, which keeps unknown outcomes rare (the journal, not this, is what makes it safe).
     pub async fn attach(&self, session: SessionId, target: &TargetFacts, wanted: Vec<Wanted>) -> Vec<Result<Attached>> {
         let count = wanted.len();
-        let (this, target) = (self.clone(), target.clone());
+        let (this, target) = (self.clone(), Arc::new(target.clone()));
         let run = tokio::spawn(async move {
             let mut answers: Vec<Option<Result<Attached>>> = (0..wanted.len()).map(|_| None).collect();
-            let item = |(index, wanted)| Item { index, wanted, failed: None };
+            let item = |(index, wanted)| Item { index, wanted, session, target: Arc::clone(&target), failed: None };
             let mut rest: VecDeque<Item> = wanted.into_iter().enumerate().map(item).collect();
+            let mut alone = false;
             while !rest.is_empty() {
                 let batch = rest.drain(..rest.len().min(this.vm.limits.attach_batch)).collect();
-                let mut pass = this.batch(session, &target, batch, Room::Proven).await;
+                let mut pass = this.batch(batch, Room::Proven, alone).await;
+                alone |= !pass.again.is_empty();
+                std::mem::take(&mut pass.again).into_iter().rev().for_each(|item| rest.push_front(item));
                 if !pass.left.is_empty() {
-                    let more = this.on_trial(session, &target, std::mem::take(&mut pass.left)).await;
+                    let more = this.on_trial(std::mem::take(&mut pass.left)).await;
                     pass.answers.extend(more.answers);
                     more.left.into_iter().rev().for_each(|item| rest.push_front(item));
                 }
@@ -159,10 +163,10 @@ impl Attacher {
     }
 
     /// For disks that found no unit on a proven controller. Each pass answers one, or refuses a controller.
-    async fn on_trial(&self, session: SessionId, target: &TargetFacts, batch: Vec<Item>) -> Pass {
+    async fn on_trial(&self, batch: Vec<Item>) -> Pass {
         let _trial = self.vm.trial.lock().await;
         let why = self.vm.make_room().await.err();
-        let mut pass = self.batch(session, target, batch, Room::Trial).await;
+        let mut pass = self.batch(batch, Room::Trial, true).await;
         if pass.answers.is_empty() && pass.left.iter().all(|item| item.failed.is_none()) {
             // Not one found a unit.
             let view = self.vm.view().await;
@@ -175,10 +179,9 @@ impl Attacher {
         pass
     }
 
-    async fn batch(&self, session: SessionId, target: &TargetFacts, batch: Vec<Item>, room: Room) -> Pass {
-        let mut pass = Pass::default();
+    async fn batch(&self, batch: Vec<Item>, room: Room, alone: bool) -> Pass {
         let start = Instant::now();
-        let Some((held, map)) = self.reconfigure(session, target, batch, room, &mut pass).await else { return pass };
+        let Carried { mut pass, held, again, map } = self.reconfigure(batch, room, alone).await;
         let attach_time = start.elapsed();
         let expectations: Vec<_> = held.iter().map(expectation).collect();
         let found_at = Instant::now();
@@ -200,91 +203,27 @@ impl Attacher {
             }
         }
         self.give_back(unproven, &mut pass).await;
+        pass.again = self.cleared(again, &mut pass).await;
         pass
     }
 
-    /// Everything under the gate. `None`: no disk of the batch got as far as vCenter.
-    async fn reconfigure(
-        &self,
-        session: SessionId,
-        target: &TargetFacts,
-        batch: Vec<Item>,
-        room: Room,
-        pass: &mut Pass,
-    ) -> Option<(Vec<Pending>, ControllerMap)> {
-        let _gate = self.vm.gate.lock().await;
-        let view = match self.vm.view().await {
-            Ok(view) => view,
-            Err(error) => {
-                pass.refuse_all(batch, &error);
-                return None;
-            }
-        };
-        if let Err(error) = guards::proxy(&self.vm, &self.settler, &view.proxy.as_target()).await {
-            pass.refuse_all(batch, &error);
-            return None;
-        }
-        let pending = self.place(&view, batch, room, pass);
-        if pending.is_empty() {
-            return None;
-        }
-        let begun = pending.iter().map(|p| Record::Began(intent(&self.vm, session, target, p))).collect();
-        if let Err(error) = self.vm.record(begun).await {
-            pass.refuse_all(pending.into_iter().map(|p| p.item), &error);
-            return None;
-        }
-        let requests: Vec<_> = pending.iter().map(request).collect();
-        let outcomes = self.vm.hypervisor.attach(&self.vm.moref, &requests).await;
-        let mut held = Vec::new();
-        let mut records = Vec::new();
-        for (p, outcome) in pending.into_iter().zip(outcomes) {
-            match outcome {
-                AttachOutcome::Attached { device_key } => {
-                    records.push(Record::Confirmed { duty: p.duty, device_key: Some(device_key), moref: None });
-                    held.push(p);
-                }
-                AttachOutcome::Refused(error) => {
-                    let proof = format!("refused by vCenter: {}", error.message());
-                    records.push(Record::Retired { duty: p.duty, at: now(), proof, late_until: None });
-                    pass.answers.push((p.item.index, Err(error)));
-                }
-                AttachOutcome::Unknown(error) => {
-                    self.settler.hand_over(p.duty);
-                    pass.answers.push((p.item.index, Err(error.owing())));
-                }
-            }
-        }
-        if let Err(error) = self.vm.record(records).await {
-            // Attached but not confirmed: the intents are durable, so the settler finds and removes them.
-            held.iter().for_each(|p| self.settler.hand_over(p.duty));
-            pass.answers.extend(held.into_iter().map(|p| (p.item.index, Err(error.copy().owing()))));
-            return None;
-        }
-        Some((held, view.map))
-    }
-
-    /// Gives each disk a slot, or its refusal; those without a unit are left.
-    fn place(&self, view: &View, batch: Vec<Item>, room: Room, pass: &mut Pass) -> Vec<Pending> {
-        let state = self.vm.journal.state();
-        let open: Vec<&AttachDuty> = state.duties().filter_map(Duty::attach).collect();
-        let mut present: BTreeSet<DiskUuid> =
-            view.proxy.disks.iter().filter_map(|d| d.uuid).chain(open.iter().map(|d| d.uuid)).collect();
-        let (reserved, held) = (state.reserved_slots(), open.iter().map(|duty| duty.slot).collect());
-        let mut slots = room::slots(&view.proxy, &view.map, &reserved, &held, room, batch.len()).into_iter();
-        let mut pending = Vec::new();
-        for mut item in batch {
-            if !present.insert(item.wanted.uuid) {
-                let detail = format!("{} ({})", item.wanted.disk.backing, item.wanted.uuid);
-                pass.answers.push((item.index, Err(Error::new(&reason::PLAN_IN_USE, detail))));
-            } else if let Some(slot) = slots.next() {
-                pending.push(Pending { item, duty: DutyId::new(), slot });
-            } else if let Some(failed) = item.failed.take_if(|_| room == Room::Trial) {
-                pass.answers.push((item.index, Err(failed)));
+    /// Those of a joint request that were not attached, and owe nothing now; of the others, why.
+    async fn cleared(&self, again: Vec<(Item, Error, Option<DutyId>)>, pass: &mut Pass) -> Vec<Item> {
+        let duties: Vec<DutyId> = again.iter().filter_map(|(.., duty)| *duty).collect();
+        let deadlines = &self.vm.deadlines;
+        // An absence is believed only after a while.
+        let patience = deadlines.settle + deadlines.call;
+        let settled = if duties.is_empty() { Settled::Done } else { self.settler.settle(&duties, patience).await };
+        let mut cleared = Vec::new();
+        for (item, error, duty) in again {
+            if duty.is_some() && matches!(settled, Settled::Owed(_)) {
+                pass.answers.push((item.index, Err(error)));
             } else {
-                pass.left.push(item);
+                tracing::info!(backing = %item.wanted.disk.backing, %error, "not attached with those of other jobs; once more alone");
+                cleared.push(item);
             }
         }
-        pending
+        cleared
     }
 
     /// Detaches what was attached but not proven, and tells the result with the cause. A disk of a controller that is
@@ -325,28 +264,4 @@ fn expectation(pending: &Pending) -> Expectation {
         uuid: pending.item.wanted.uuid,
         size_bytes: pending.item.wanted.disk.capacity_bytes,
     }
-}
-
-fn request(pending: &Pending) -> AttachRequest {
-    let Wanted { disk, uuid } = &pending.item.wanted;
-    AttachRequest {
-        slot: pending.slot,
-        backing: disk.backing.clone(),
-        backing_kind: disk.backing_kind.clone(),
-        datastore: disk.datastore.clone(),
-        capacity_bytes: disk.capacity_bytes,
-        uuid: *uuid,
-    }
-}
-
-fn intent(vm: &ProxyVm, session: SessionId, target: &TargetFacts, pending: &Pending) -> Duty {
-    let Wanted { disk, uuid } = &pending.item.wanted;
-    let kind = DutyKind::Attach(AttachDuty {
-        backing: disk.backing.clone(),
-        uuid: *uuid,
-        capacity_bytes: disk.capacity_bytes,
-        slot: pending.slot,
-        device_key: None,
-    });
-    begin(vm, pending.duty, session, target, kind)
 }

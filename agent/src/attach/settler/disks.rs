@@ -15,8 +15,8 @@ use crate::{
 };
 
 impl Shared {
-    pub(super) async fn settle_attached(&self, duties: &[(Duty, AttachDuty)]) -> Result<Vec<(Duty, Finding)>> {
-        let _gate = self.vm.gate.lock().await;
+    /// Under the gate.
+    pub(super) async fn look_at(&self, duties: &[(Duty, AttachDuty)]) -> Result<Vec<(Duty, Finding)>> {
         let view = self.vm.view().await?;
         let mut remove = Vec::new();
         let mut deletions = Vec::new();

@@ -117,6 +117,8 @@ impl Settler {
 
     /// Puts a duty on the loop's list and returns at once.
     pub fn hand_over(&self, duty: DutyId) {
+        // A pass that waits for the gate takes it along.
+        self.shared.admit(duty);
         if self.inbox.send(duty).is_err() {
             tracing::error!(%duty, "the settler is gone; the next start settles this duty");
         }
@@ -269,13 +271,8 @@ impl Shared {
         let duties: Vec<Duty> = ids.iter().filter_map(|id| state.get(*id)).cloned().collect();
         self.forget(ids.iter().filter(|id| state.get(**id).is_none()));
 
-        let attached: Vec<(Duty, AttachDuty)> =
-            duties.iter().filter_map(|d| Some((d.clone(), d.attach()?.clone()))).collect();
-        if !attached.is_empty() {
-            match self.settle_attached(&attached).await {
-                Ok(findings) => self.conclude(findings).await,
-                Err(error) => attached.iter().for_each(|(d, _)| self.waits(d, &error.message(), false)),
-            }
+        if duties.iter().any(|duty| duty.attach().is_some()) {
+            self.settle_attached().await;
         }
         for duty in &duties {
             if let Some(export) = duty.export() {
@@ -289,6 +286,20 @@ impl Shared {
             if let Some(guard) = duty.guard() {
                 self.end_guard(duty, guard).await;
             }
+        }
+    }
+
+    /// All that are open once the gate is ours: those of jobs that ended meanwhile go into the same reconfigure.
+    async fn settle_attached(&self) {
+        let gate = self.vm.gate.lock().await;
+        let (ids, state) = (self.ids(), self.vm.journal.state());
+        let open = ids.iter().filter_map(|id| state.get(*id));
+        let attached: Vec<(Duty, AttachDuty)> = open.filter_map(|d| Some((d.clone(), d.attach()?.clone()))).collect();
+        let findings = self.look_at(&attached).await;
+        drop(gate);
+        match findings {
+            Ok(findings) => self.conclude(findings).await,
+            Err(error) => attached.iter().for_each(|(d, _)| self.waits(d, &error.message(), false)),
         }
     }
 
