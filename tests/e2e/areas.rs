@@ -416,7 +416,7 @@ async fn requests_that_contradict_themselves_begin_nothing() -> Result<()> {
     let ranges = vec![DiskRanges { device_key: FIRST_KEY, ranges: vec![Range { offset: 0, length: MIB }] }];
     let twice = DiskBase { device_key: FIRST_KEY, ..DiskBase::default() };
     for wanted in [
-        BackupVmRequest { ranges, ..asking(Scope::Allocated) },
+        BackupVmRequest { ranges, bases: vec![twice.clone()], ..asking(Scope::Changed) },
         BackupVmRequest { bases: vec![twice.clone(), twice], ..asking(Scope::Changed) },
         BackupVmRequest { scope: 99, ..request(TARGET) },
     ] {
