@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hotadd_api::{
-    manifest::{FORMAT, Manifest, Scope, SnapshotRecord},
+    manifest::{FORMAT, Manifest, SnapshotRecord},
     v1::{
         DiskFacts, DiskOpened, DiskRanges, DiskResult, Frame, GetInfoResponse, JobEvent, JobResult, Phase, Preflight,
         job_event::Item,
@@ -104,10 +104,8 @@ impl Collector {
             missing.keys.push(*key);
             missing.bytes += disk.left();
             // A map belongs to the disk from its first opening on: it is never asked for again.
-            if disk.next > 0 || disk.areas.scope() != Scope::Whole {
-                disk.by_ranges = true;
-                missing.ranges.push(DiskRanges { device_key: *key, ranges: rest });
-            }
+            disk.by_ranges = true;
+            missing.ranges.push(DiskRanges { device_key: *key, ranges: rest });
         }
         // Without keys it would be every disk.
         if missing.keys.is_empty() {
