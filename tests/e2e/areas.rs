@@ -416,7 +416,8 @@ async fn noted(scene: &Scene, wanted: BackupVmRequest) -> Result<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_contradict_themselves_begin_nothing() -> Result<()> {
     let (_dir, scene) = tracked()?;
-    let ranges = vec![DiskRanges { device_key: FIRST_KEY, ranges: vec![Range { offset: 0, length: MIB }] }];
+    let ranges =
+        vec![DiskRanges { device_key: FIRST_KEY, ranges: vec![Range { offset: 0, length: MIB }], known: vec![] }];
     let twice = DiskBase { device_key: FIRST_KEY, ..DiskBase::default() };
     for wanted in [
         BackupVmRequest { ranges, bases: vec![twice.clone()], ..asking(Scope::Changed) },

@@ -156,7 +156,8 @@ impl Job {
         remarks.extend(reads.wider().cloned());
         let (mut rest, map) = (reads.ranges, reads.map);
         let mut sum = v1::DiskResult::default();
-        let samples = Samples::default();
+        let before = self.request.shown.get(&facts.device_key);
+        let samples = before.map_or_else(Samples::default, |blocks| Samples::of_before(blocks));
         let error = loop {
             let turn = held.turn();
             let left = Left { ranges: rest.clone(), map: map.clone() };

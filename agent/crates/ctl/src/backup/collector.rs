@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use hotadd_api::{
     manifest::{self, DiskRecord, FORMAT, Manifest, SnapshotRecord},
     v1::{
-        DiskFacts, DiskOpened, DiskRanges, DiskResult, Frame, GetInfoResponse, JobEvent, JobResult, Phase, Preflight,
-        VmConfig, job_event::Item,
+        DiskFacts, DiskOpened, DiskRanges, DiskResult, Frame, GetInfoResponse, JobEvent, JobResult, KnownBlock, Phase,
+        Preflight, VmConfig, job_event::Item,
     },
 };
 use serde_json::json;
@@ -108,7 +108,7 @@ impl Collector {
             missing.bytes += disk.left();
             // A map belongs to the disk from its first opening on: it is never asked for again.
             disk.by_ranges = true;
-            missing.ranges.push(DiskRanges { device_key: *key, ranges: rest });
+            missing.ranges.push(DiskRanges { device_key: *key, ranges: rest, known: disk.known() });
         }
         // Without keys it would be every disk.
         if missing.keys.is_empty() {
@@ -224,8 +224,10 @@ impl Collector {
         match self.disks.get_mut(&key) {
             Some(disk) if disk.open && !disk.ended => {
                 let end = frame.offset.saturating_add(frame.length.into());
+                let Frame { offset, length, ref blake3, .. } = frame;
+                let data = (!frame.zero).then(|| KnownBlock { offset, length, blake3: blake3.to_vec() });
                 disk.writer.frame(frame).await?;
-                disk.next = end;
+                disk.came(end, data);
                 Ok(())
             }
             Some(disk) if !disk.open => Err(Failure::contract(format!("a frame of disk {key}, which is not open"))),
