@@ -343,7 +343,7 @@ async fn a_reverted_vm_and_one_without_tracking_are_told() -> Result<()> {
     }
     assert_eq!(
         calls(&scene, "QueryChangedDiskAreas").await?.len(),
-        2,
+        3,
         "nothing is asked of a disk that is not tracked"
     );
     Ok(())

@@ -69,7 +69,8 @@ pub(super) fn shown(request: &v1::BackupVmRequest, block_bytes: u32) -> Result<B
         let blocks: Vec<KnownBlock> =
             disk.known.iter().map(|block| known("ranges.known", block, u64::MAX)).collect::<Result<_>>()?;
         let unit = u64::from(block_bytes);
-        let whole = |block: &KnownBlock| block.range.start.is_multiple_of(unit) && block.range.end - block.range.start <= unit;
+        let whole =
+            |block: &KnownBlock| block.range.start.is_multiple_of(unit) && block.range.end - block.range.start <= unit;
         if blocks.len() > 2 || !blocks.iter().all(whole) || !blocks.is_sorted_by(|a, b| a.range.end <= b.range.start) {
             return Err(refused("ranges.known: at most 2 blocks of block_bytes, ascending".into()));
         }
