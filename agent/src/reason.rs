@@ -123,7 +123,7 @@ registry! {
     CBT_BASE_EMPTY = "HA-CBT-006", FailedPrecondition, "the base was read without change tracking", "nothing: this backup is the base of the next one";
     CBT_FAULT = "HA-CBT-007", FailedPrecondition, "vCenter did not give the map of what to read", "see the fault's text; if it stays, turn changeTrackingEnabled off and on again while the VM has no snapshot";
     CBT_IMPOSSIBLE = "HA-CBT-008", FailedPrecondition, "vCenter's map of what to read contradicts itself", "report the message with the host's build; turn changeTrackingEnabled off and on again while the VM has no snapshot";
-    CBT_REVERTED = "HA-CBT-009", FailedPrecondition, "the VM was reverted to a snapshot since the base", "nothing: this backup is the base of the next one";
+    CBT_REVERTED = "HA-CBT-009", FailedPrecondition, "the VM was reverted to a snapshot since the base, or may have been", "nothing: this backup is the base of the next one; a snapshot older than the base, which stands, makes every backup so: remove it";
     CBT_KNOWN_BAD = "HA-CBT-010", FailedPrecondition, "the host's release is known to lose changes", "update the host, then turn changeTrackingEnabled off and on again while the VM has no snapshot";
     CBT_UNTRUSTED = "HA-CBT-011", FailedPrecondition, "the disk's change tracking was found wrong before", "turn changeTrackingEnabled off and on again while the VM has no snapshot: what is tracked anew is believed again";
     CBT_NO_BASE = "HA-CBT-012", FailedPrecondition, "no base of this disk was named", "nothing: this backup is the base of the next one";

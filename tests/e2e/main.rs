@@ -15,6 +15,7 @@ mod events;
 mod export;
 mod faults;
 mod guards;
+mod hardware;
 mod identity;
 mod ids;
 mod job;

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use hotadd_api::v1::{
-    BackupVmRequest, Cleanup, DiskRanges, GetJobRequest, JobResult, JobState, ListDutiesRequest, Range,
-    get_job_request::By,
+    BackupVmRequest, Cleanup, DiskRanges, GetJobRequest, JobResult, JobState, KnownBlock, ListDutiesRequest, Range,
+    Transport, get_job_request::By, job_event::Item,
 };
 use hotadd_harness::{
-    Process, Run, Scene,
+    FileServer, Process, Run, Scene,
     content::same,
     ctl::images,
     scene::{FIRST_KEY, PROXY, TARGET},
@@ -46,7 +46,7 @@ async fn failed(scene: &Scene, job: &str) -> Result<JobResult> {
 
 fn resume(job: &str, from: u64) -> BackupVmRequest {
     let ranges = vec![Range { offset: from, length: SIZE - from }];
-    let ranges = vec![DiskRanges { device_key: FIRST_KEY, ranges }];
+    let ranges = vec![DiskRanges { device_key: FIRST_KEY, ranges, known: vec![] }];
     BackupVmRequest { resume_job: job.to_owned(), ranges, ..request(TARGET) }
 }
 
@@ -56,7 +56,6 @@ async fn finish(scene: &Scene, dir: &std::path::Path, request: BackupVmRequest, 
     let mut image = std::fs::read(dir.join(format!("{FIRST_KEY}.raw")))?;
     let (mut pieces, mut result) = (BTreeMap::new(), None);
     while let Some(event) = stream.message().await? {
-        use hotadd_api::v1::job_event::Item;
         match event.item.context("empty")? {
             Item::Frame(frame) => {
                 let data = if frame.zero { vec![0; frame.length as usize] } else { frame.data.to_vec() };
@@ -159,7 +158,7 @@ async fn a_job_that_died_with_the_agent_is_resumed_too() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_of_a_disk_that_is_not_read_are_refused() -> Result<()> {
     let (dir, scene) = scene(&[dense(2 * MIB, 1), dense(2 * MIB, 2)], |_| {})?;
-    let of = |key| DiskRanges { device_key: key, ranges: vec![Range { offset: 0, length: MIB }] };
+    let of = |key| DiskRanges { device_key: key, ranges: vec![Range { offset: 0, length: MIB }], known: vec![] };
     let unknown = BackupVmRequest { ranges: vec![of(FIRST_KEY), of(2777)], ..request(TARGET) };
     let not_asked =
         BackupVmRequest { ranges: vec![of(FIRST_KEY + 1)], device_keys: vec![FIRST_KEY], ..request(TARGET) };
@@ -173,6 +172,48 @@ async fn ranges_of_a_disk_that_is_not_read_are_refused() -> Result<()> {
 }
 
 /// An agent that is told to stop may never come back.
+/// The rest may come by a server now: it has to show what came from the disk before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_brings_the_rest_has_to_show_what_came_before() -> Result<()> {
+    let (dir, scene) = scene(&[dense(SIZE, 1)], |spec| {
+        let folder = spec.inventory.datastores[0].dir.parent().map(Path::to_path_buf).unwrap_or_default();
+        spec.agent_toml.push_str(&FileServer::allowed(&folder));
+    })?;
+    let other = dir.path().join("other.raw");
+    let mut bytes = std::fs::read(scene.source(0))?;
+    bytes[usize::try_from(3 * MIB)?] ^= 1;
+    std::fs::write(&other, bytes)?;
+    let unit = usize::try_from(MIB)?;
+    let block = |image: &[u8], n: usize| KnownBlock {
+        offset: (n * unit) as u64,
+        length: 1 << 20,
+        blake3: blake3::hash(&image[n * unit..][..unit]).as_bytes().to_vec(),
+    };
+    for (name, file, right) in [("other", &other, false), ("same", &scene.source(0), true)] {
+        let server = FileServer::start(dir.path(), name, file, &[])?;
+        let (job, from) = broken(&scene, dir.path(), 600).await?;
+        failed(&scene, &job).await?;
+        let image = std::fs::read(dir.path().join(format!("{FIRST_KEY}.raw")))?;
+        let mut wanted = resume(&job, from);
+        wanted.ranges[0].known = vec![block(&image, 0), block(&image, 3)];
+        (wanted.nbd_servers, wanted.transport) = (vec![server.named(FIRST_KEY)], Transport::Nbd.into());
+        if right {
+            finish(&scene, dir.path(), wanted, from).await?;
+        } else {
+            let mut stream = jobs(&scene).await?.backup_vm(wanted).await?.into_inner();
+            let mut last = None;
+            while let Some(event) = stream.message().await? {
+                ensure!(!matches!(event.item, Some(Item::Frame(_))), "a frame of another disk");
+                last = event.item;
+            }
+            let Some(Item::Result(result)) = last else { anyhow::bail!("no result: {last:?}") };
+            assert_eq!(codes(&result), ["HA-NBD-006"]);
+        }
+        nothing_stays(&scene).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_the_window() -> Result<()> {
     let (dir, mut scene) = scene(&[dense(SIZE, 1)], |_| {})?;

@@ -44,6 +44,7 @@ pub enum Seen {
     Preflight,
     Waiting,
     Snapshot,
+    Hardware,
     Opened,
     Frame,
     DiskRead,
@@ -82,6 +83,7 @@ impl Running {
                 self.delivered.snapshot = Some(snapshot);
                 Seen::Snapshot
             }
+            Item::VmConfig(_) => Seen::Hardware,
             Item::Opened(opened) => {
                 self.open(&opened)?;
                 self.delivered.opened.push(opened);

@@ -6,7 +6,12 @@ use prost::Message as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Context, block_size, disk::ranges, text, wanted::wanted};
+use super::{
+    Context, block_size,
+    disk::ranges,
+    text,
+    wanted::{shown, wanted},
+};
 use crate::{
     error::{Error, Result},
     journal::history,
@@ -41,6 +46,7 @@ impl JobService for Context {
             asked: history::asked(&asked),
             wanted: wanted(&request)?,
             ranges: disk_ranges(&request.ranges)?,
+            shown: shown(&request, block_size(request.block_bytes)?)?,
             resume_window: Duration::from_secs(request.resume_window_seconds.into()).min(longest),
             resume_job: (!resume_job.is_empty()).then_some(resume_job),
             request_id: text("request_id", &request.request_id, false)?,

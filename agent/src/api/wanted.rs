@@ -57,14 +57,31 @@ fn of(base: &v1::DiskBase) -> Result<Base> {
     if base.known.len() > MAX_KNOWN {
         return Err(refused(format!("bases.known: {} blocks, at most {MAX_KNOWN}", base.known.len())));
     }
-    let known = base.known.iter().map(|block| known(block, base.capacity_bytes)).collect::<Result<_>>()?;
+    let one = |block| known("bases.known", block, base.capacity_bytes);
+    let known = base.known.iter().map(one).collect::<Result<_>>()?;
     let change_id = text("bases.change_id", &base.change_id, false)?;
     Ok(Base { change_id, uuid: uuid.clone(), capacity_bytes: base.capacity_bytes, known })
 }
 
-fn known(block: &v1::KnownBlock, capacity: u64) -> Result<KnownBlock> {
+/// Blocks that a disk has to show before its ranges are read, by device key.
+pub(super) fn shown(request: &v1::BackupVmRequest, block_bytes: u32) -> Result<BTreeMap<i32, Vec<KnownBlock>>> {
+    let of = |disk: &v1::DiskRanges| -> Result<(i32, Vec<KnownBlock>)> {
+        let blocks: Vec<KnownBlock> =
+            disk.known.iter().map(|block| known("ranges.known", block, u64::MAX)).collect::<Result<_>>()?;
+        let unit = u64::from(block_bytes);
+        let whole =
+            |block: &KnownBlock| block.range.start.is_multiple_of(unit) && block.range.end - block.range.start <= unit;
+        if blocks.len() > 2 || !blocks.iter().all(whole) || !blocks.is_sorted_by(|a, b| a.range.end <= b.range.start) {
+            return Err(refused("ranges.known: at most 2 blocks of block_bytes, ascending".into()));
+        }
+        Ok((disk.device_key, blocks))
+    };
+    request.ranges.iter().map(of).collect()
+}
+
+fn known(field: &str, block: &v1::KnownBlock, capacity: u64) -> Result<KnownBlock> {
     let (start, length) = (block.offset, u64::from(block.length));
-    let wrong = |what: &str| refused(format!("bases.known: {start}+{length} {what}"));
+    let wrong = |what: &str| refused(format!("{field}: {start}+{length} {what}"));
     if !start.is_multiple_of(SECTOR) || !length.is_multiple_of(SECTOR) {
         return Err(wrong("is not in multiples of 512"));
     }
@@ -72,7 +89,7 @@ fn known(block: &v1::KnownBlock, capacity: u64) -> Result<KnownBlock> {
         return Err(wrong("is empty or longer than 4 MiB"));
     }
     let end = start.checked_add(length).filter(|end| *end <= capacity);
-    let end = end.ok_or_else(|| wrong(&format!("is beyond the base's {capacity} bytes")))?;
+    let end = end.ok_or_else(|| wrong(&format!("is beyond the disk's {capacity} bytes")))?;
     let blake3 = block.blake3[..].try_into().map_err(|_| wrong("has no BLAKE3 of 32 bytes"))?;
     Ok(KnownBlock { range: start..end, blake3 })
 }

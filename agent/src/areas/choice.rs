@@ -75,6 +75,8 @@ pub struct Facts<'a> {
     pub enabled: &'a Fact<bool>,
     /// A snapshot below the one that is read in which this disk was not tracked, or that could not be looked at.
     pub untracked_before: Option<&'a str>,
+    /// Snapshots below the one that is read, and the disk's changeId in each.
+    pub below: &'a [(String, String)],
     /// Of the host that runs the VM.
     pub build: Option<Build>,
     /// Why its tracking is not believed, if an earlier job found it wrong.
@@ -145,6 +147,10 @@ fn no_map(facts: &Facts<'_>) -> Option<Error> {
     if facts.disk.change_id.is_empty() {
         return error(&reason::CBT_OFF, &"its snapshot has no changeId");
     }
+    if facts.disk.uuid.is_none() || ChangeId::parse(&facts.disk.change_id).is_none() {
+        // A mark against it could not be kept, nor a base be compared.
+        return error(&reason::CBT_OFF, &format!("no UUID, or a changeId of another form ({})", facts.disk.change_id));
+    }
     if let Some(why) = facts.untracked_before {
         return error(&reason::CBT_SNAPSHOTS, &why);
     }
@@ -180,11 +186,24 @@ fn no_base<'a>(base: Option<&'a Base>, facts: &Facts<'_>) -> Result<&'a Base, Er
     }
     match (ChangeId::parse(&base.change_id), ChangeId::parse(&disk.change_id)) {
         (Some(then), Some(now)) if then.tracking == now.tracking => {
-            if then.sequence < now.sequence {
-                return Ok(base);
+            if then.sequence >= now.sequence {
+                // Each snapshot raises it: the disk's present state was there before the base.
+                let detail = format!("changeId {} then, {} now", base.change_id, disk.change_id);
+                return error(&reason::CBT_REVERTED, detail);
             }
-            // Each snapshot raises it: the disk's present state was there before the base.
-            error(&reason::CBT_REVERTED, format!("changeId {} then, {} now", base.change_id, disk.change_id))
+            // After a revert to an older snapshot the sequence goes on from there, and passes the base's again: what was undone
+            // would be called unchanged. Whether there was one, the sequence does not tell.
+            let older = |id: &str| ChangeId::parse(id).is_none_or(|below| below.sequence < then.sequence);
+            match facts.below.iter().find(|(_, id)| older(id)) {
+                None => Ok(base),
+                Some((name, id)) => error(
+                    &reason::CBT_REVERTED,
+                    format!(
+                        "snapshot {name:?} is older than the base ({id} and {}): the VM may have been reverted to it since",
+                        base.change_id
+                    ),
+                ),
+            }
         }
         _ => error(&reason::CBT_RESET, format!("changeId {:?} then, {:?} now", base.change_id, disk.change_id)),
     }

@@ -29,7 +29,7 @@ fn base() -> Base {
 
 fn facts(disk: &TargetDisk) -> Facts<'_> {
     static ON: Fact<bool> = Fact::Known(true);
-    Facts { disk, exported: false, enabled: &ON, untracked_before: None, build: None, untrusted: None }
+    Facts { disk, exported: false, enabled: &ON, untracked_before: None, below: &[], build: None, untrusted: None }
 }
 
 /// Scope, changeId that is asked from, reason.
@@ -117,6 +117,32 @@ fn what_speaks_against_a_base() {
     for back in ["52 de 1b-0a/7", "52 de 1b-0a/8", "52 de 1b-0a/18446744073709551615"] {
         let base = Base { change_id: back.into(), ..base() };
         assert_eq!(told(first(Scope::Changed, Some(&base), &facts(&disk))), allocated(&reason::CBT_REVERTED), "{back}");
+    }
+}
+
+/// The sequence goes on from the snapshot that was reverted to, and passes the base's again.
+#[test]
+fn a_revert_to_an_older_snapshot_can_not_be_excluded_while_it_stands() {
+    let disk = disk();
+    let below = |id: &str| vec![("nightly".to_owned(), id.to_owned())];
+    for (id, due) in [
+        ("52 de 1b-0a/4", allocated(&reason::CBT_REVERTED)),
+        ("of another form", allocated(&reason::CBT_REVERTED)),
+        ("52 de 1b-0a/5", (Scope::Changed, "52 de 1b-0a/5".into(), "")),
+        ("52 de 1b-0a/6", (Scope::Changed, "52 de 1b-0a/5".into(), "")),
+    ] {
+        let below = below(id);
+        let facts = Facts { below: &below, ..facts(&disk) };
+        assert_eq!(told(first(Scope::Changed, Some(&base()), &facts)), due, "{id}");
+    }
+}
+
+#[test]
+fn a_disk_that_can_not_be_marked_is_read_whole() {
+    let no_uuid = TargetDisk { uuid: None, ..disk() };
+    let other_form = TargetDisk { change_id: "7".into(), ..disk() };
+    for disk in [no_uuid, other_form] {
+        assert_eq!(told(first(Scope::Allocated, None, &facts(&disk))), whole(&reason::CBT_OFF));
     }
 }
 

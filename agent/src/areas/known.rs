@@ -59,10 +59,16 @@ impl Known {
         }
     }
 
-    /// The first block that is not as in the base; `None`: all were read and are.
+    /// The first block that was read and is not as in the base.
     #[must_use]
     pub fn differs(&self) -> Option<Range<u64>> {
-        self.differs.clone().or_else(|| self.blocks.get(self.at).map(|block| block.range.clone()))
+        self.differs.clone()
+    }
+
+    /// The first block that was not read; `None`: all were.
+    #[must_use]
+    pub fn unread(&self) -> Option<Range<u64>> {
+        self.blocks.get(self.at).map(|block| block.range.clone())
     }
 
     #[must_use]
@@ -101,14 +107,14 @@ mod tests {
         let long = vec![0; 150_000];
         let all = [block(0, &[7; 100]), block(200_000, &long), block(500_000, &[9; 10])];
         let mut known = Known::unchanged(&all, &Areas::default(), 1 << 20);
-        assert_eq!(known.differs(), Some(0..100), "nothing was read");
+        assert_eq!((known.differs(), known.unread()), (None, Some(0..100)), "nothing was read");
         known.take(0, 60, Some(&[7; 60]));
         known.take(60, 40, Some(&[7; 40]));
         known.take(200_000, 100_000, None);
         known.take(300_000, 50_000, Some(&long[..50_000]));
-        assert_eq!(known.differs(), Some(500_000..500_010), "the last one did not come");
+        assert_eq!((known.differs(), known.unread()), (None, Some(500_000..500_010)), "the last one did not come");
         known.take(500_000, 10, Some(&[9; 10]));
-        assert_eq!(known.differs(), None);
+        assert_eq!((known.differs(), known.unread()), (None, None));
         assert_eq!(known.count(), 3);
     }
 

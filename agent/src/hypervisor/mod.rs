@@ -10,6 +10,7 @@ mod export;
 mod facts;
 mod guards;
 mod happenings;
+pub mod machine;
 mod planning;
 mod snapshots;
 mod surroundings;
@@ -27,6 +28,7 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 
 pub use self::export::{ExportStream, Exported};
+pub use self::machine::Machine;
 pub use self::tracking::{AreaPage, AreaQuestion, Tracking};
 pub use self::tree::{SNAPSHOT_NAME, SnapshotNode, SnapshotTree};
 pub use self::views::PlanFacts;
@@ -376,6 +378,8 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     async fn tracking(&self, vm: &Moref) -> Result<Tracking>;
     /// changeId of each disk as of a snapshot, by device key; empty: not tracked.
     async fn change_ids(&self, snapshot: &Moref) -> Result<BTreeMap<i32, String>>;
+    /// The VM's hardware as of a snapshot.
+    async fn machine(&self, snapshot: &Moref) -> Result<Machine>;
     /// Turns change tracking on and changes nothing else; only while the VM's changeVersion is this one.
     async fn enable_tracking(&self, vm: &Moref, change_version: Option<&str>) -> Result<()>;
     /// One page of a disk's map, unchecked.

@@ -14,8 +14,8 @@ use vim::FaultKind;
 
 use super::{
     About, AreaPage, AreaQuestion, AttachOutcome, AttachRequest, ControllerOutcome, ExportOutcome, Exported, Guarding,
-    Happening, Hypervisor, LeaseEnd, OurDisk, PlanFacts, ProxyFacts, Quiesce, Site, SnapshotOutcome, SnapshotTree,
-    TargetFacts, TargetSite, Tracking, batch, controllers,
+    Happening, Hypervisor, LeaseEnd, Machine, OurDisk, PlanFacts, ProxyFacts, Quiesce, Site, SnapshotOutcome,
+    SnapshotTree, TargetFacts, TargetSite, Tracking, batch, controllers,
     convert::{self, datastore_ref, error, fault_error, moref, vm_ref},
     facts::{believable, macs_agree, uuid_candidates},
 };
@@ -239,6 +239,10 @@ impl Hypervisor for Vsphere {
 
     async fn change_ids(&self, snapshot: &Moref) -> Result<BTreeMap<i32, String>> {
         self.read_change_ids(snapshot).await
+    }
+
+    async fn machine(&self, snapshot: &Moref) -> Result<Machine> {
+        self.read_machine(snapshot).await
     }
 
     async fn enable_tracking(&self, vm: &Moref, change_version: Option<&str>) -> Result<()> {

@@ -4,6 +4,7 @@
 //! in [`reading`], its end in [`ending`].
 mod ending;
 mod held;
+mod machine;
 mod mapping;
 mod reading;
 mod returning;
@@ -226,6 +227,7 @@ impl Job {
         holding.target = Some(target.clone());
         self.note(|job| job.snapshot = Some(api.clone()));
         self.emit(Event::Snapshot(api)).await;
+        self.emit(Event::VmConfig(machine::told(opener.vm.hypervisor.machine(&moref).await))).await;
         self.finish(Phase::Snapshot, clock).await;
         self.go_on()?;
 

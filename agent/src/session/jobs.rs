@@ -19,7 +19,7 @@ use super::{
     snapshot::Wish,
 };
 use crate::{
-    areas::Wanted,
+    areas::{KnownBlock, Wanted},
     attach::now,
     error::{Error, Result},
     id::{JobId, SessionId},
@@ -48,6 +48,8 @@ pub struct JobRequest {
     pub resume_job: Option<String>,
     /// What to read, by device key, whatever `wanted` says.
     pub ranges: BTreeMap<i32, Vec<Range<u64>>>,
+    /// What a disk has to show before its ranges are read.
+    pub shown: BTreeMap<i32, Vec<KnownBlock>>,
     /// What to read of the other disks.
     pub wanted: Wanted,
     pub ways: Ways,

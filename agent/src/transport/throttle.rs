@@ -106,7 +106,8 @@ enum Unit {
 #[derive(Debug)]
 struct Flow {
     bytes: u64,
-    refused: Option<Instant>,
+    /// When, and by which shared limit.
+    refused: Option<(Instant, Clock)>,
     readers: usize,
 }
 
@@ -122,6 +123,7 @@ impl Throttle {
     /// Another limit from now on, for so long; `None`: until the agent ends.
     pub fn set(&self, scope: Scope, rate: Rate, ttl: Option<Duration>) {
         let mut state = lock(&self.0.state);
+        state.forget(&scope);
         state.changed.insert(scope, (rate, ttl.map(|ttl| Instant::now() + ttl)));
         self.0.limited.store(state.any(), Ordering::Relaxed);
     }
@@ -129,6 +131,7 @@ impl Throttle {
     /// As configured again.
     pub fn unset(&self, scope: &Scope) {
         let mut state = lock(&self.0.state);
+        state.forget(scope);
         state.changed.remove(scope);
         self.0.limited.store(state.any(), Ordering::Relaxed);
     }
@@ -170,6 +173,14 @@ impl State {
         self.changed.retain(|_, (_, end)| end.is_none_or(|end| end > now));
     }
 
+    /// What reads cost under another limit says nothing of the next.
+    fn forget(&mut self, scope: &Scope) {
+        self.clocks.retain(|clock, _| match clock {
+            Clock::Shared(of, _) => of != scope,
+            Clock::Disk(..) => *scope != Scope::Disk,
+        });
+    }
+
     fn rate(&self, scope: &Scope) -> Rate {
         let changed = self.changed.get(scope).map(|(rate, _)| *rate);
         changed.or_else(|| self.configured.get(scope).copied()).unwrap_or_default()
@@ -184,16 +195,17 @@ impl State {
         let ahead = |(clock, _): &(Clock, Duration)| {
             self.clocks.get(clock).map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
         };
-        let wait = costs.iter().map(ahead).max().unwrap_or_default().saturating_sub(BURST);
-        let shared = costs.iter().any(|(clock, _)| matches!(clock, Clock::Shared(..)));
-        let wait = if wait.is_zero() && shared && self.is_ahead(who.session, now) { YIELD } else { wait };
+        let most = costs.iter().map(|cost| (ahead(cost).saturating_sub(BURST), &cost.0)).max_by_key(|(wait, _)| *wait);
+        let yields = || Some((YIELD, self.is_ahead(who.session, &costs, now)?));
+        let refused = most.filter(|(wait, _)| !wait.is_zero()).map(|(wait, by)| (wait, by.clone())).or_else(yields);
         let served = self.served;
         let flow = self.flows.entry(who.session).or_insert(Flow { bytes: served, refused: None, readers: 1 });
-        if !wait.is_zero() {
-            flow.refused = Some(now);
+        if let Some((wait, by)) = refused {
+            // A disk's own limit is nothing that another could leave to it.
+            flow.refused = matches!(by, Clock::Shared(..)).then_some((now, by));
             return Err(wait);
         }
-        let waited = flow.refused.take().is_some_and(|at| now.saturating_duration_since(at) < WAITS);
+        let waited = flow.refused.take().is_some_and(|(at, _)| now.saturating_duration_since(at) < WAITS);
         // Who did not read for a while does not get that back.
         let had = if waited { flow.bytes } else { flow.bytes.max(served.saturating_sub(AHEAD)) };
         flow.bytes = had + u64::from(bytes);
@@ -225,11 +237,17 @@ impl State {
         costs
     }
 
-    /// Whether another session waits and has had less.
-    fn is_ahead(&self, session: SessionId, now: Instant) -> bool {
+    /// The limit of this read's that another session waits for, which has had less.
+    fn is_ahead(&self, session: SessionId, costs: &[(Clock, Duration)], now: Instant) -> Option<Clock> {
         let mine = self.flows.get(&session).map_or(0, |flow| flow.bytes);
-        let waits = |flow: &Flow| flow.refused.is_some_and(|at| now.saturating_duration_since(at) < WAITS);
-        self.flows.iter().any(|(other, flow)| *other != session && waits(flow) && flow.bytes + AHEAD < mine)
+        let busy = |clock: &Clock| self.clocks.get(clock).is_some_and(|at| *at > now);
+        let waits_for = |flow: &Flow| {
+            let (at, clock) = flow.refused.as_ref()?;
+            let waits = now.saturating_duration_since(*at) < WAITS && busy(clock);
+            (waits && costs.iter().any(|(mine, _)| mine == clock)).then(|| clock.clone())
+        };
+        let others = self.flows.iter().filter(|(other, flow)| **other != session && flow.bytes + AHEAD < mine);
+        others.filter_map(|(_, flow)| waits_for(flow)).next()
     }
 }
 
@@ -358,6 +376,34 @@ mod tests {
         let got = play(&throttle, &readers, Instant::now(), 10_000);
         assert!(close(got[0] + got[1], 202), "{got:?}");
         assert!(close(got[2], 505) && close(got[3], 505), "{got:?}");
+    }
+
+    #[test]
+    fn who_waits_for_another_limit_holds_nobody_up() {
+        let mut rates = limits(Scope::Datastore("slow".into()), 1);
+        rates.extend(limits(Scope::Datastore("fast".into()), 200));
+        let throttle = Throttle::new(rates);
+        let readers = ["slow", "fast"].map(|store| throttle.pacer(SessionId::new(), store, 16));
+        let got = play(&throttle, &readers, Instant::now(), 10_000);
+        assert!(got[0] <= 11 && close(got[1], 2010), "{got:?}");
+        let mut rates = limits(Scope::Disk, 10);
+        rates.extend(limits(Scope::Agent, 1000));
+        let throttle = Throttle::new(rates);
+        let (one, many) = (SessionId::new(), SessionId::new());
+        let mut readers = vec![throttle.pacer(one, "a", 16)];
+        readers.extend((0..10).map(|_| throttle.pacer(many, "a", 16)));
+        let got = play(&throttle, &readers, Instant::now(), 10_000);
+        assert!(close(got[0], 101) && close(got[1..].iter().sum(), 1010), "ten disks are ten times one: {got:?}");
+    }
+
+    #[test]
+    fn a_limit_that_is_raised_is_felt_at_once() {
+        let throttle = Throttle::new(limits(Scope::Disk, 1));
+        let mut pacer = throttle.pacer(SessionId::new(), "a", 1);
+        assert_eq!(pacer.admit(64 * MIB), Ok(()));
+        assert!(pacer.admit(MIB).is_err());
+        throttle.set(Scope::Disk, Rate { bytes_per_second: Some(100 << 20), ..Rate::default() }, None);
+        assert_eq!(pacer.admit(MIB), Ok(()));
     }
 
     #[test]

@@ -38,6 +38,7 @@ const DEADLINES: &[(&str, f64, f64)] = &[
     ("login_seconds", 90.0, 0.5),
     ("login_last_seconds", 900.0, 1.0),
     ("keep_alive_seconds", 300.0, 1.0),
+    ("areas_seconds", 600.0, 2.0),
 ];
 /// The same of `[limits]`.
 const LIMITS: &[(&str, f64, f64)] = &[("lease_min_seconds", 10.0, 0.1), ("lease_default_seconds", 120.0, 1.0)];

@@ -12,6 +12,7 @@ mod nbdkit;
 pub mod pki;
 pub mod process;
 pub mod scene;
+pub mod slow;
 pub mod state_disk;
 
 pub use self::{

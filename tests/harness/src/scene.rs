@@ -206,6 +206,7 @@ pub fn vm(name: &str, disks: Vec<DiskSpec>) -> VmSpec {
         snapshots: 0,
         fault_tolerance: None,
         elsewhere: false,
+        efi: false,
     }
 }
 

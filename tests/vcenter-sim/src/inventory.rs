@@ -199,6 +199,9 @@ pub struct VmSpec {
     /// In a second datacenter of this vCenter.
     #[serde(default)]
     pub elsewhere: bool,
+    /// EFI firmware with secure boot; else BIOS.
+    #[serde(default)]
+    pub efi: bool,
 }
 
 fn yes() -> bool {

@@ -26,6 +26,9 @@ use crate::{
 /// How often a reader that waits for a free buffer looks at its cancel flag.
 const CANCEL_POLL: Duration = Duration::from_millis(50);
 
+/// A sink that takes longer waits for its client.
+const HELD_UP: Duration = Duration::from_micros(500);
+
 /// What to read.
 #[derive(Debug)]
 pub struct ReadRequest<'a> {
@@ -96,6 +99,7 @@ pub fn read(
         cancel: request.cancel,
         window: VecDeque::with_capacity(engine.depth()),
         start: Instant::now(),
+        held_up: Instant::now(),
         stats: ReadStats::default(),
     };
     let outcome = run.pump(engine, &mut pieces(request.ranges, request.block), sink);
@@ -154,6 +158,8 @@ struct Run<'a> {
     cancel: &'a AtomicBool,
     window: VecDeque<Asked>,
     start: Instant,
+    /// When a sink that took long last came back.
+    held_up: Instant,
     stats: ReadStats,
 }
 
@@ -238,7 +244,10 @@ impl Run<'_> {
         if let Ok(index) = self.window.binary_search_by_key(&op.offset, |asked| asked.offset)
             && let Some(asked) = self.window.get_mut(index)
         {
-            self.pace.answered(asked.at.elapsed());
+            // What waited here while the client was slow says nothing of the disk.
+            if asked.at >= self.held_up {
+                self.pace.answered(asked.at.elapsed());
+            }
             asked.answer = Some(op.buffer);
         }
         Ok(())
@@ -248,7 +257,11 @@ impl Run<'_> {
         while self.window.front().is_some_and(|asked| asked.answer.is_some()) {
             if let Some(Asked { offset, length, answer: Some(data), .. }) = self.window.pop_front() {
                 self.stats.bytes += u64::from(length);
+                let begun = Instant::now();
                 sink(Block { offset, data })?;
+                if begun.elapsed() > HELD_UP {
+                    self.held_up = Instant::now();
+                }
             }
         }
         ControlFlow::Continue(())

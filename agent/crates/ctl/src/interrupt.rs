@@ -1,4 +1,6 @@
 //! SIGINT and SIGTERM as something that can be waited for. What an interrupted command does is its own business.
+use std::sync::{Arc, OnceLock};
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{error::Failure, exit::Exit, reasons};
@@ -30,6 +32,21 @@ impl Interrupt {
             ended = work => ended,
             name = self.wait() => Err(interrupted(name)),
         }
+    }
+}
+
+/// The name of the signal, for a command that runs on a thread of its own: it looks between two blocks and clears up.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<OnceLock<&'static str>>);
+
+impl Stop {
+    pub(crate) fn tell(&self, signal: &'static str) {
+        // A second signal says nothing new.
+        let _ = self.0.set(signal);
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.0.get().map_or(Ok(()), |signal| Err(interrupted(signal)))
     }
 }
 

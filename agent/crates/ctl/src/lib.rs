@@ -33,7 +33,9 @@ use std::{ffi::OsString, process::ExitCode};
 use cli::{Cli, Command};
 use error::Failure;
 use exit::Exit;
+use interrupt::{Interrupt, Stop, interrupted};
 use output::Output;
+use tokio::task::JoinError;
 
 /// Runs the command line and says with which code to leave. Prints every failure itself.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -76,8 +78,8 @@ async fn dispatch(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Backup(args) => backup::run(args, &cli.global.agent, out).await,
         Command::Verify(args) => blocking(args, out, verify::run).await,
-        Command::Synthesize(args) => blocking(args, out, synthesize::run).await,
-        Command::Export(args) => blocking(args, out, export::run).await,
+        Command::Synthesize(args) => stoppable(args, out, synthesize::run).await,
+        Command::Export(args) => stoppable(args, out, export::run).await,
         Command::Explain(args) => explain::run(args, &cli.global.agent, out).await,
         Command::Ls => show::ls(&cli.global.agent, out).await,
         Command::Duties => operator::duties(&cli.global.agent, out).await,
@@ -88,14 +90,40 @@ async fn dispatch(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
     }
 }
 
-/// Runs a command that reads and writes files only.
+/// Runs a command that writes files and that a signal stops between two blocks, so that it leaves none of them. A second
+/// signal does not wait for a file system that hangs.
+async fn stoppable<A: Clone + Send + 'static>(
+    args: &A,
+    out: &Output,
+    run: fn(&A, &Output, &Stop) -> Result<Exit, Failure>,
+) -> Result<Exit, Failure> {
+    let mut interrupt = Interrupt::install()?;
+    let stop = Stop::default();
+    let (args, out, told) = (args.clone(), out.clone(), stop.clone());
+    let mut command = tokio::task::spawn_blocking(move || run(&args, &out, &told));
+    let ended = tokio::select! {
+        ended = &mut command => ended,
+        signal = interrupt.wait() => {
+            stop.tell(signal);
+            tokio::select! {
+                ended = command => ended,
+                signal = interrupt.wait() => return Err(interrupted(signal)),
+            }
+        }
+    };
+    ended.map_err(|error| badly(&error))?
+}
+
+/// Runs a command that only reads files.
 async fn blocking<A: Clone + Send + 'static>(
     args: &A,
     out: &Output,
     run: fn(&A, &Output) -> Result<Exit, Failure>,
 ) -> Result<Exit, Failure> {
     let (args, out) = (args.clone(), out.clone());
-    tokio::task::spawn_blocking(move || run(&args, &out))
-        .await
-        .map_err(|error| Failure::internal(format!("the command ended badly: {error}")))?
+    tokio::task::spawn_blocking(move || run(&args, &out)).await.map_err(|error| badly(&error))?
+}
+
+fn badly(error: &JoinError) -> Failure {
+    Failure::internal(format!("the command ended badly: {error}"))
 }

@@ -4,7 +4,7 @@
 //! May not live here: anything about agents, sessions of ours, journals, policies or block devices; `unsafe`.
 //!
 //! ```text
-//! Client ─ inventory, vm, layout, snapshot, reconfigure, guard, task, datastore, host, event, planning, tracking, lease   one file per subject
+//! Client ─ inventory, vm, layout, snapshot, hardware, reconfigure, guard, task, datastore, host, event, planning, tracking, lease   one file per subject
 //!    └── session   one login, re-login when it ended, who may be retried
 //!          └── soap, xml   envelope, bounded tree, writer
 //!                └── http, tls   deadline, size limit, CA or pinned certificate
@@ -25,6 +25,7 @@ mod error;
 mod event;
 mod fault;
 mod guard;
+mod hardware;
 mod host;
 mod http;
 mod inventory;
@@ -57,6 +58,7 @@ pub use error::{Error, ErrorKind};
 pub use event::EventInfo;
 pub use fault::{Fault, FaultKind};
 pub use guard::Fenced;
+pub use hardware::SnapshotHardware;
 pub use host::{Entering, HostInfo, HostState};
 pub use layout::{LayoutFile, VmLayout};
 pub use lease::{DiskAddress, ExportLease, LeaseFile, LeaseInfo, LeaseState, LeaseStream};

@@ -13,6 +13,7 @@ use hotadd_api::v1;
 
 use super::tracking::Origin;
 use crate::{
+    areas::KnownBlock,
     attach::Attached,
     error::Error,
     id::DutyId,
@@ -153,6 +154,13 @@ pub(super) struct Sample {
 pub(super) struct Samples(Arc<Mutex<Option<(Sample, Sample)>>>);
 
 impl Samples {
+    /// Those of an earlier job, ascending.
+    pub(super) fn of_before(blocks: &[KnownBlock]) -> Self {
+        let sample =
+            |block: &KnownBlock| Sample { range: block.range.clone(), blake3: Bytes::copy_from_slice(&block.blake3) };
+        Self(Arc::new(Mutex::new(blocks.first().map(sample).zip(blocks.last().map(sample)))))
+    }
+
     pub(super) fn take(&self, frame: &v1::Frame) {
         if frame.zero {
             return;

@@ -67,7 +67,7 @@ impl Job {
                 Step::Whole(wider) => return Reads::whole(facts, wider.as_ref(), 0),
                 Step::Map { scope, change_id, wider } => (scope, change_id, wider),
             };
-            match self.map(opener, &held.origin, facts, &change_id).await {
+            match self.map(opener, &held.origin, turn, &change_id).await {
                 Ok(map) => return self.tested(opener, held, turn, scope, &map, wider).await,
                 Err(why) => {
                     tracing::warn!(disk = facts.label, ?scope, reason = why.reason().code, %why, "no map: more is read");
@@ -90,6 +90,7 @@ impl Job {
             exported: matches!(disk, Disk::Exported(_)),
             enabled: &origin.enabled,
             untracked_before: untracked.as_deref(),
+            below: origin.below(facts),
             build: origin.build,
             untrusted: untrusted.as_deref(),
         };
@@ -101,13 +102,14 @@ impl Job {
     }
 
     /// The whole map of one disk, page by page.
-    async fn map(&self, opener: &Opener, origin: &Origin, disk: &TargetDisk, change_id: &str) -> Result<Areas> {
+    async fn map(&self, opener: &Opener, origin: &Origin, turn: &Turn, change_id: &str) -> Result<Areas> {
+        let disk = turn.disk.facts();
         let pages = timeout(opener.vm.deadlines.areas, pages(opener, origin, disk, change_id));
         let failed = |why: &str| Error::new(&reason::CBT_FAULT, format!("{}: {why}", disk.label));
-        match unless(&self.cancel, pages).await {
+        match unless(&turn.stop, pages).await {
             Some(Ok(map)) => map,
             Some(Err(_)) => Err(failed("it did not come in time (deadlines.areas_seconds)")),
-            None => Err(failed("the job ends")),
+            None => Err(failed("it is not read from there any more")),
         }
     }
 
@@ -124,8 +126,8 @@ impl Job {
         let gap = worth(&opener.planner.rates.now(), turn.disk.transport());
         let read = map.aligned(self.request.block_bytes.into(), facts.capacity_bytes).joined(gap, MAX_AREAS);
         let (api, tested) = match scope {
-            Scope::Changed => (v1::Scope::Changed, self.test_known(opener, held, turn, map).await),
-            Scope::Allocated | Scope::Whole => (v1::Scope::Allocated, self.test_zero(opener, held, turn, &read).await),
+            Scope::Changed => (v1::Scope::Changed, self.test_known(opener, turn, map).await),
+            Scope::Allocated | Scope::Whole => (v1::Scope::Allocated, self.test_zero(opener, turn, &read).await),
         };
         let sampled = match tested {
             Ok(sampled) => sampled,
@@ -158,7 +160,7 @@ impl Job {
     }
 
     /// A sample of what is not read has to be zero. Gives how many blocks were looked at.
-    async fn test_zero(&self, opener: &Opener, held: &HeldDisk, turn: &Turn, read: &Areas) -> Result<usize, Failed> {
+    async fn test_zero(&self, opener: &Opener, turn: &Turn, read: &Areas) -> Result<usize, Failed> {
         let facts = turn.disk.facts();
         let rest = read.rest(facts.capacity_bytes);
         let blocks = sample(&rest, self.request.wanted.seed, &facts.device_key.to_string());
@@ -169,7 +171,7 @@ impl Job {
                 lock(&into).get_or_insert(frame.offset);
             }
         };
-        let looked = self.look(opener, held, turn, blocks.clone(), SAMPLE_BYTES, look).await;
+        let looked = self.look(opener, turn, blocks.clone(), SAMPLE_BYTES, look).await;
         let wrong = *lock(&found);
         if let Some(at) = wrong {
             let detail = format!("{}: the block at byte {at} is not zero, and called unallocated", facts.label);
@@ -179,7 +181,7 @@ impl Job {
     }
 
     /// What the base has of unchanged blocks is there now. Gives how many were looked at.
-    async fn test_known(&self, opener: &Opener, held: &HeldDisk, turn: &Turn, map: &Areas) -> Result<usize, Failed> {
+    async fn test_known(&self, opener: &Opener, turn: &Turn, map: &Areas) -> Result<usize, Failed> {
         let facts = turn.disk.facts();
         let known = self.base(facts).map_or(&[][..], |base| &base.known);
         let known = Known::unchanged(known, map, facts.capacity_bytes);
@@ -190,13 +192,18 @@ impl Job {
             let data = (!frame.zero).then_some(&frame.data[..]);
             lock(&into).take(frame.offset, frame.length.into(), data);
         };
-        let looked = self.look(opener, held, turn, ranges, self.request.block_bytes, look).await;
+        let looked = self.look(opener, turn, ranges, self.request.block_bytes, look).await;
+        let known = lock(&known);
+        if let Some(Range { start, end }) = known.differs() {
+            let detail = format!("{}: {start}..{end} is not as in the base, and called unchanged", facts.label);
+            return Err(Failed(Error::new(&reason::CBT_FALSE, detail), count));
+        }
         looked.map_err(|why| Failed(why, 0))?;
-        match lock(&known).differs() {
+        match known.unread() {
             None => Ok(count),
             Some(Range { start, end }) => {
-                let detail = format!("{}: {start}..{end} is not as in the base, and called unchanged", facts.label);
-                Err(Failed(Error::new(&reason::CBT_FALSE, detail), count))
+                let detail = format!("{}: {start}..{end} was not read", facts.label);
+                Err(Failed(Error::new(&reason::CBT_UNTESTED, detail), 0))
             }
         }
     }
@@ -205,7 +212,6 @@ impl Job {
     async fn look(
         &self,
         opener: &Opener,
-        held: &HeldDisk,
         turn: &Turn,
         ranges: Vec<Range<u64>>,
         block_bytes: u32,
@@ -223,13 +229,11 @@ impl Job {
             }
             ControlFlow::Continue(())
         });
-        held.set_reading(disk.is_attached());
         let reading = Reading::start(disk, opener.platform(), order, sink, stop, opener.vm.means(self.session)).await;
         let ended = match reading {
             Ok(reading) => reading.join().await.error.map_or(Ok(()), Err),
             Err(error) => Err(error),
         };
-        held.set_reading(false);
         ended.map_err(|why| Error::new(&reason::CBT_UNTESTED, format!("{}: {why}", facts.label)))
     }
 

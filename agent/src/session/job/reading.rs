@@ -25,7 +25,7 @@ use tokio::{
 use super::{
     Holding, Job,
     held::{HeldDisk, Samples, Turn},
-    mapping::short,
+    mapping::{Reads, short},
 };
 use crate::{
     error::{Error, Result},
@@ -151,12 +151,13 @@ impl Job {
 
     async fn read_disk(&self, opener: &Opener, held: &HeldDisk, holding: &Holding) -> Result<()> {
         let facts = held.now().facts().clone();
-        let reads = self.reads(opener, held, &held.turn()).await;
+        let reads = self.reads_now(opener, held).await;
         let mut remarks: Vec<v1::Reason> = held.remarks.iter().map(Error::to_reason).collect();
         remarks.extend(reads.wider().cloned());
         let (mut rest, map) = (reads.ranges, reads.map);
         let mut sum = v1::DiskResult::default();
-        let samples = Samples::default();
+        let before = self.request.shown.get(&facts.device_key);
+        let samples = before.map_or_else(Samples::default, |blocks| Samples::of_before(blocks));
         let error = loop {
             let turn = held.turn();
             let left = Left { ranges: rest.clone(), map: map.clone() };
@@ -185,6 +186,19 @@ impl Job {
         }
         sum.reasons = error.iter().map(Error::to_reason).chain(remarks).collect();
         self.tell(opener, sum, error).await
+    }
+
+    /// What is read, as found out by what it is read from now: a disk that is left meanwhile is not kept for that.
+    async fn reads_now(&self, opener: &Opener, held: &HeldDisk) -> Reads {
+        loop {
+            let turn = held.turn();
+            held.set_reading(turn.disk.is_attached());
+            let reads = self.reads(opener, held, &turn).await;
+            held.set_reading(false);
+            if !held.has_left(&turn) || self.cancel.load(Ordering::Relaxed) {
+                return reads;
+            }
+        }
     }
 
     /// One read by one transport. It ends early when the disk is attached again meanwhile.

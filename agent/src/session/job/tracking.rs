@@ -75,12 +75,16 @@ impl Origin {
         self.enabled = tracking.enabled;
     }
 
+    /// Snapshots below ours, and the disk's changeId in each.
+    pub(super) fn below(&self, disk: &TargetDisk) -> &[(String, String)] {
+        self.below.get(&disk.device_key).map_or(&[], |below| below)
+    }
+
     /// Why this tracking of the disk may have begun while it had snapshots.
     pub(super) fn untracked_before(&self, disk: &TargetDisk) -> Option<String> {
         let now = ChangeId::parse(&disk.change_id)?.tracking;
         let other = |id: &str| ChangeId::parse(id).is_none_or(|then| then.tracking != now);
-        let below = self.below.get(&disk.device_key).map_or(&[][..], |below| below);
-        let found = below.iter().find(|(_, id)| other(id));
+        let found = self.below(disk).iter().find(|(_, id)| other(id));
         found.map(|(name, id)| format!("in snapshot {name:?} its changeId is {id:?}")).or_else(|| self.unseen.clone())
     }
 }

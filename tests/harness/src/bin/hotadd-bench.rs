@@ -1,22 +1,28 @@
-//! Figures that anyone can repeat: our engines against fio on the same loop device, and the whole way from agent to
-//! image, in interleaved rounds. Prints one JSON object a line; asserts nothing. Started by ci/bench.
+//! Figures that anyone can repeat: our engines against fio and dd on a fast loop device and on one with latency, and the
+//! whole way from agent to image, in interleaved rounds. Prints one JSON object a line; asserts nothing. Started by ci/bench.
 //!
-//! `ratio`: our median rate divided by fio's. `spread`: (slowest − fastest) / median of our rounds.
+//! `ratio`: our median rate divided by the peer's. `spread`: (fastest − slowest) / median of our rounds; over 0.3 a ratio says
+//! little. `slow N ms`: each read takes that much longer, any number of them at once ([`hotadd_harness::slow`]).
 //! `cpu_s_per_gb`: user and system seconds of all processes of that side, per 10⁹ bytes.
 #![forbid(unsafe_code)]
 
 use std::{
     ops::ControlFlow,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use hotadd_blockio::{Arena, Device, EngineKind, FullSpeed, ReadRequest, engine, reader};
-use hotadd_harness::{Content, Run, Scene, Spec, ctl::images, scene::TARGET};
+use hotadd_harness::{
+    Content, Run, Scene, Spec,
+    ctl::images,
+    scene::TARGET,
+    slow::{LoopDevice, SlowDevice},
+};
 use nix::sys::{
     resource::{UsageWho, getrusage},
     time::TimeValLike as _,
@@ -34,6 +40,47 @@ struct Args {
     /// MiB read in each round.
     #[arg(long, default_value_t = 512)]
     mib: u64,
+    /// Only these.
+    #[arg(long, value_enum)]
+    only: Option<Part>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Engines on a loop device.
+    Fast,
+    /// Engines on a device with latency.
+    Slow,
+    /// From the agent to an image.
+    Whole,
+}
+
+/// One way of reading a device.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Engine(EngineKind, u32),
+    /// Name of its ioengine, and depth.
+    Fio(&'static str, u32),
+    /// One blocking read after the other, as most open tools read.
+    Dd,
+}
+
+impl Way {
+    fn name(self) -> String {
+        match self {
+            Self::Engine(kind, depth) => format!("{kind}, depth {depth}"),
+            Self::Fio(engine, depth) => format!("fio {engine}, depth {depth}"),
+            Self::Dd => "dd, direct, 1 MiB".to_owned(),
+        }
+    }
+
+    fn read(self, node: &Path, bytes: u64) -> Result<Sample> {
+        measured(bytes, || match self {
+            Self::Engine(kind, depth) => read_with(kind, depth, node, bytes),
+            Self::Fio(engine, depth) => run_fio(engine, depth, node, bytes),
+            Self::Dd => run_dd(node),
+        })
+    }
 }
 
 /// One measured round.
@@ -51,40 +98,70 @@ async fn main() -> Result<()> {
     let mut spec = Spec::new(dir.path(), &[content], 1);
     spec.agent_toml.clear();
     let scene = Scene::start(dir.path(), spec)?;
-    let disk = LoopDevice::of(&scene.source(0))?;
-    let bytes = content.bytes;
-
-    for kind in EngineKind::PREFERENCE {
-        let (mut ours, mut fio) = (Vec::new(), Vec::new());
-        for _ in 0..args.rounds {
-            ours.push(measured(bytes, || read_with(kind, &disk.node, bytes))?);
-            fio.push(measured(bytes, || run_fio(&disk.node, bytes))?);
+    let (file, bytes) = (scene.source(0), content.bytes);
+    let wants = |part| args.only.is_none_or(|only| only == part);
+    if wants(Part::Fast) {
+        let disk = LoopDevice::of(&file)?;
+        for (kind, fio) in
+            [(EngineKind::IoUring, "io_uring"), (EngineKind::LinuxAio, "libaio"), (EngineKind::Preadv, "io_uring")]
+        {
+            compare("fast", &disk.node, Way::Engine(kind, DEPTH), Way::Fio(fio, DEPTH), args.rounds, bytes)?;
         }
-        report(&format!("engine {kind}"), &ours, &fio, bytes);
     }
-    let (mut ours, mut fio) = (Vec::new(), Vec::new());
-    for round in 0..args.rounds {
-        ours.push(backup(&scene, &dir.path().join(format!("out-{round}")), bytes)?);
-        fio.push(measured(bytes, || run_fio(&disk.node, bytes))?);
+    if wants(Part::Slow) {
+        for (ms, peers) in [(5, &[Way::Fio("io_uring", 32), Way::Dd][..]), (20, &[Way::Dd][..])] {
+            let name = format!("slow {ms} ms");
+            let disk = SlowDevice::of(&dir.path().join(&name), &file, Duration::from_millis(ms))?;
+            for peer in peers {
+                compare(&name, disk.node(), Way::Engine(EngineKind::IoUring, 32), *peer, args.rounds, bytes)?;
+            }
+            compare(
+                &name,
+                disk.node(),
+                Way::Engine(EngineKind::LinuxAio, 32),
+                Way::Fio("libaio", 32),
+                args.rounds,
+                bytes,
+            )?;
+        }
     }
-    report("agent-sim, mutual TLS, hotaddctl, image on disk", &ours, &fio, bytes);
+    if wants(Part::Whole) {
+        let disk = LoopDevice::of(&file)?;
+        let peer = Way::Fio("io_uring", DEPTH);
+        let (mut ours, mut fio) = (Vec::new(), Vec::new());
+        for round in 0..args.rounds {
+            ours.push(backup(&scene, &dir.path().join(format!("out-{round}")), bytes)?);
+            fio.push(peer.read(&disk.node, bytes)?);
+        }
+        report("agent-sim, mutual TLS, hotaddctl, image on disk", &peer.name(), &ours, &fio, bytes);
+    }
     Ok(())
 }
 
-fn report(name: &str, ours: &[Sample], fio: &[Sample], bytes: u64) {
+fn compare(device: &str, node: &Path, way: Way, peer: Way, rounds: usize, bytes: u64) -> Result<()> {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        ours.push(way.read(node, bytes)?);
+        theirs.push(peer.read(node, bytes)?);
+    }
+    report(&format!("{device}: {}", way.name()), &peer.name(), &ours, &theirs, bytes);
+    Ok(())
+}
+
+fn report(name: &str, peer_name: &str, ours: &[Sample], theirs: &[Sample], bytes: u64) {
     let rate = |samples: &[Sample]| samples.iter().map(|s| s.bytes_per_second).collect::<Vec<_>>();
     let cpu = |samples: &[Sample]| samples.iter().map(|s| s.cpu_seconds_per_gb).collect::<Vec<_>>();
-    let (mine, peer) = (median(rate(ours)), median(rate(fio)));
+    let (mine, peer) = (median(rate(ours)), median(rate(theirs)));
     let fastest = rate(ours).into_iter().fold(0.0, f64::max);
     let slowest = rate(ours).into_iter().fold(f64::INFINITY, f64::min);
     let round = |value: f64| (value * 1000.0).round() / 1000.0;
     println!(
         "{}",
         json!({
-            "name": name, "peer": "fio io_uring 1 MiB depth 16", "ratio": round(mine / peer),
+            "name": name, "peer": peer_name, "ratio": round(mine / peer),
             "spread": round((fastest - slowest) / mine), "rounds": ours.len(), "bytes": bytes,
             "mb_per_s": round(mine / 1e6), "peer_mb_per_s": round(peer / 1e6),
-            "cpu_s_per_gb": round(median(cpu(ours))), "peer_cpu_s_per_gb": round(median(cpu(fio))),
+            "cpu_s_per_gb": round(median(cpu(ours))), "peer_cpu_s_per_gb": round(median(cpu(theirs))),
         })
     );
 }
@@ -116,10 +193,10 @@ fn sample(bytes: u64, elapsed: Duration, cpu: Duration) -> Sample {
     Sample { bytes_per_second: bytes as f64 / elapsed.as_secs_f64(), cpu_seconds_per_gb: cpu.as_secs_f64() / gigabytes }
 }
 
-fn read_with(kind: EngineKind, node: &Path, bytes: u64) -> Result<(Duration, Option<Duration>)> {
+fn read_with(kind: EngineKind, depth: u32, node: &Path, bytes: u64) -> Result<(Duration, Option<Duration>)> {
     let device = Arc::new(Device::open(node)?);
-    let arena = Arena::new(DEPTH * 2, BLOCK as usize)?;
-    let mut engine = engine::make(kind, &device, &arena, DEPTH)?;
+    let arena = Arena::new(depth * 2, BLOCK as usize)?;
+    let mut engine = engine::make(kind, &device, &arena, depth)?;
     let whole = [0..device.size()];
     let request = ReadRequest { ranges: &whole, block: BLOCK, cancel: &AtomicBool::new(false) };
     let stats =
@@ -128,13 +205,14 @@ fn read_with(kind: EngineKind, node: &Path, bytes: u64) -> Result<(Duration, Opt
     Ok((stats.elapsed, None))
 }
 
-fn run_fio(node: &Path, bytes: u64) -> Result<(Duration, Option<Duration>)> {
-    let run = Run::of(Command::new("fio").arg(format!("--filename={}", node.display())).args([
+fn run_fio(engine: &str, depth: u32, node: &Path, bytes: u64) -> Result<(Duration, Option<Duration>)> {
+    let mut command = Command::new("fio");
+    command.arg(format!("--filename={}", node.display()));
+    command.args([format!("--ioengine={engine}"), format!("--iodepth={depth}")]);
+    let run = Run::of(command.args([
         "--name=read",
         "--rw=read",
         "--bs=1M",
-        "--iodepth=16",
-        "--ioengine=io_uring",
         "--direct=1",
         "--readonly",
         "--output-format=json",
@@ -145,6 +223,14 @@ fn run_fio(node: &Path, bytes: u64) -> Result<(Duration, Option<Duration>)> {
     let elapsed = Duration::from_millis(job["read"]["runtime"].as_u64().context("fio's runtime")?);
     let percent = |name: &str| job[name].as_f64().unwrap_or(f64::NAN);
     Ok((elapsed, Some(elapsed.mul_f64((percent("usr_cpu") + percent("sys_cpu")) / 100.0))))
+}
+
+fn run_dd(node: &Path) -> Result<(Duration, Option<Duration>)> {
+    let begun = Instant::now();
+    let input = format!("if={}", node.display());
+    let run = Run::of(Command::new("dd").args([&input, "of=/dev/null", "bs=1M", "iflag=direct"]))?;
+    ensure!(run.code == 0, "dd: {}", run.stderr);
+    Ok((begun.elapsed(), None))
 }
 
 /// The whole way; its time is the transfer alone, its CPU that of agent and hotaddctl.
@@ -172,26 +258,4 @@ fn agent_cpu(scene: &Scene) -> Result<Duration> {
         .collect();
     let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("CLK_TCK")?;
     Ok(Duration::from_millis(fields.iter().sum::<u64>() * 1000 / u64::try_from(per_second)?))
-}
-
-/// A read-only loop device with direct I/O over a file; freed in Drop.
-struct LoopDevice {
-    node: PathBuf,
-}
-
-impl LoopDevice {
-    fn of(file: &Path) -> Result<Self> {
-        let run =
-            Run::of(Command::new("losetup").args(["--find", "--show", "--read-only", "--direct-io=on"]).arg(file))?;
-        ensure!(run.code == 0, "losetup: {}", run.stderr);
-        Ok(Self { node: PathBuf::from(run.stdout.trim()) })
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        if let Err(error) = Command::new("losetup").arg("--detach").arg(&self.node).status() {
-            eprintln!("{} was not freed: {error}", self.node.display());
-        }
-    }
 }

@@ -119,7 +119,8 @@ fn config(s: &State, vm: &Vm, devices: &[Device]) -> Obj {
         .with("swapPlacement", "inherit")
         .with("vAssertsEnabled", false)
         .with("changeTrackingEnabled", vm.change_tracking)
-        .with("firmware", "bios")
+        .with("firmware", if vm.efi { "efi" } else { "bios" })
+        .with("bootOptions", obj("VirtualMachineBootOptions").with("efiSecureBootEnabled", vm.efi))
         .with("keyId", vm.key_id.as_deref().map(crypto_key))
 }
 

@@ -165,6 +165,7 @@ impl State {
             key_id: v.key_id.clone(),
             fault_tolerance: v.fault_tolerance.clone(),
             elsewhere: v.elsewhere,
+            efi: v.efi,
             extra_config: v.extra_config.clone(),
             devices: fixed_devices(),
             snapshots: Vec::new(),

@@ -139,6 +139,8 @@ pub(crate) struct Vm {
     pub fault_tolerance: Option<String>,
     /// In the second datacenter.
     pub elsewhere: bool,
+    /// EFI with secure boot.
+    pub efi: bool,
     pub extra_config: BTreeMap<String, String>,
     pub devices: Vec<Device>,
     pub snapshots: Vec<Snapshot>,

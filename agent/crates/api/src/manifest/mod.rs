@@ -18,7 +18,7 @@ pub use self::{
     disk::{Content, DiskRecord, Extent, PartRecord, Scope},
     flaw::Flaw,
     hash::Digest,
-    vm::{ControllerKind, ControllerRecord, Firmware, UnitRecord, VmConfig},
+    vm::{AdapterRecord, ControllerKind, ControllerRecord, Firmware, Nvram, UnitRecord, VmConfig},
 };
 
 /// Value of [`Manifest::format`]; another number is another, incompatible format.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use hotadd_api::{
-    manifest::{FORMAT, Manifest, Scope, SnapshotRecord},
+    manifest::{self, DiskRecord, FORMAT, Manifest, SnapshotRecord},
     v1::{
-        DiskFacts, DiskOpened, DiskRanges, DiskResult, Frame, GetInfoResponse, JobEvent, JobResult, Phase, Preflight,
-        job_event::Item,
+        DiskFacts, DiskOpened, DiskRanges, DiskResult, Frame, GetInfoResponse, JobEvent, JobResult, KnownBlock, Phase,
+        Preflight, VmConfig, job_event::Item,
     },
 };
 use serde_json::json;
@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     disk::Disk,
+    hardware,
     judge::{Asked, Seen, Verdict},
     progress::DiskProgress,
     report,
@@ -46,6 +47,8 @@ pub(super) struct Collector {
     vm_name: String,
     seen: Seen,
     disks: BTreeMap<i32, Disk>,
+    /// As the first job told it: those that resume read the same snapshot.
+    hardware: Option<VmConfig>,
     /// A disk that was not read to its end is kept: its rest may still come.
     keep_broken: bool,
 }
@@ -60,7 +63,7 @@ impl Collector {
         faults: mpsc::Sender<Failure>,
     ) -> Self {
         let (vm_name, seen, disks) = (String::new(), Seen::default(), BTreeMap::new());
-        Self { out, staging, asked, wish, block, faults, vm_name, seen, disks, keep_broken: false }
+        Self { out, staging, asked, wish, block, faults, vm_name, seen, disks, hardware: None, keep_broken: false }
     }
 
     pub(super) fn keep_broken(&mut self, on: bool) {
@@ -104,10 +107,8 @@ impl Collector {
             missing.keys.push(*key);
             missing.bytes += disk.left();
             // A map belongs to the disk from its first opening on: it is never asked for again.
-            if disk.next > 0 || disk.areas.scope() != Scope::Whole {
-                disk.by_ranges = true;
-                missing.ranges.push(DiskRanges { device_key: *key, ranges: rest });
-            }
+            disk.by_ranges = true;
+            missing.ranges.push(DiskRanges { device_key: *key, ranges: rest, known: disk.known() });
         }
         // Without keys it would be every disk.
         if missing.keys.is_empty() {
@@ -162,6 +163,7 @@ impl Collector {
             }
             Item::Waiting(waiting) => report::waiting(&self.out, &waiting),
             Item::Snapshot(snapshot) => report::snapshot(&self.out, &snapshot),
+            Item::VmConfig(told) => drop(self.hardware.get_or_insert(told)),
             Item::Opened(opened) => self.open(opened)?,
             Item::Frame(frame) => self.frame(frame).await?,
             Item::DiskRead(result) => self.disk_read(result).await?,
@@ -222,8 +224,10 @@ impl Collector {
         match self.disks.get_mut(&key) {
             Some(disk) if disk.open && !disk.ended => {
                 let end = frame.offset.saturating_add(frame.length.into());
+                let Frame { offset, length, ref blake3, .. } = frame;
+                let data = (!frame.zero).then(|| KnownBlock { offset, length, blake3: blake3.to_vec() });
                 disk.writer.frame(frame).await?;
-                disk.next = end;
+                disk.came(end, data);
                 Ok(())
             }
             Some(disk) if !disk.open => Err(Failure::contract(format!("a frame of disk {key}, which is not open"))),
@@ -279,6 +283,7 @@ impl Collector {
                 None => self.staging.discard(&disk.file),
             }
         }
+        let vm_config = self.hardware(&records);
         let snapshot = result.snapshot.clone().unwrap_or_default();
         let mut manifest = Manifest {
             format: FORMAT.to_owned(),
@@ -295,12 +300,23 @@ impl Collector {
             },
             base: None,
             synthesized_from: None,
-            vm_config: None,
+            vm_config,
             disks: records,
         };
         self.wish.name_base(&mut manifest);
         manifest.check().map_err(|flaw| Failure::internal(format!("the manifest would be wrong: {flaw}")))?;
         Ok(manifest)
+    }
+
+    fn hardware(&self, disks: &[DiskRecord]) -> Option<manifest::VmConfig> {
+        let nothing = || Err("this agent does not tell it".to_owned());
+        let described = self.hardware.as_ref().map_or_else(nothing, |told| hardware::described(told, disks));
+        let why = match described {
+            Ok(config) => return Some(config),
+            Err(why) => why,
+        };
+        self.out.warning(&format!("the manifest will not tell the VM's hardware: {why}"));
+        None
     }
 
     pub(super) fn into_staging(self) -> Staging {

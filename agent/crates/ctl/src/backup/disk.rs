@@ -1,7 +1,7 @@
 //! One disk of a backup while its frames come: how it was opened, how far it is, what the manifest says of it.
 use hotadd_api::{
     manifest::{DiskRecord, PartRecord},
-    v1::{DiskFacts, DiskOpened, DiskResult, Reason},
+    v1::{DiskFacts, DiskOpened, DiskResult, KnownBlock, Reason},
 };
 
 use super::{areas::Areas, report, writer::Writer};
@@ -22,6 +22,8 @@ pub(super) struct Disk {
     pub(super) open: bool,
     /// End of what came.
     pub(super) next: u64,
+    /// The first and the last block with data that came.
+    shown: Option<(KnownBlock, KnownBlock)>,
     /// Its rest was asked for by ranges, so that no map comes with it.
     pub(super) by_ranges: bool,
     /// Where each opening began to bring frames, by which transport and engine.
@@ -46,11 +48,30 @@ impl Disk {
             sampled_blocks: opened.map.as_ref().map_or(0, |map| map.sampled_blocks),
             open: true,
             next: 0,
+            shown: None,
             by_ranges: false,
             ways: vec![way(0, opened)],
             ended: false,
             told: None,
             earlier: false,
+        }
+    }
+
+    /// A frame is on its way into the image.
+    pub(super) fn came(&mut self, end: u64, data: Option<KnownBlock>) {
+        self.next = end;
+        if let Some(last) = data {
+            let first = self.shown.take().map_or_else(|| last.clone(), |(first, _)| first);
+            self.shown = Some((first, last));
+        }
+    }
+
+    /// What brings the rest has to show these.
+    pub(super) fn known(&self) -> Vec<KnownBlock> {
+        match &self.shown {
+            None => Vec::new(),
+            Some((first, last)) if first == last => vec![first.clone()],
+            Some((first, last)) => vec![first.clone(), last.clone()],
         }
     }
 

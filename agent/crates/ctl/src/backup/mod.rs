@@ -18,6 +18,7 @@ pub mod writer;
 mod base;
 mod collector;
 mod disk;
+mod hardware;
 mod judge;
 pub(crate) mod report;
 mod resume;

@@ -14,9 +14,12 @@ const SCSI_CONTROLLERS: u32 = 4;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Hardware {
     pub(super) cpus: u32,
+    /// 0: vSphere decides.
+    pub(super) cores_per_socket: u32,
     pub(super) memory_mib: u64,
     pub(super) guest_id: String,
     pub(super) firmware: Firmware,
+    pub(super) secure_boot: bool,
     pub(super) version: String,
     pub(super) controllers: Vec<ControllerRecord>,
     /// For each disk of the manifest: index of its controller, and unit.
@@ -54,9 +57,11 @@ impl Hardware {
         let or = |text: &str, default: &str| if text.is_empty() { default.to_owned() } else { text.to_owned() };
         Ok(Self {
             cpus: config.cpus,
+            cores_per_socket: config.cores_per_socket,
             memory_mib: config.memory_mib,
             guest_id: or(&config.guest_id, DEFAULT_GUEST),
             firmware: config.firmware,
+            secure_boot: config.secure_boot,
             version: or(&config.hardware_version, DEFAULT_VERSION),
             controllers: config.controllers.clone(),
             places,
@@ -73,9 +78,11 @@ impl Hardware {
         let controller = |bus: u32| ControllerRecord { key: 1000, kind: ControllerKind::Pvscsi, bus };
         Ok(Self {
             cpus: 1,
+            cores_per_socket: 0,
             memory_mib: 1024,
             guest_id: DEFAULT_GUEST.to_owned(),
             firmware: Firmware::Bios,
+            secure_boot: false,
             version: DEFAULT_VERSION.to_owned(),
             controllers: (0..SCSI_CONTROLLERS).take(last.0 + 1).map(controller).collect(),
             places,

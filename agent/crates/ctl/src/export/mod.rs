@@ -28,6 +28,7 @@ use crate::{
     cli::ExportArgs,
     error::Failure,
     exit::Exit,
+    interrupt::Stop,
     output::{Output, bytes, table},
     reasons, verify,
 };
@@ -40,8 +41,8 @@ const LONGEST_NAME: usize = 60;
 const DIGITS: usize = 64;
 
 /// # Errors
-/// Exit 2 for input that can't be used, 7 when writing fails, 8 when the chain is not what its manifests say.
-pub fn run(args: &ExportArgs, out: &Output) -> Result<Exit, Failure> {
+/// Exit 2 for input that can't be used, 7 when writing fails, 130 when stopped, 8 when the chain is not what its manifests say.
+pub fn run(args: &ExportArgs, out: &Output, stop: &Stop) -> Result<Exit, Failure> {
     let chain = Chain::load(verify::signed(&args.manifest, args.public_key.as_deref())?, Exit::VerifyFailed)?;
     let manifest = &chain.top().manifest;
     let hardware = Hardware::of(manifest).map_err(|why| refused(&args.ova, &why))?;
@@ -55,7 +56,7 @@ pub fn run(args: &ExportArgs, out: &Output) -> Result<Exit, Failure> {
     let descriptor = archive.reserve(&format!("{name}.ovf"), room)?;
     let hashes = archive.reserve(&format!("{name}.mf"), ovf::manifest(name, &"0".repeat(DIGITS), &files).len())?;
     for (disk, file) in chain.disks().zip(&mut files) {
-        write(&disk, file, &mut archive, out)?;
+        write(&disk, file, &mut archive, out, stop)?;
     }
     fill(&archive, &descriptor, ovf::padded(manifest, &hardware, &files, room))
         .and_then(|hash| fill(&archive, &hashes, ovf::manifest(name, &hash, &files)))?;
@@ -82,7 +83,13 @@ fn file_of(name: &str, index: usize, disk: &ChainDisk<'_>) -> DiskFile {
 }
 
 /// One disk into the archive; what became of it goes into `file`.
-fn write(disk: &ChainDisk<'_>, file: &mut DiskFile, archive: &mut Archive, out: &Output) -> Result<(), Failure> {
+fn write(
+    disk: &ChainDisk<'_>,
+    file: &mut DiskFile,
+    archive: &mut Archive,
+    out: &Output,
+    stop: &Stop,
+) -> Result<(), Failure> {
     let mut source = Composer::open(disk)?;
     let id = disk.top().root.as_bytes();
     // The two highest ids mean "none".
@@ -95,6 +102,7 @@ fn write(disk: &ChainDisk<'_>, file: &mut DiskFile, archive: &mut Archive, out: 
     let mut vmdk = Writer::new(&mut entry, &head).map_err(failed)?;
     let (mut offset, mut chunk) = (0, vec![0; CHUNK]);
     while offset < file.capacity {
+        stop.check()?;
         let grain = GRAIN as u64;
         let zeros = (source.zeros_until(offset) - offset) / grain * grain;
         let length = if zeros > 0 {

@@ -9,6 +9,8 @@ use super::hardware::Hardware;
 const STREAM_OPTIMIZED: &str = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized";
 /// Instance ids: 0 the system, 1 CPU, 2 memory, then controllers, then disks.
 const FIRST_CONTROLLER: usize = 3;
+/// VMware's extension of the CPU item.
+const CORES: &str = "CoresPerSocket";
 /// CIM_OperatingSystem.OSType: 102 "Other 64-Bit"; vSphere goes by vmw:osType.
 const OTHER_64: u32 = 102;
 
@@ -109,10 +111,11 @@ fn machine(text: &mut String, vm: &Manifest, hardware: &Hardware, files: &[DiskF
     let id = |id: usize| ("InstanceID", id.to_string());
     let kind = |number: &str| ("ResourceType", number.to_owned());
     let amount = |units: &str| ("AllocationUnits", units.to_owned());
-    item(
-        text,
-        &[amount("hertz * 10^6"), name(format!("{cpus} virtual CPU")), id(1), kind("3"), ("VirtualQuantity", cpus)],
-    );
+    let mut fields =
+        vec![amount("hertz * 10^6"), name(format!("{cpus} virtual CPU")), id(1), kind("3"), ("VirtualQuantity", cpus)];
+    let cores = hardware.cores_per_socket;
+    fields.extend((cores > 0).then(|| (CORES, cores.to_string())));
+    item(text, &fields);
     item(text, &[amount("byte * 2^20"), name(format!("{memory} MiB")), id(2), kind("4"), ("VirtualQuantity", memory)]);
     for (index, controller) in hardware.controllers.iter().enumerate() {
         let (number, subtype, what) = class(controller.kind);
@@ -138,6 +141,10 @@ fn machine(text: &mut String, vm: &Manifest, hardware: &Hardware, files: &[DiskF
     }
     if hardware.firmware == Firmware::Efi {
         line(text, 3, "<vmw:Config ovf:required=\"false\" vmw:key=\"firmware\" vmw:value=\"efi\"/>");
+        if hardware.secure_boot {
+            let key = "bootOptions.efiSecureBootEnabled";
+            line(text, 3, &format!("<vmw:Config ovf:required=\"false\" vmw:key=\"{key}\" vmw:value=\"true\"/>"));
+        }
     }
     line(text, 2, "</VirtualHardwareSection>");
 }
@@ -155,11 +162,16 @@ fn class(kind: ControllerKind) -> (&'static str, &'static str, &'static str) {
     }
 }
 
-/// Fields in the order of the schema, which is that of the alphabet.
+/// Fields in the order of the schema, which is that of the alphabet, then an extension.
 fn item(text: &mut String, fields: &[(&str, String)]) {
     line(text, 3, "<Item>");
     for (field, value) in fields {
-        line(text, 4, &format!("<rasd:{field}>{}</rasd:{field}>", escaped(value)));
+        let value = escaped(value);
+        if *field == CORES {
+            line(text, 4, &format!("<vmw:{field} ovf:required=\"false\">{value}</vmw:{field}>"));
+        } else {
+            line(text, 4, &format!("<rasd:{field}>{value}</rasd:{field}>"));
+        }
     }
     line(text, 3, "</Item>");
 }

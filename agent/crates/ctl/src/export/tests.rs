@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use hotadd_api::manifest::{ControllerKind, ControllerRecord, Firmware, UnitRecord, VmConfig};
+use hotadd_api::manifest::{ControllerKind, ControllerRecord, Firmware, Nvram, UnitRecord, VmConfig};
 
 use super::*;
 use crate::chain::testing::{Backups, KEY};
@@ -33,9 +33,13 @@ fn config() -> VmConfig {
     let controller = |key, kind, bus| ControllerRecord { key, kind, bus };
     VmConfig {
         cpus: 4,
+        cores_per_socket: 2,
         memory_mib: 8192,
         guest_id: "debian12_64Guest".into(),
         firmware: Firmware::Efi,
+        secure_boot: true,
+        nvram: Nvram::NotIncluded,
+        adapters: Vec::new(),
         hardware_version: "vmx-19".into(),
         controllers: vec![controller(1000, ControllerKind::Pvscsi, 0), controller(15000, ControllerKind::Sata, 1)],
         disks: vec![UnitRecord { device_key: KEY, controller_key: 15000, unit: 3 }],
@@ -44,7 +48,7 @@ fn config() -> VmConfig {
 
 fn export(manifest: &Path, ova: &Path) -> Result<Exit, Failure> {
     let args = ExportArgs { manifest: manifest.to_owned(), ova: ova.to_owned(), public_key: None };
-    run(&args, &Output::new(false, true))
+    run(&args, &Output::new(false, true), &Stop::default())
 }
 
 fn stdout(folder: &Path, program: &str, args: &[&str]) -> String {
@@ -95,7 +99,7 @@ for i in items.values():
     assert order == sorted(order)
     kind = get(i, 'ResourceType')
     if kind in '34':
-        print('amount', kind, get(i, 'VirtualQuantity'))
+        print('amount', kind, get(i, 'VirtualQuantity'), *[c.text for c in i.findall(W + 'CoresPerSocket')])
     if kind == '17':
         disk = disks[get(i, 'HostResource').rsplit('/', 1)[1]]
         files[disk.get(O + 'fileRef')]
@@ -129,12 +133,24 @@ fn the_descriptor_tells_the_hardware_of_the_manifest() {
     let expected = [
         "name <web> & \"01\" ".to_owned(),
         "guest debian12_64Guest".to_owned(),
-        "amount 3 4".to_owned(),
+        "amount 3 4 2".to_owned(),
         "amount 4 8192".to_owned(),
         format!("disk {capacity} 20 vmware.sata.ahci 1 3"),
         "firmware efi".to_owned(),
+        "bootOptions.efiSecureBootEnabled true".to_owned(),
     ];
     assert_eq!(structure(&backups, &top, "_web_____01__"), expected);
+}
+
+#[test]
+fn a_signal_leaves_no_archive() {
+    let (backups, top) = chain();
+    let stop = Stop::default();
+    stop.tell("SIGINT");
+    let args = ExportArgs { manifest: top, ova: backups.path("a.ova"), public_key: None };
+    let failure = run(&args, &Output::new(false, true), &stop).unwrap_err();
+    assert_eq!((failure.exit, failure.code.as_str()), (Exit::Interrupted, reasons::INTERRUPTED.id));
+    assert!(!backups.path("a.ova").exists() && !backups.path("a.ova.part").exists());
 }
 
 #[test]

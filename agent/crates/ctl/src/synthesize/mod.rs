@@ -12,6 +12,7 @@ use crate::{
     cli::SynthesizeArgs,
     error::Failure,
     exit::Exit,
+    interrupt::Stop,
     output::{Output, bytes, table},
     reasons,
     sign::SigningKey,
@@ -19,18 +20,19 @@ use crate::{
 };
 
 /// # Errors
-/// Exit 2 for input that can't be used, 7 when writing fails, 8 when the chain is not what its manifests say.
-pub fn run(args: &SynthesizeArgs, out: &Output) -> Result<Exit, Failure> {
+/// Exit 2 for input that can't be used, 7 when writing fails, 130 when stopped, 8 when the chain is not what its manifests say.
+pub fn run(args: &SynthesizeArgs, out: &Output, stop: &Stop) -> Result<Exit, Failure> {
     let key = args.sign.as_deref().map(SigningKey::load).transpose()?;
     let chain = Chain::load(verify::signed(&args.manifest, args.public_key.as_deref())?, Exit::VerifyFailed)?;
     let mut staging = Staging::open(&args.out, args.force)?;
     keep_sources(&chain, args)?;
     let mut disks = Vec::new();
     for disk in chain.disks() {
-        disks.push(compose(&chain, &disk, &mut staging, out)?);
+        disks.push(compose(&chain, &disk, &mut staging, out, stop)?);
     }
     let manifest = describe(&chain, disks);
     manifest.check().map_err(|flaw| Failure::internal(format!("the manifest would be wrong: {flaw}")))?;
+    stop.check()?;
     let path = staging.commit(&manifest, key.as_ref())?;
     let data = |disk: &DiskRecord| disk.capacity_bytes - disk.zero.iter().map(|(_, length)| length).sum::<u64>();
     let row = |disk: &DiskRecord| vec![disk.file.clone(), bytes(disk.capacity_bytes), bytes(data(disk))];
@@ -66,13 +68,19 @@ fn describe(chain: &Chain, disks: Vec<DiskRecord>) -> Manifest {
     }
 }
 
-fn compose(chain: &Chain, disk: &ChainDisk<'_>, staging: &mut Staging, out: &Output) -> Result<DiskRecord, Failure> {
+fn compose(
+    chain: &Chain,
+    disk: &ChainDisk<'_>,
+    staging: &mut Staging,
+    out: &Output,
+    stop: &Stop,
+) -> Result<DiskRecord, Failure> {
     let top = disk.top();
     let mut source = Composer::open(disk)?;
     let file = image_name(&chain.top().manifest.vm_name, top.device_key, Scope::Whole);
     let image = staging.create(&file, top.capacity_bytes)?;
     let bar = out.bar(&top.label, top.capacity_bytes);
-    let (data, zero) = copy(&mut source, &image, &file, disk.root().block_bytes, &bar)?;
+    let (data, zero) = copy(&mut source, (&image, &file), disk.root().block_bytes, &bar, stop)?;
     // Delayed allocation tells of a full file system only here.
     image.sync_all().map_err(|error| Failure::write(&format!("{file}: sync"), &error))?;
     bar.finish_and_clear();
@@ -96,12 +104,19 @@ fn compose(chain: &Chain, disk: &ChainDisk<'_>, staging: &mut Staging, out: &Out
 type Coverage = (Vec<(u64, Digest)>, Vec<(u64, u64)>);
 
 /// Block by block, as a full backup would have read it.
-fn copy(source: &mut Composer, image: &File, file: &str, size: u32, bar: &ProgressBar) -> Result<Coverage, Failure> {
+fn copy(
+    source: &mut Composer,
+    (image, file): (&File, &str),
+    size: u32,
+    bar: &ProgressBar,
+    stop: &Stop,
+) -> Result<Coverage, Failure> {
     let (capacity, size) = (source.capacity(), u64::from(size));
     let (mut data, mut zero) = (Vec::new(), Vec::<(u64, u64)>::new());
     let mut block = vec![0; usize::try_from(size.min(capacity)).unwrap_or(usize::MAX)];
     let mut offset = 0;
     while offset < capacity {
+        stop.check()?;
         let whole = size.min(capacity - offset);
         let zeros = source.zeros_until(offset);
         // Whole blocks only, but for the disk's end.

@@ -13,7 +13,7 @@ use crate::{
 fn synthesize(manifest: &Path, out: &Path, force: bool) -> Result<Exit, Failure> {
     let args =
         SynthesizeArgs { manifest: manifest.to_owned(), out: out.to_owned(), force, public_key: None, sign: None };
-    run(&args, &Output::new(false, true))
+    run(&args, &Output::new(false, true), &Stop::default())
 }
 
 #[test]
@@ -53,6 +53,19 @@ fn nothing_comes_of_a_damaged_chain() {
         assert_eq!((failure.exit, failure.code.as_str()), (Exit::VerifyFailed, reasons::MISMATCH.id));
         assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
     }
+}
+
+#[test]
+fn a_signal_leaves_no_file() {
+    let mut backups = Backups::full();
+    let top = backups.incremental(&[(1, 7)]);
+    let stop = Stop::default();
+    stop.tell("SIGTERM");
+    let out = backups.path("synthetic");
+    let args = SynthesizeArgs { manifest: top, out: out.clone(), force: false, public_key: None, sign: None };
+    let failure = run(&args, &Output::new(false, true), &stop).unwrap_err();
+    assert_eq!((failure.exit, failure.code.as_str()), (Exit::Interrupted, reasons::INTERRUPTED.id));
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
 }
 
 #[test]

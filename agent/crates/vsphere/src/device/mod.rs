@@ -29,6 +29,10 @@ pub enum Device {
         key: i32,
         /// MAC address as vCenter shows it.
         mac: Option<String>,
+        /// VMware's type name.
+        type_name: String,
+        /// Name of a standard network; absent for a distributed switch, whose backing has keys only.
+        network: Option<String>,
     },
     /// Anything else.
     Other {

@@ -30,7 +30,8 @@ fn device(node: &Node) -> Result<Device, Shape> {
     }
     if let Some(mac) = node.child("macAddress") {
         let mac = Some(mac.text.clone()).filter(|m| !m.is_empty());
-        return Ok(Device::Nic { key, mac });
+        let network = node.child("backing").and_then(|backing| backing.string("deviceName"));
+        return Ok(Device::Nic { key, mac, type_name: type_name.to_owned(), network });
     }
     let type_name = if type_name.is_empty() { "VirtualDevice" } else { type_name };
     Ok(Device::Other { key, type_name: type_name.to_owned() })

@@ -43,7 +43,13 @@ fn other_devices_keep_their_kind() {
     assert_eq!(find(15000), other(OtherControllerKind::Sata, 15000, 0));
     assert_eq!(find(31000), other(OtherControllerKind::Nvme, 31000, 0));
     assert_eq!(find(100), other(OtherControllerKind::Other("VirtualPCIController".to_owned()), 100, 0));
-    assert_eq!(find(4000), Device::Nic { key: 4000, mac: Some("00:50:56:b4:e4:00".to_owned()) });
+    let nic = Device::Nic {
+        key: 4000,
+        mac: Some("00:50:56:b4:e4:00".to_owned()),
+        type_name: "VirtualVmxnet3".to_owned(),
+        network: None,
+    };
+    assert_eq!(find(4000), nic);
     assert_eq!(find(99000), Device::Other { key: 99000, type_name: "VirtualThingOfTomorrow".to_owned() });
     assert_eq!(find(99001), Device::Other { key: 99001, type_name: "VirtualDevice".to_owned() });
 }

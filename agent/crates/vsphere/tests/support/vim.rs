@@ -275,6 +275,7 @@ pub async fn drive_all(client: &Client) {
     client.find_vms_by_name("web01").await.unwrap();
     let info = client.vm(&vm).await.unwrap();
     client.snapshot_devices(&snapshot).await.unwrap();
+    client.snapshot_hardware(&snapshot).await.unwrap();
     client.datastore(&MoRef::new("Datastore", "datastore-11")).await.unwrap();
     client.host(&MoRef::new("HostSystem", "host-9")).await.unwrap();
     client.datacenter_of(&vm).await.unwrap();

@@ -1,7 +1,9 @@
 //! Facts of VMs, snapshots, datastores and hosts, from answers in the shape of a vCenter's.
 
 use crate::support::{Reply, Seen, Server, vim};
-use hotadd_vsphere::{Client, DatastoreKind, ErrorKind, FaultKind, GuestInfo, HostMount, MoRef, NasVolume, PowerState};
+use hotadd_vsphere::{
+    Client, DatastoreKind, Device, ErrorKind, FaultKind, GuestInfo, HostMount, MoRef, NasVolume, PowerState,
+};
 
 fn happy(seen: &Seen) -> Reply {
     vim::happy(seen, "8.0.2.0", &[])
@@ -128,6 +130,38 @@ async fn devices_of_a_snapshot() {
     let none = "<returnval><objects><obj type=\"VirtualMachineSnapshot\">snapshot-77</obj></objects></returnval>";
     let (_server, client) = answering(none.to_owned()).await;
     assert_eq!(*client.snapshot_devices(&snapshot).await.unwrap_err().kind(), ErrorKind::Protocol);
+}
+
+#[tokio::test]
+async fn hardware_of_a_snapshot() {
+    let (server, client) = start().await;
+    let snapshot = MoRef::new("VirtualMachineSnapshot", "snapshot-77");
+    let hardware = client.snapshot_hardware(&snapshot).await.unwrap();
+    assert_eq!((hardware.cpus, hardware.cores_per_socket, hardware.memory_mib), (4, Some(2), 8192));
+    assert_eq!((hardware.guest_id.as_deref(), hardware.version.as_deref()), (Some("debian12_64Guest"), Some("vmx-19")));
+    assert_eq!((hardware.firmware.as_deref(), hardware.secure_boot), (Some("efi"), Some(true)));
+    let networks: Vec<_> = hardware
+        .devices
+        .iter()
+        .filter_map(|device| match device {
+            Device::Nic { type_name, network, .. } => Some((type_name.as_str(), network.as_deref())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(networks, [("VirtualVmxnet3", Some("VM Network"))]);
+    let asked = server.last("RetrievePropertiesEx").body;
+    assert!(!asked.contains("annotation") && !asked.contains("extraConfig") && !asked.contains("files"), "{asked}");
+
+    let object = "<obj type=\"VirtualMachineSnapshot\">snapshot-77</obj>";
+    let refused = format!(
+        "<returnval><objects>{object}<missingSet><path>config</path><fault><fault xsi:type=\"NoPermission\">\
+         <privilegeId>System.Read</privilegeId></fault></fault></missingSet></objects></returnval>"
+    );
+    let (_server, client) = answering(refused).await;
+    let error = client.snapshot_hardware(&snapshot).await.unwrap_err();
+    assert!(error.to_string().contains("System.Read"), "{error}");
+    let (_server, client) = answering(format!("<returnval><objects>{object}</objects></returnval>")).await;
+    assert_eq!(*client.snapshot_hardware(&snapshot).await.unwrap_err().kind(), ErrorKind::Protocol);
 }
 
 #[tokio::test]

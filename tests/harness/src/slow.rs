@@ -1,0 +1,117 @@
+//! A block device with latency and parallelism, as a datastore behind a network has them: nbdkit's delay filter, made a file
+//! by nbdfuse, made a read-only loop device with direct I/O. For benchmarks; needs /dev/fuse and root.
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{ctl::Run, process::wait_for};
+
+/// Longest start on a busy machine.
+const START: Duration = Duration::from_secs(60);
+/// Connections of nbdfuse, and threads of nbdkit: reads that are on their way at once.
+const CONNECTIONS: &str = "8";
+const THREADS: &str = "64";
+
+/// A loop device over a file, freed in Drop.
+#[derive(Debug)]
+pub struct LoopDevice {
+    pub node: PathBuf,
+}
+
+impl LoopDevice {
+    pub fn of(file: &Path) -> Result<Self> {
+        let mut command = Command::new("losetup");
+        let run = Run::of(command.args(["--find", "--show", "--read-only", "--direct-io=on"]).arg(file))?;
+        ensure!(run.code == 0, "losetup: {}", run.stderr);
+        Ok(Self { node: PathBuf::from(run.stdout.trim()) })
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        if let Err(error) = Command::new("losetup").arg("--detach").arg(&self.node).status() {
+            eprintln!("{} was not freed: {error}", self.node.display());
+        }
+    }
+}
+
+/// See the module. Its parts end in this order.
+#[derive(Debug)]
+pub struct SlowDevice {
+    device: LoopDevice,
+    _mount: Mount,
+    _server: Ended,
+}
+
+#[derive(Debug)]
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[derive(Debug)]
+struct Mount {
+    at: PathBuf,
+    _server: Ended,
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Err(error) = Command::new("umount").arg("--lazy").arg(&self.at).status() {
+            eprintln!("{} is still mounted: {error}", self.at.display());
+        }
+    }
+}
+
+impl SlowDevice {
+    /// Every read of `file` takes `delay` longer; any number of them at once.
+    pub fn of(dir: &Path, file: &Path, delay: Duration) -> Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let (socket, at) = (dir.join("slow.sock"), dir.join("mount"));
+        let server = Command::new("nbdkit")
+            .args([
+                "--foreground",
+                "--readonly",
+                "--exit-with-parent",
+                "--filter=delay",
+                "--threads",
+                THREADS,
+                "--unix",
+            ])
+            .arg(&socket)
+            .arg("file")
+            .arg(file)
+            .arg(format!("rdelay={}ms", delay.as_millis()))
+            .stdin(Stdio::null())
+            .spawn()
+            .context("nbdkit")?;
+        let server = Ended(server);
+        wait_for("nbdkit listens", START, || Ok(socket.exists().then_some(())))?;
+        std::fs::create_dir_all(&at)?;
+        let disk = at.join("disk");
+        let fuse = Command::new("nbdfuse")
+            .args(["--readonly", "-C", CONNECTIONS])
+            .arg(&disk)
+            .arg("--unix")
+            .arg(&socket)
+            .stdin(Stdio::null())
+            .spawn()
+            .context("nbdfuse (package libnbd-bin)")?;
+        let mount = Mount { at, _server: Ended(fuse) };
+        wait_for("nbdfuse serves", START, || Ok(disk.exists().then_some(())))?;
+        Ok(Self { device: LoopDevice::of(&disk)?, _mount: mount, _server: server })
+    }
+
+    #[must_use]
+    pub fn node(&self) -> &Path {
+        &self.device.node
+    }
+}
