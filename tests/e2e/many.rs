@@ -209,12 +209,8 @@ async fn fifty_six_disks_in_one_job_then_sixteen_sessions_within_the_memory_allo
     let mut streams = Vec::new();
     for (opened, source) in sessions {
         let key = opened.disks[0].disk.as_ref().context("no disk")?.device_key;
-        let read = ReadDiskRequest {
-            session_id: opened.session_id.clone(),
-            device_key: key,
-            ranges: Vec::new(),
-            block_bytes: 0,
-        };
+        let read =
+            ReadDiskRequest { session_id: opened.session_id.clone(), device_key: key, ..ReadDiskRequest::default() };
         let mut client = disks(&scene).await?;
         streams.push(tokio::spawn(async move {
             let mut stream = client.read_disk(read).await?.into_inner();

@@ -28,7 +28,7 @@ async fn close(scene: &Scene, session: &str) -> Result<Cleanup> {
 
 fn read_request(session: &str, key: i32, ranges: &[(u64, u64)]) -> ReadDiskRequest {
     let ranges = ranges.iter().map(|(offset, length)| Range { offset: *offset, length: *length }).collect();
-    ReadDiskRequest { session_id: session.into(), device_key: key, ranges, block_bytes: 0 }
+    ReadDiskRequest { session_id: session.into(), device_key: key, ranges, ..ReadDiskRequest::default() }
 }
 
 /// What a read gave: pieces by offset, and how it ended.

@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use hotadd_api::v1::{
-    BackupVmRequest, DiskOpened, DiskResult, Frame, JobEvent, JobResult, Phase, Scope, SnapshotResult, job_event::Item,
+    BackupVmRequest, DiskOpened, DiskProgress, DiskResult, Frame, JobEvent, JobResult, Phase, Scope, SnapshotResult,
+    job_event::Item,
 };
 use hotadd_harness::Scene;
 use tonic::Streaming;
@@ -26,6 +27,7 @@ pub struct Delivered {
     pub waited: Vec<String>,
     pub read: Vec<DiskResult>,
     pub opened: Vec<DiskOpened>,
+    pub progress: Vec<DiskProgress>,
     pub result: Option<JobResult>,
 }
 
@@ -47,6 +49,7 @@ pub enum Seen {
     Hardware,
     Opened,
     Frame,
+    Progress,
     DiskRead,
     Result,
 }
@@ -94,6 +97,10 @@ impl Running {
                 let (file, due) = known.context("a frame before its disk was opened")?;
                 write(file, due, &frame)?;
                 Seen::Frame
+            }
+            Item::Progress(progress) => {
+                self.delivered.progress.push(progress);
+                Seen::Progress
             }
             Item::DiskRead(read) => {
                 self.delivered.read.push(read);

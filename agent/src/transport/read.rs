@@ -181,6 +181,7 @@ impl Report {
             }),
             transport: disk.transport().into(),
             parts: Vec::new(),
+            ..DiskResult::default()
         }
     }
 }
@@ -420,7 +421,8 @@ impl Framer {
     ) -> ControlFlow<()> {
         let Some((length, zero, blake3)) = seen else { return ControlFlow::Break(()) };
         let data = if zero { Bytes::new() } else { payload() };
-        let frame = v1::Frame { device_key: self.device_key, offset, length, zero, data, blake3 };
+        let frame =
+            v1::Frame { device_key: self.device_key, offset, length, zero, data, blake3, ..v1::Frame::default() };
         (self.sink)(Item::Frame(frame))?;
         self.covered += u64::from(length);
         *(if zero { &mut self.zeros } else { &mut self.sent }) += u64::from(length);

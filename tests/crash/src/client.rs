@@ -275,8 +275,12 @@ impl Hand {
     ) -> Result<bool> {
         self.open(disk)?;
         let device_key = disk.map_or(0, |d| d.device_key);
-        let request =
-            ReadDiskRequest { session_id: session.into(), device_key, ranges: Vec::new(), block_bytes: BLOCK };
+        let request = ReadDiskRequest {
+            session_id: session.into(),
+            device_key,
+            block_bytes: BLOCK,
+            ..ReadDiskRequest::default()
+        };
         let mut stream = client.read_disk(request).await.map_err(told)?.into_inner();
         self.seen(Seen::Opened).await;
         while let Some(message) = stream.message().await.map_err(told)? {

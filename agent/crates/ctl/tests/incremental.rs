@@ -62,6 +62,7 @@ fn fresh(key: i32, index: u64) -> Frame {
         zero: false,
         data: data.into(),
         blake3,
+        ..Frame::default()
     }
 }
 

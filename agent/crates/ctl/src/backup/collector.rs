@@ -165,6 +165,7 @@ impl Collector {
             Item::Snapshot(snapshot) => report::snapshot(&self.out, &snapshot),
             Item::VmConfig(told) => drop(self.hardware.get_or_insert(told)),
             Item::Opened(opened) => self.open(opened)?,
+            Item::Progress(_) => {}
             Item::Frame(frame) => self.frame(frame).await?,
             Item::DiskRead(result) => self.disk_read(result).await?,
             Item::Result(result) => return Ok(Some(result)),

@@ -163,12 +163,12 @@ mod tests {
     fn data(offset: u64, length: u32) -> Frame {
         let data = vec![7; length as usize];
         let blake3 = blake3::hash(&data).as_bytes().to_vec().into();
-        Frame { device_key: 2000, offset, length, zero: false, data: data.into(), blake3 }
+        Frame { device_key: 2000, offset, length, zero: false, data: data.into(), blake3, ..Frame::default() }
     }
 
     fn zero(offset: u64, length: u32) -> Frame {
         let blake3 = blake3::hash(&vec![0; length as usize]).as_bytes().to_vec().into();
-        Frame { device_key: 2000, offset, length, zero: true, data: Default::default(), blake3 }
+        Frame { device_key: 2000, offset, length, zero: true, blake3, ..Frame::default() }
     }
 
     fn begun() -> Coverage {

@@ -169,12 +169,12 @@ mod tests {
     fn data(offset: u64) -> Frame {
         let data = vec![7; BLOCK as usize];
         let blake3 = blake3::hash(&data).as_bytes().to_vec().into();
-        Frame { device_key: 1, offset, length: BLOCK, zero: false, data: data.into(), blake3 }
+        Frame { device_key: 1, offset, length: BLOCK, zero: false, data: data.into(), blake3, ..Frame::default() }
     }
 
     fn zero(offset: u64) -> Frame {
         let blake3 = blake3::hash(&[0; BLOCK as usize]).as_bytes().to_vec().into();
-        Frame { device_key: 1, offset, length: BLOCK, zero: true, data: Default::default(), blake3 }
+        Frame { device_key: 1, offset, length: BLOCK, zero: true, blake3, ..Frame::default() }
     }
 
     fn writer(file: File, blocks: u64) -> (Writer, mpsc::Receiver<Failure>) {

@@ -66,7 +66,7 @@ pub fn frame(key: i32, index: u64) -> Frame {
     let content = content(key, index);
     let blake3 = blake3::hash(&content).as_bytes().to_vec().into();
     let data = if zero { Vec::new() } else { content };
-    Frame { device_key: key, offset: index * B, length, zero, data: data.into(), blake3 }
+    Frame { device_key: key, offset: index * B, length, zero, data: data.into(), blake3, ..Frame::default() }
 }
 
 fn content(key: i32, index: u64) -> Vec<u8> {
