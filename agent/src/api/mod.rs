@@ -1,4 +1,5 @@
 //! The gRPC surface: the only module that names tonic's services. Translates, never decides.
+mod bulk;
 mod disk;
 mod job;
 mod proxy;

@@ -11,7 +11,7 @@ use secrecy::ExposeSecret as _;
 use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming};
 
-use super::Context;
+use super::{Context, bulk::Bulk};
 use crate::{
     config::{Deadlines, Tls},
     error::{Error, Result},
@@ -73,8 +73,8 @@ pub async fn serve(
         .add_service(health)
         .add_service(reflection)
         .add_service(ProxyServiceServer::new(context.clone()))
-        .add_service(DiskServiceServer::new(context.clone()))
-        .add_service(JobServiceServer::new(context))
+        .add_service(Bulk::new(DiskServiceServer::new(context.clone()), context.clone()))
+        .add_service(Bulk::new(JobServiceServer::new(context.clone()), context))
         .serve_with_incoming_shutdown(incoming(listener, ping, ping_timeout), stop)
         .await
         .map_err(failed("serving"))
