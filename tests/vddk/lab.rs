@@ -140,7 +140,7 @@ pub async fn read(mut engine: NbdEngine) -> Vec<u8> {
         let arena = Arena::new(16, BLOCK as usize).unwrap();
         let ranges = [0..engine.export().size];
         let (source, cancel) = (Arc::clone(engine.source()), AtomicBool::new(false));
-        let request = ReadRequest { ranges: &ranges, block: BLOCK, cancel: &cancel };
+        let request = ReadRequest::new(&ranges, BLOCK, &cancel);
         let mut bytes = Vec::new();
         reader::read(&source, &mut engine, &arena, &request, &mut FullSpeed, &mut |block| {
             assert_eq!(block.offset, bytes.len() as u64);

@@ -1,11 +1,11 @@
 //! What a block device (or a regular file standing in for one) is: size, logical block, read-only flag; and how it is
 //! opened for backup: O_RDONLY | O_DIRECT, never anything that could write.
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd},
-        unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
+        unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
     },
     path::Path,
 };
@@ -94,6 +94,19 @@ impl Device {
         } else {
             self.file.metadata().is_ok_and(|meta| meta.len() == self.size)
         }
+    }
+
+    /// Read commands that this device, or the disk that it is a part of, was sent since it appeared (kernel,
+    /// Documentation/block/stat.rst: read I/Os); `None` for a file, or where the kernel does not tell.
+    #[must_use]
+    pub fn commands(&self) -> Option<u64> {
+        if !self.block_device {
+            return None;
+        }
+        let number = self.file.metadata().ok()?.rdev();
+        let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+        let stat = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+        stat.split_whitespace().next()?.parse().ok()
     }
 
     #[must_use]

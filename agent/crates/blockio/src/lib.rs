@@ -1,5 +1,5 @@
 //! Reading disks: aligned buffers, the read engines (io_uring, Linux AIO, preadv for block devices; an NBD client for
-//! servers) behind one trait, an ordered reader on top, zero detection, and the few ioctls that tell what a device is.
+//! servers) behind one trait, a reader on top, zero detection, and the few ioctls that tell what a device is.
 //!
 //! This is the only crate of the project that may contain `unsafe`; every block carries its SAFETY argument. It knows
 //! nothing of vSphere, gRPC or the agent: a file or an address goes in, blocks come out.
@@ -18,7 +18,7 @@ pub mod zero;
 
 pub use buffer::{Arena, Buffer, Pages};
 pub use device::Device;
-pub use engine::{EngineKind, ReadEngine, Refusal, Selected};
+pub use engine::{EngineKind, ReadEngine, Refusal, Selected, Tuning};
 pub use pace::{Depth, FullSpeed, Pace};
-pub use reader::{Block, ReadError, ReadRequest, ReadStats};
+pub use reader::{Block, ReadError, ReadRequest, ReadStats, Waits};
 pub use source::Source;

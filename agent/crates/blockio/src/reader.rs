@@ -1,7 +1,7 @@
-//! Reads ranges of a source through an engine and hands blocks over in order of offset.
+//! Reads ranges of a source through an engine and hands blocks over, in order of offset unless any order will do.
 //!
 //! ```text
-//! ranges → pieces on the block grid → engine (≤ depth in flight) → window, ordered → sink
+//! ranges → pieces on the block grid → engine (≤ depth in flight) → window → sink
 //!                                        ▲ a free buffer of the arena is the credit
 //! ```
 //! Correctness lives here: a piece that comes back shorter than asked is an error, whatever the kernel called it. A
@@ -38,13 +38,36 @@ pub struct ReadRequest<'a> {
     pub block: u32,
     /// Set from outside to stop between two blocks.
     pub cancel: &'a AtomicBool,
+    /// Blocks are handed over as they are read; else in order of offset.
+    pub any_order: bool,
 }
 
-/// One block in order.
+impl<'a> ReadRequest<'a> {
+    /// In order of offset.
+    #[must_use]
+    pub fn new(ranges: &'a [Range<u64>], block: u32, cancel: &'a AtomicBool) -> Self {
+        Self { ranges, block, cancel, any_order: false }
+    }
+}
+
+/// One block.
 #[derive(Debug)]
 pub struct Block {
     pub offset: u64,
     pub data: Buffer,
+    /// So far.
+    pub waits: Waits,
+}
+
+/// For what a reader waited; the rest of its time was its sink's.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Waits {
+    /// For an answer of the source.
+    pub source: Duration,
+    /// For a buffer that comes back from the consumer.
+    pub credit: Duration,
+    /// For its [`Pace`].
+    pub pace: Duration,
 }
 
 /// Figures of one read.
@@ -56,6 +79,7 @@ pub struct ReadStats {
     /// Start to first completed read.
     pub first_byte: Option<Duration>,
     pub elapsed: Duration,
+    pub waits: Waits,
     /// The sink or the cancel flag ended it early; not every range was delivered.
     pub stopped: bool,
 }
@@ -97,6 +121,7 @@ pub fn read(
         arena,
         pace,
         cancel: request.cancel,
+        any_order: request.any_order,
         window: VecDeque::with_capacity(engine.depth()),
         start: Instant::now(),
         held_up: Instant::now(),
@@ -156,6 +181,7 @@ struct Run<'a> {
     arena: &'a Arena,
     pace: &'a mut dyn Pace,
     cancel: &'a AtomicBool,
+    any_order: bool,
     window: VecDeque<Asked>,
     start: Instant,
     /// When a sink that took long last came back.
@@ -179,7 +205,9 @@ impl Run<'_> {
                 if let Err(wait) = self.pace.admit(length) {
                     // What is in flight is waited for instead.
                     if engine.in_flight() == 0 {
-                        thread::sleep(wait.min(CANCEL_POLL));
+                        let wait = wait.min(CANCEL_POLL);
+                        thread::sleep(wait);
+                        self.stats.waits.pace += wait;
                     }
                     break;
                 }
@@ -206,8 +234,17 @@ impl Run<'_> {
     }
 
     /// A free buffer: at once while reads are in flight, else waited for, because only the consumer can free one.
-    fn credit(&self, in_flight: usize) -> Option<Buffer> {
-        self.arena.try_take().or_else(|| if in_flight == 0 { self.arena.take(CANCEL_POLL) } else { None })
+    fn credit(&mut self, in_flight: usize) -> Option<Buffer> {
+        if let Some(buffer) = self.arena.try_take() {
+            return Some(buffer);
+        }
+        if in_flight > 0 {
+            return None;
+        }
+        let begun = Instant::now();
+        let buffer = self.arena.take(CANCEL_POLL);
+        self.stats.waits.credit += begun.elapsed();
+        buffer
     }
 
     fn ask(&mut self, engine: &mut dyn ReadEngine, op: ReadOp) -> Result<(), ReadError> {
@@ -221,7 +258,10 @@ impl Run<'_> {
     /// Waits for one answer, and takes all others that are there. Breaks when the engine itself saw the wish to stop.
     fn settle_some(&mut self, engine: &mut dyn ReadEngine) -> Result<ControlFlow<()>, ReadError> {
         let name = engine.kind().name();
-        let completion = match engine.complete() {
+        let begun = Instant::now();
+        let completion = engine.complete();
+        self.stats.waits.source += begun.elapsed();
+        let completion = match completion {
             Err(source) if was_stopped(&source) => return Ok(ControlFlow::Break(())),
             other => other.map_err(|source| ReadError::Engine { engine: name, source })?,
         };
@@ -254,17 +294,22 @@ impl Run<'_> {
     }
 
     fn deliver(&mut self, sink: &mut dyn FnMut(Block) -> ControlFlow<()>) -> ControlFlow<()> {
-        while self.window.front().is_some_and(|asked| asked.answer.is_some()) {
-            if let Some(Asked { offset, length, answer: Some(data), .. }) = self.window.pop_front() {
-                self.stats.bytes += u64::from(length);
-                let begun = Instant::now();
-                sink(Block { offset, data })?;
-                if begun.elapsed() > HELD_UP {
-                    self.held_up = Instant::now();
-                }
+        while let Some(index) = self.ready() {
+            let Some(Asked { offset, length, answer: Some(data), .. }) = self.window.remove(index) else { continue };
+            self.stats.bytes += u64::from(length);
+            let begun = Instant::now();
+            sink(Block { offset, data, waits: self.stats.waits })?;
+            if begun.elapsed() > HELD_UP {
+                self.held_up = Instant::now();
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// The answered piece that may go now.
+    fn ready(&self) -> Option<usize> {
+        let among = if self.any_order { self.window.len() } else { 1 };
+        self.window.iter().take(among).position(|asked| asked.answer.is_some())
     }
 
     /// Turns a failed or short completion into the error that says what is wrong with the disk.
@@ -307,7 +352,70 @@ fn drain(engine: &mut dyn ReadEngine, stopped: bool) -> Result<(), ReadError> {
 
 #[cfg(test)]
 mod tests {
-    use super::pieces;
+    use super::*;
+    use crate::{EngineKind, FullSpeed, engine::Rejected};
+
+    /// Answers what was asked last first, one at a time.
+    #[derive(Debug)]
+    struct Backwards(Vec<ReadOp>);
+
+    impl ReadEngine for Backwards {
+        fn kind(&self) -> EngineKind {
+            EngineKind::Preadv
+        }
+
+        fn depth(&self) -> usize {
+            4
+        }
+
+        fn in_flight(&self) -> usize {
+            self.0.len()
+        }
+
+        fn submit(&mut self, op: ReadOp) -> Result<(), Rejected> {
+            self.0.push(op);
+            Ok(())
+        }
+
+        fn complete(&mut self) -> io::Result<Option<Completion>> {
+            let Some(mut op) = self.0.pop() else { return Ok(None) };
+            let got = op.length as usize;
+            op.buffer.set_filled(got);
+            Ok(Some(Completion { op, result: Ok(got) }))
+        }
+
+        fn poll(&mut self) -> Option<Completion> {
+            None
+        }
+    }
+
+    /// In blocks, as they came.
+    fn came(any_order: bool) -> Vec<u64> {
+        const BLOCK: u32 = 4096;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(8 * u64::from(BLOCK)).unwrap();
+        let device = crate::Device::open(file.path()).unwrap();
+        let (arena, mut engine) = (Arena::new(4, BLOCK as usize).unwrap(), Backwards(Vec::new()));
+        let whole = [0..device.size()];
+        let cancel = AtomicBool::new(false);
+        let request = ReadRequest { any_order, ..ReadRequest::new(&whole, BLOCK, &cancel) };
+        let mut came = Vec::new();
+        read(&device, &mut engine, &arena, &request, &mut FullSpeed, &mut |block| {
+            came.push(block.offset / u64::from(BLOCK));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        came
+    }
+
+    #[test]
+    fn blocks_come_in_order_unless_any_order_will_do() {
+        assert_eq!(came(false), (0..8).collect::<Vec<_>>());
+        let mut any = came(true);
+        assert_ne!(any, (0..8).collect::<Vec<_>>());
+        any.sort_unstable();
+        assert_eq!(any, (0..8).collect::<Vec<_>>());
+    }
 
     #[test]
     fn pieces_keep_to_the_grid() {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use hotadd_blockio::{
-    Arena, Device, EngineKind, FullSpeed, ReadEngine, ReadError, ReadRequest, Source,
+    Arena, Device, EngineKind, FullSpeed, ReadEngine, ReadError, ReadRequest, Source, Tuning,
     engine::{self, ReadOp},
     nbd::Options,
     reader,
@@ -54,9 +54,10 @@ fn op(bench: &Bench, block: u64) -> ReadOp {
 
 /// Runs `check` on every engine. On a kernel that refuses one, that is an error here: these tests prove engines.
 fn each(depth: u32, slots: u32, check: impl Fn(&Bench, &mut dyn ReadEngine)) {
-    for kind in EngineKind::PREFERENCE {
+    let plain = EngineKind::PREFERENCE.map(|kind| (kind, Tuning::from(depth)));
+    for (kind, tuning) in plain.into_iter().chain([(EngineKind::IoUring, Tuning { depth, sqpoll: true })]) {
         let (bench, device) = bench(slots);
-        let mut engine = engine::make(kind, &device, &bench.arena, depth).unwrap_or_else(|e| panic!("{kind}: {e}"));
+        let mut engine = engine::make(kind, &device, &bench.arena, tuning).unwrap_or_else(|e| panic!("{kind}: {e}"));
         assert_eq!(engine.kind(), kind);
         check(&bench, engine.as_mut());
         drop(engine);
@@ -185,7 +186,8 @@ fn the_reader_delivers_in_order_and_only_what_was_asked() {
         let unit = u64::from(BLOCK);
         let ranges = [512..1024, unit - 512..5 * unit + 512, 7 * unit..end];
         let mut got = Vec::new();
-        let request = ReadRequest { ranges: &ranges, block: BLOCK, cancel: &AtomicBool::new(false) };
+        let never = AtomicBool::new(false);
+        let request = ReadRequest::new(&ranges, BLOCK, &never);
         let stats = reader::read(&bench.device, engine, &bench.arena, &request, &mut FullSpeed, &mut |block| {
             let data = block.data.as_ref();
             assert!(data.iter().zip(block.offset..).all(|(&b, at)| b == content(at)));
@@ -201,12 +203,36 @@ fn the_reader_delivers_in_order_and_only_what_was_asked() {
 }
 
 #[test]
+fn in_any_order_each_byte_still_comes_once() {
+    each(8, 8, |bench, engine| {
+        let end = bench.device.size();
+        let ranges = [0..u64::from(BLOCK) * 3, u64::from(BLOCK) * 4 + 512..end];
+        let mut got = Vec::new();
+        let never = AtomicBool::new(false);
+        let request = ReadRequest { any_order: true, ..ReadRequest::new(&ranges, BLOCK, &never) };
+        let stats = reader::read(&bench.device, engine, &bench.arena, &request, &mut FullSpeed, &mut |block| {
+            let data = block.data.as_ref();
+            assert!(data.iter().zip(block.offset..).all(|(&b, at)| b == content(at)));
+            got.push(block.offset..block.offset + data.len() as u64);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        got.sort_by_key(|range| range.start);
+        let gaps = got.windows(2).filter(|pair| pair[0].end != pair[1].start);
+        assert_eq!(gaps.count(), 1, "between the two ranges: {got:?}");
+        let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        assert_eq!((stats.bytes, got.iter().map(|range| range.end - range.start).sum::<u64>()), (total, total));
+    });
+}
+
+#[test]
 fn a_file_that_shrank_is_gone_never_a_short_success() {
     each(4, 8, |bench, engine| {
         let size = bench.device.size();
         OpenOptions::new().write(true).open(bench.file.path()).unwrap().set_len(size / 2).unwrap();
         let whole = [0..size];
-        let request = ReadRequest { ranges: &whole, block: BLOCK, cancel: &AtomicBool::new(false) };
+        let never = AtomicBool::new(false);
+        let request = ReadRequest::new(&whole, BLOCK, &never);
         let mut bytes = 0;
         let result = reader::read(&bench.device, engine, &bench.arena, &request, &mut FullSpeed, &mut |block| {
             bytes += block.data.as_ref().len() as u64;
@@ -228,7 +254,7 @@ fn a_sink_that_breaks_and_a_cancel_stop_the_read() {
     each(4, 8, |bench, engine| {
         let whole = [0..bench.device.size()];
         let cancel = AtomicBool::new(false);
-        let request = ReadRequest { ranges: &whole, block: BLOCK, cancel: &cancel };
+        let request = ReadRequest::new(&whole, BLOCK, &cancel);
         let mut blocks = 0;
         let stats = reader::read(&bench.device, engine, &bench.arena, &request, &mut FullSpeed, &mut |_| {
             blocks += 1;
@@ -254,7 +280,7 @@ fn a_consumer_that_keeps_buffers_stops_the_reader_without_losing_one() {
         let cancel = AtomicBool::new(false);
         let total = std::thread::scope(|scope| {
             let slow = scope.spawn(move || kept.iter().map(|block| block.data.as_ref().len() as u64).sum::<u64>());
-            let request = ReadRequest { ranges: &whole, block: BLOCK, cancel: &cancel };
+            let request = ReadRequest::new(&whole, BLOCK, &cancel);
             let arena = &bench.arena;
             reader::read(&bench.device, engine, arena, &request, &mut FullSpeed, &mut |block| {
                 if keep.send(block).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -274,13 +300,15 @@ fn bad_requests_are_refused_before_any_read() {
         for ranges in
             [vec![0..0], vec![0..size + 512], vec![1..512], vec![1024..2048, 0..512], vec![0..1024, 512..2048]]
         {
-            let request = ReadRequest { ranges: &ranges, block: BLOCK, cancel: &AtomicBool::new(false) };
+            let never = AtomicBool::new(false);
+            let request = ReadRequest::new(&ranges, BLOCK, &never);
             let result = reader::read(&bench.device, engine, &bench.arena, &request, &mut FullSpeed, &mut |_| {
                 panic!("nothing may be delivered")
             });
             assert!(matches!(result, Err(ReadError::BadRange { .. })), "{ranges:?}");
         }
-        let request = ReadRequest { ranges: &[], block: BLOCK * 2, cancel: &AtomicBool::new(false) };
+        let never = AtomicBool::new(false);
+        let request = ReadRequest::new(&[], BLOCK * 2, &never);
         let result = reader::read(&bench.device, engine, &bench.arena, &request, &mut FullSpeed, &mut |_| {
             ControlFlow::Continue(())
         });

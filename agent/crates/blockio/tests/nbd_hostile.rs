@@ -52,11 +52,13 @@ fn read_all(engine: &mut NbdEngine) -> Result<ReadStats, ReadError> {
     let arena = Arena::new(8, BLOCK as usize).unwrap();
     let source = Arc::clone(engine.source());
     let whole = [0..source.size()];
-    let request = ReadRequest { ranges: &whole, block: BLOCK, cancel: &AtomicBool::new(false) };
-    let result = reader::read(&source, engine, &arena, &request, &mut FullSpeed, &mut |Block { offset, data }| {
-        assert!(data.as_ref().iter().zip(offset..).all(|(&byte, at)| byte == content(at)), "at {offset}");
-        ControlFlow::Continue(())
-    });
+    let never = AtomicBool::new(false);
+    let request = ReadRequest::new(&whole, BLOCK, &never);
+    let result =
+        reader::read(&source, engine, &arena, &request, &mut FullSpeed, &mut |Block { offset, data, .. }| {
+            assert!(data.as_ref().iter().zip(offset..).all(|(&byte, at)| byte == content(at)), "at {offset}");
+            ControlFlow::Continue(())
+        });
     assert_eq!(engine.in_flight(), 0);
     assert_eq!(arena.available(), 8, "a buffer was lost");
     if matches!(result, Err(ReadError::Engine { .. })) {

@@ -32,7 +32,8 @@ fn read(
     check: &mut dyn FnMut(u64, &[u8]),
 ) -> Result<ReadStats, ReadError> {
     let arena = Arena::new(2 * engine.depth() as u32, BLOCK as usize).unwrap();
-    let request = ReadRequest { ranges, block: BLOCK, cancel: &AtomicBool::new(false) };
+    let never = AtomicBool::new(false);
+    let request = ReadRequest::new(ranges, BLOCK, &never);
     let source = std::sync::Arc::clone(engine.source());
     let result = reader::read(&source, engine, &arena, &request, &mut FullSpeed, &mut |block| {
         check(block.offset, block.data.as_ref());

@@ -139,7 +139,8 @@ fn read_it(server: &Server, shape: Shape, bytes: u64) -> Result<()> {
     // As the agent's reads have it.
     let arena = Arena::new(depth * 2, shape.request_bytes as usize)?;
     let whole = [0..source.size()];
-    let request = ReadRequest { ranges: &whole, block: shape.request_bytes, cancel: &AtomicBool::new(false) };
+    let never = AtomicBool::new(false);
+    let request = ReadRequest::new(&whole, shape.request_bytes, &never);
     let stats =
         reader::read(&source, &mut engine, &arena, &request, &mut FullSpeed, &mut |_| ControlFlow::Continue(()))?;
     ensure!(stats.bytes == bytes, "read {} of {bytes}", stats.bytes);

@@ -198,7 +198,8 @@ fn read_with(kind: EngineKind, depth: u32, node: &Path, bytes: u64) -> Result<(D
     let arena = Arena::new(depth * 2, BLOCK as usize)?;
     let mut engine = engine::make(kind, &device, &arena, depth)?;
     let whole = [0..device.size()];
-    let request = ReadRequest { ranges: &whole, block: BLOCK, cancel: &AtomicBool::new(false) };
+    let never = AtomicBool::new(false);
+    let request = ReadRequest::new(&whole, BLOCK, &never);
     let stats =
         reader::read(&device, engine.as_mut(), &arena, &request, &mut FullSpeed, &mut |_| ControlFlow::Continue(()))?;
     ensure!(stats.bytes == bytes, "read {} of {bytes}", stats.bytes);

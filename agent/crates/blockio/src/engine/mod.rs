@@ -97,6 +97,21 @@ pub trait ReadEngine: fmt::Debug + Send {
     fn poll(&mut self) -> Option<Completion>;
 }
 
+/// How an engine is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Tuning {
+    /// Most reads in flight.
+    pub depth: u32,
+    /// io_uring: a thread of the kernel's takes submissions without a system call, and burns a CPU for it (IORING_SETUP_SQPOLL).
+    pub sqpoll: bool,
+}
+
+impl From<u32> for Tuning {
+    fn from(depth: u32) -> Self {
+        Self { depth, sqpoll: false }
+    }
+}
+
 /// An engine that could not be used here, and why.
 #[derive(Debug)]
 pub struct Refusal {
@@ -122,9 +137,15 @@ pub struct Selected {
 ///
 /// # Errors
 /// The kernel's refusal: ENOSYS (old kernel), EPERM (sysctl, seccomp), ENOMEM (locked-memory limit), …
-pub fn make(kind: EngineKind, device: &Arc<Device>, arena: &Arena, depth: u32) -> io::Result<Box<dyn ReadEngine>> {
+pub fn make(
+    kind: EngineKind,
+    device: &Arc<Device>,
+    arena: &Arena,
+    tuning: impl Into<Tuning>,
+) -> io::Result<Box<dyn ReadEngine>> {
+    let Tuning { depth, sqpoll } = tuning.into();
     Ok(match kind {
-        EngineKind::IoUring => Box::new(IoUring::new(device, arena, depth)?),
+        EngineKind::IoUring => Box::new(IoUring::new(device, arena, depth, sqpoll)?),
         EngineKind::LinuxAio => Box::new(LinuxAio::new(device, depth)?),
         EngineKind::Preadv => Box::new(Preadv::new(device, depth)?),
         EngineKind::Nbd => return Err(io::Error::new(io::ErrorKind::Unsupported, "NBD reads servers, not devices")),
@@ -136,10 +157,15 @@ pub fn make(kind: EngineKind, device: &Arc<Device>, arena: &Arena, depth: u32) -
 ///
 /// # Errors
 /// The last refusal when every kind refused (then the device itself can't be read).
-pub fn select(kinds: &[EngineKind], device: &Arc<Device>, arena: &Arena, depth: u32) -> Result<Selected, Vec<Refusal>> {
-    let mut refused = Vec::new();
+pub fn select(
+    kinds: &[EngineKind],
+    device: &Arc<Device>,
+    arena: &Arena,
+    tuning: impl Into<Tuning>,
+) -> Result<Selected, Vec<Refusal>> {
+    let (tuning, mut refused) = (tuning.into(), Vec::new());
     for &kind in kinds {
-        match make(kind, device, arena, depth).and_then(|engine| probe(engine, device, arena)) {
+        match make(kind, device, arena, tuning).and_then(|engine| probe(engine, device, arena)) {
             Ok(engine) => return Ok(Selected { engine, refused }),
             Err(error) => refused.push(Refusal { kind, error }),
         }

@@ -9,6 +9,9 @@ use crate::{Arena, Device};
 /// Consecutive failed waits after which `Drop` stops waiting for the kernel and leaks the memory it may still write.
 const DROP_PATIENCE: u32 = 8;
 
+/// After so long without work the kernel's thread of SQPOLL sleeps.
+const SQPOLL_IDLE_MS: u32 = 50;
+
 /// See [`super::ReadEngine`].
 #[derive(Debug)]
 pub struct IoUring {
@@ -34,8 +37,8 @@ impl std::fmt::Debug for RingBox {
 impl IoUring {
     /// # Errors
     /// ENOSYS, EPERM, ENOMEM of `io_uring_setup`; `Unsupported` on kernels before 5.6, which lack READ.
-    pub fn new(device: &Arc<Device>, arena: &Arena, depth: u32) -> io::Result<Self> {
-        let ring = Ring::new(depth.max(1))?;
+    pub fn new(device: &Arc<Device>, arena: &Arena, depth: u32, sqpoll: bool) -> io::Result<Self> {
+        let ring = ring(depth.max(1), sqpoll)?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
         if !probe.is_supported(opcode::Read::CODE) || !probe.is_supported(opcode::ReadFixed::CODE) {
@@ -73,6 +76,17 @@ impl IoUring {
         self.free.push(index);
         Some(completed(op, i64::from(cqe.result())))
     }
+}
+
+/// Before 5.11 the kernel's thread needs CAP_SYS_ADMIN: then without it.
+fn ring(depth: u32, sqpoll: bool) -> io::Result<Ring> {
+    if sqpoll {
+        match Ring::builder().setup_sqpoll(SQPOLL_IDLE_MS).build(depth) {
+            Ok(ring) => return Ok(ring),
+            Err(error) => tracing::info!(%error, "io_uring without SQPOLL"),
+        }
+    }
+    Ring::new(depth)
 }
 
 /// Registration needs locked memory; without it reads still work, only slower.
