@@ -33,7 +33,7 @@ impl DiskService for Context {
     async fn read_disk(&self, r: Request<v1::ReadDiskRequest>) -> Result<Response<Self::ReadDiskStream>, Status> {
         let request = r.into_inner();
         let session = self.manager.get(&request.session_id)?;
-        let order = self.order(ranges(&request.ranges)?, request.block_bytes)?;
+        let order = self.order(&request)?;
         let (tx, rx) = mpsc::channel(FRAMES);
         session.read(self.manager.opener(), request.device_key, order, tx)?;
         Ok(Response::new(ReceiverStream::new(rx)))

@@ -7,7 +7,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Context, block_size,
+    Context, block_size, compression,
     disk::ranges,
     text,
     wanted::{shown, wanted},
@@ -54,6 +54,7 @@ impl JobService for Context {
             wish: Wish::from_api(request.snapshot.unwrap_or_default()),
             keys: request.device_keys,
             block_bytes: block_size(request.block_bytes)?,
+            compression: compression(request.compression)?,
             partial: request.allow_partial,
             engines: self.engines.clone(),
             ways: Ways { export, ..self.ways(request.transport, &request.nbd_servers)? },

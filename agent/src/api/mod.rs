@@ -27,11 +27,19 @@ pub struct Context {
 }
 
 impl Context {
-    fn order(&self, ranges: Vec<std::ops::Range<u64>>, block_bytes: u32) -> Result<ReadOrder> {
+    fn order(&self, request: &v1::ReadDiskRequest) -> Result<ReadOrder> {
+        let ranges = disk::ranges(&request.ranges)?;
         let depth = self.manager.opener().vm.limits.depth;
         // Of a session, none is the whole disk.
         let ranges = (!ranges.is_empty()).then_some(ranges);
-        Ok(ReadOrder { ranges, block_bytes: block_size(block_bytes)?, depth, engines: self.engines.clone() })
+        Ok(ReadOrder {
+            ranges,
+            block_bytes: block_size(request.block_bytes)?,
+            depth,
+            engines: self.engines.clone(),
+            compression: compression(request.compression)?,
+            any_order: request.any_order,
+        })
     }
 }
 
@@ -58,6 +66,11 @@ impl Context {
         }
         Ok(ways)
     }
+}
+
+fn compression(asked: i32) -> Result<v1::Compression> {
+    v1::Compression::try_from(asked)
+        .map_err(|_| Error::new(&reason::SES_REQUEST, format!("compression: {asked} is not known")))
 }
 
 /// The default for 0.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Readers, Turns, own_disks, room::Learnt};
 use crate::{
-    config::{Config, Deadlines, GuardPolicy, Limits},
+    config::{Config, Deadlines, GuardPolicy, Limits, ReadTuning},
     discover::{ControllerMap, DeviceFacts, Finder, Guest, Platform},
     error::{Error, Result},
     events::Events,
@@ -46,6 +46,8 @@ pub struct ProxyVm {
     /// For the buffers of all reads.
     pub memory: Memory,
     pub throttle: Throttle,
+    /// Of the threads that read.
+    pub tuning: ReadTuning,
     pub readers: Readers,
     pub(super) turns: Turns,
     pub events: Events,
@@ -84,7 +86,7 @@ impl ProxyVm {
     /// What a read of this session shares with all others.
     #[must_use]
     pub fn means(&self, session: SessionId) -> Means<'_> {
-        Means { memory: &self.memory, throttle: &self.throttle, session }
+        Means { memory: &self.memory, throttle: &self.throttle, tuning: &self.tuning, session }
     }
 
     #[must_use]
@@ -110,6 +112,7 @@ impl ProxyVm {
             listed_own: config.own_disks.clone(),
             memory: Memory::new(config.limits.memory_bytes, config.limits.reads),
             throttle: Throttle::new(config.pace.clone()),
+            tuning: config.reading.clone(),
             readers: Readers::default(),
             turns: Turns::new(config.limits.snapshots_per_datastore),
             events: Events::default(),

@@ -6,6 +6,7 @@ mod limits;
 mod nbd;
 mod pace;
 mod plan;
+mod reading;
 mod secret;
 mod vddk;
 
@@ -26,11 +27,12 @@ pub use self::{
     limits::Limits,
     nbd::Nbd,
     plan::{NoSlot, Policy, Profile, SataNvme, TryVddk},
+    reading::ReadTuning,
     vddk::{Compression, VddkSettings},
 };
 use self::{
     deadlines::RawDeadlines, export::RawExport, limits::RawLimits, nbd::RawNbd, pace::RawPace, plan::RawPlan,
-    vddk::RawVddk,
+    reading::RawReading, vddk::RawVddk,
 };
 use crate::{id::DiskUuid, transport::throttle::Rates};
 
@@ -43,6 +45,7 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub limits: Limits,
     pub pace: Rates,
+    pub reading: ReadTuning,
     pub deadlines: Deadlines,
     pub plan: Policy,
     pub nbd: Nbd,
@@ -130,6 +133,8 @@ struct RawConfig {
     #[serde(default)]
     pace: RawPace,
     #[serde(default)]
+    reading: RawReading,
+    #[serde(default)]
     nbd: RawNbd,
     #[serde(default)]
     vddk: Option<RawVddk>,
@@ -209,6 +214,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
     let deadlines = raw.deadlines.check(&mut faults.0);
     let plan = raw.plan.check(&mut faults.0);
     let pace = raw.pace.check(&mut faults.0);
+    let reading = raw.reading.check(&mut faults.0);
     let nbd = raw.nbd.check(&mut faults.0);
     let vddk = raw.vddk.map(|raw| raw.check(&mut faults.0));
     let export = raw.export.check(&mut faults.0);
@@ -228,6 +234,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
             deadlines,
             plan,
             pace,
+            reading,
             nbd,
             vddk,
             export,

@@ -40,6 +40,7 @@ pub struct JobRequest {
     pub wish: Wish,
     pub keys: Vec<i32>,
     pub block_bytes: u32,
+    pub compression: v1::Compression,
     pub partial: bool,
     pub engines: Vec<EngineKind>,
     /// How long our snapshot is kept if the stream breaks; zero: not at all.

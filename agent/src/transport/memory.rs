@@ -47,7 +47,7 @@ impl Memory {
     /// The depth, or the largest that fits when nobody else reads.
     #[must_use]
     pub fn depth(&self, wanted: u32, block_bytes: u32) -> u32 {
-        wanted.min(self.units / cost(1, block_bytes)).max(1)
+        wanted.min(self.units / units(block_bytes)).max(1)
     }
 
     /// Waits for the turn and the buffers of one read; `None` when it was cancelled first.
@@ -73,10 +73,17 @@ pub(crate) async fn unless<T>(cancel: &AtomicBool, what: impl Future<Output = T>
     None
 }
 
-/// A read maps two blocks per operation in flight: one being read, one being sent.
+/// Of a read: what is being sent is not being read. One alone would never do both.
+pub(super) fn buffers(depth: u32) -> u32 {
+    depth.max(2)
+}
+
+fn units(block_bytes: u32) -> u32 {
+    u32::try_from(u64::from(block_bytes).div_ceil(UNIT)).unwrap_or(u32::MAX).max(1)
+}
+
 fn cost(depth: u32, block_bytes: u32) -> u32 {
-    let bytes = u64::from(depth) * 2 * u64::from(block_bytes);
-    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1)
+    buffers(depth).saturating_mul(units(block_bytes))
 }
 
 #[cfg(test)]
@@ -87,8 +94,8 @@ mod tests {
     async fn a_read_waits_for_its_share_and_gives_up_when_cancelled() {
         let memory = Memory::new(8 << 20, 0);
         let go = AtomicBool::new(false);
-        assert_eq!(memory.depth(16, 1 << 20), 4, "never more than there is");
-        let first = memory.take(4, 1 << 20, &go).await.unwrap();
+        assert_eq!(memory.depth(16, 1 << 20), 8, "never more than there is");
+        let first = memory.take(8, 1 << 20, &go).await.unwrap();
         assert!(memory.take(1, 1 << 20, &AtomicBool::new(true)).await.is_none());
         let waiting = memory.clone();
         let second = tokio::spawn(async move { waiting.take(1, 1 << 20, &AtomicBool::new(false)).await.is_some() });

@@ -1,9 +1,11 @@
-//! How bytes leave a disk: one OS thread per read, device or NBD server → engine → zero scan and hash → frames.
+//! How bytes leave a disk: one OS thread per read, device or NBD server → engine → zero scan, hash, compression → frames.
 //! A disk that vSphere exports instead comes as a compressed stream ([`export`]): [`stream_vmdk`] decodes it. A disk that is read
 //! through VDDK is served by a child: [`vddk`].
 //! Nothing here attaches or detaches; a read holds its [`Disk`] for as long as its thread runs.
+mod crew;
 pub mod disk;
 pub mod export;
+mod framer;
 pub mod memory;
 pub mod outlet;
 pub mod reach;

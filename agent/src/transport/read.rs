@@ -1,7 +1,7 @@
 //! One read of one disk, on its own thread.
 //!
-//! Back-pressure: the sink is a bounded channel, frames hold their arena buffers until they are encoded for the wire,
-//! and a read needs a free buffer. So a client that stops reading stops the device, with `2 × depth` blocks of memory.
+//! Back-pressure: the sink is a bounded channel, frames hold their arena buffers until they are encrypted for the wire,
+//! and a read needs a free buffer. So a client that stops reading stops the device, with `depth` blocks of memory.
 use std::{
     ops::{ControlFlow, Range},
     sync::{
@@ -12,21 +12,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use hotadd_api::v1::{self, DiskResult, Frame, Timings};
+use hotadd_api::v1::{self, Compression, DiskResult, Frame, Timings};
 use hotadd_blockio::{
-    Arena, Block, Device, EngineKind, ReadEngine, ReadError, ReadRequest, ReadStats, Refusal, Source, engine,
-    nbd::NbdError, reader, zero::is_zero,
+    Arena, Device, EngineKind, ReadEngine, ReadError, ReadRequest, ReadStats, Refusal, Source, Tuning, engine,
+    nbd::NbdError, reader,
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
     Disk, ExportDisk, Memory, Ready, Remote,
-    memory::unless,
+    framer::{Framer, Recipe},
+    memory::{buffers, unless},
     throttle::{Pacer, Throttle},
 };
 use crate::{
     attach::Attached,
+    config::ReadTuning,
     discover::Platform,
     error::{Error, Result},
     id::SessionId,
@@ -42,6 +43,10 @@ pub struct ReadOrder {
     pub block_bytes: u32,
     pub depth: u32,
     pub engines: Vec<EngineKind>,
+    /// Of the frames.
+    pub compression: Compression,
+    /// Frames may come as reads complete.
+    pub any_order: bool,
 }
 
 /// What reads share, and for whom this one is.
@@ -49,6 +54,7 @@ pub struct ReadOrder {
 pub struct Means<'a> {
     pub memory: &'a Memory,
     pub throttle: &'a Throttle,
+    pub tuning: &'a ReadTuning,
     pub session: SessionId,
 }
 
@@ -57,8 +63,10 @@ pub struct Means<'a> {
 pub enum Item {
     /// First: the device is open and this engine reads it.
     Opened { engine: &'static str, bytes_required: u64 },
-    /// Then frames in order of offset.
+    /// Then frames, in order of offset unless any order was asked for …
     Frame(Frame),
+    /// … and now and then how far it is.
+    Progress(v1::DiskProgress),
 }
 
 /// Takes items in order; blocks while the client is slow; `Break` when it is gone.
@@ -75,6 +83,10 @@ pub struct Report {
     pub zero_bytes: u64,
     pub first_byte: Duration,
     pub elapsed: Duration,
+    pub stages: v1::Stages,
+    pub reads: u64,
+    /// Zero: unknown.
+    pub commands: u64,
 }
 
 /// A running read.
@@ -117,11 +129,13 @@ impl Reading {
         let share = memory.take(order.depth, order.block_bytes, &cancel).await;
         let share = share.ok_or_else(|| Error::new(&reason::READ_STOPPED, "before its turn"))?;
         let (flag, runtime) = (Arc::clone(&cancel), Handle::current());
+        let tuning = means.tuning.clone();
         let pacer = means.throttle.pacer(means.session, &disk.facts().datastore_name, order.depth as usize);
         thread::Builder::new()
             .name(format!("read-{}", disk.facts().device_key))
             .spawn(move || {
-                let mut reins = Reins { pacer, cancel: flag, runtime };
+                tuning.settle_down();
+                let mut reins = Reins { pacer, cancel: flag, runtime, tuning };
                 let report = run(&disk, ready.as_ref(), platform.as_ref(), &order, &mut reins, sink);
                 drop(ready);
                 drop(disk);
@@ -156,6 +170,9 @@ impl Report {
             zero_bytes: 0,
             first_byte: Duration::ZERO,
             elapsed: Duration::ZERO,
+            stages: v1::Stages::default(),
+            reads: 0,
+            commands: 0,
         }
     }
 
@@ -181,7 +198,9 @@ impl Report {
             }),
             transport: disk.transport().into(),
             parts: Vec::new(),
-            ..DiskResult::default()
+            stages: Some(self.stages),
+            reads: self.reads,
+            commands: self.commands,
         }
     }
 }
@@ -197,6 +216,7 @@ struct Reins {
     pacer: Pacer,
     cancel: Arc<AtomicBool>,
     runtime: Handle,
+    tuning: ReadTuning,
 }
 
 fn run(
@@ -207,10 +227,10 @@ fn run(
     reins: &mut Reins,
     sink: Sink,
 ) -> Report {
-    let Reins { pacer, cancel, .. } = &mut *reins;
+    let Reins { pacer, cancel, tuning, .. } = &mut *reins;
     let opened = Instant::now();
     let prepared = match (disk, ready) {
-        (Disk::Attached(attached), _) => Prepared::device(attached, platform, order),
+        (Disk::Attached(attached), _) => Prepared::device(attached, platform, order, tuning.sqpoll),
         (Disk::Remote(remote), Some(ready)) => Prepared::server(remote, ready, order, cancel),
         (Disk::Remote(remote), None) => Err(Error::new(&reason::INTERNAL, remote.name())),
         (Disk::Exported(exported), _) => return export(exported, order, reins, sink),
@@ -219,17 +239,20 @@ fn run(
         Ok(prepared) => prepared,
         Err(error) => return Report::failed(error),
     };
-    let mut framer = Framer::new(disk.facts().device_key, order.block_bytes, sink);
     let whole = [0..prepared.source.size()];
     let ranges = order.ranges.as_deref().unwrap_or(&whole);
-    let request = ReadRequest { ranges, block: order.block_bytes, cancel };
+    let request = ReadRequest { any_order: order.any_order, ..ReadRequest::new(ranges, order.block_bytes, cancel) };
     let required: u64 = ranges.iter().map(|r| r.end.saturating_sub(r.start)).sum();
     let setup = opened.elapsed();
     let engine = prepared.engine.kind().name();
-    if (framer.sink)(Item::Opened { engine, bytes_required: required }).is_break() {
+    let commands = prepared.source.commands();
+    let recipe = Recipe::new(order.block_bytes, order.compression);
+    let crew = (tuning.workers(order.compression), buffers(order.depth));
+    let mut framer = Framer::new(disk.facts().device_key, recipe, crew, required, sink);
+    if framer.open(engine).is_break() {
         return Report::failed(Error::new(&reason::READ_STOPPED, disk.facts().backing.to_string()));
     }
-    let result = reader::read(
+    let mut result = reader::read(
         prepared.source.as_ref(),
         prepared.engine.as_mut(),
         &prepared.arena,
@@ -237,6 +260,9 @@ fn run(
         pacer,
         &mut |block| framer.send(block),
     );
+    if !matches!(&result, Ok(stats) if stats.stopped) && framer.finish().is_break() {
+        result.iter_mut().for_each(|stats| stats.stopped = true);
+    }
     let gone = || Error::new(&reason::READ_GONE, format!("{} at its end", disk.facts().backing));
     let error = verdict(&result, required, framer.covered, disk).or_else(|| (!prepared.source.is_present()).then(gone));
     let error = match (error, ready) {
@@ -244,6 +270,8 @@ fn run(
         (error, _) => error,
     };
     let stats = result.unwrap_or_default();
+    framer.waited(stats.waits);
+    let sent = |before: u64| prepared.source.commands().map(|now| now.saturating_sub(before));
     Report {
         error,
         engine: Some(engine),
@@ -253,6 +281,9 @@ fn run(
         zero_bytes: framer.zeros,
         first_byte: setup + stats.first_byte.unwrap_or_default(),
         elapsed: stats.elapsed,
+        stages: framer.stages(),
+        reads: stats.reads,
+        commands: commands.and_then(sent).unwrap_or(0),
     }
 }
 
@@ -261,21 +292,24 @@ const EXPORT: &str = "nfc-lease";
 
 /// The stream of an export lease, on this thread, which may wait for the client as any read may.
 fn export(disk: &ExportDisk, order: &ReadOrder, reins: &mut Reins, sink: Sink) -> Report {
-    let Reins { pacer, cancel, runtime } = reins;
+    let Reins { pacer, cancel, runtime, .. } = reins;
     let begun = Instant::now();
     let whole = [0..disk.disk.capacity_bytes];
     let ranges = order.ranges.as_deref().unwrap_or(&whole);
     let required: u64 = ranges.iter().map(|r| r.end.saturating_sub(r.start)).sum();
-    let mut framer = Framer::new(disk.disk.device_key, order.block_bytes, sink);
-    let mut first_byte = None;
-    let opened = (framer.sink)(Item::Opened { engine: EXPORT, bytes_required: required });
+    let recipe = Recipe::new(order.block_bytes, order.compression);
+    let mut framer = Framer::new(disk.disk.device_key, recipe, (0, 0), required, sink);
+    let (mut first_byte, mut paced) = (None, Duration::ZERO);
+    let opened = framer.open(EXPORT);
     let ended = if opened.is_break() {
         Err(Error::new(&reason::READ_STOPPED, disk.disk.label.clone()))
     } else {
         disk.stream(runtime, ranges, order.block_bytes, cancel, &mut |offset, data| {
             first_byte.get_or_insert_with(|| begun.elapsed());
+            let asked = Instant::now();
             pacer.wait(u32::try_from(data.len()).unwrap_or(u32::MAX), cancel)?;
-            framer.push(offset, data, || Bytes::copy_from_slice(data))
+            paced += asked.elapsed();
+            framer.push(offset, data)
         })
     };
     let short =
@@ -290,6 +324,9 @@ fn export(disk: &ExportDisk, order: &ReadOrder, reins: &mut Reins, sink: Sink) -
         zero_bytes: framer.zeros,
         first_byte: first_byte.unwrap_or_default(),
         elapsed: begun.elapsed(),
+        stages: framer.stages_of_stream(paced),
+        reads: 0,
+        commands: 0,
     }
 }
 
@@ -340,7 +377,7 @@ impl Prepared {
         Ok(Self { engine: Box::new(engine), arena, source, refused: Vec::new() })
     }
 
-    fn device(attached: &Attached, platform: &dyn Platform, order: &ReadOrder) -> Result<Self> {
+    fn device(attached: &Attached, platform: &dyn Platform, order: &ReadOrder, sqpoll: bool) -> Result<Self> {
         let disk = attached.proven();
         let name = || format!("{} ({})", attached.disk().backing, disk.facts().name);
         let failed = |e: std::io::Error| Error::new(&reason::DSC_OPEN, name()).with_source(e);
@@ -358,10 +395,12 @@ impl Prepared {
         let same = now.iter().find(|device| device.handle == disk.facts().handle);
         disk.still(same).map_err(|mismatch| Error::new(&reason::DSC_IDENTITY, format!("{}: {mismatch}", name())))?;
         let arena = arena(order)?;
-        let selected = engine::select(&order.engines, &device, &arena, order.depth).map_err(|refused| {
-            let why: Vec<_> = refused.iter().map(Refusal::to_string).collect();
-            Error::new(&reason::READ_ENGINE, format!("{}: {}", name(), why.join("; ")))
-        })?;
+        let selected = engine::select(&order.engines, &device, &arena, Tuning { depth: order.depth, sqpoll }).map_err(
+            |refused| {
+                let why: Vec<_> = refused.iter().map(Refusal::to_string).collect();
+                Error::new(&reason::READ_ENGINE, format!("{}: {}", name(), why.join("; ")))
+            },
+        )?;
         for refusal in &selected.refused {
             tracing::info!(%refusal, chosen = %selected.engine.kind(), disk = name(), "read engine refused, using the next");
         }
@@ -371,65 +410,7 @@ impl Prepared {
 }
 
 fn arena(order: &ReadOrder) -> Result<Arena> {
-    let slots = order.depth.saturating_mul(2);
+    let slots = buffers(order.depth);
     Arena::new(slots, order.block_bytes as usize)
         .map_err(|e| Error::new(&reason::READ_ENGINE, format!("{slots} buffers")).with_source(e))
-}
-
-/// Blocks to frames.
-struct Framer {
-    device_key: i32,
-    block_bytes: u32,
-    /// BLAKE3 of a whole zero block: computed once, sent for every one.
-    zero_hash: Bytes,
-    sink: Sink,
-    covered: u64,
-    sent: u64,
-    zeros: u64,
-}
-
-impl Framer {
-    fn new(device_key: i32, block_bytes: u32, sink: Sink) -> Self {
-        let zero_hash = hash(&vec![0; block_bytes as usize]);
-        Self { device_key, block_bytes, zero_hash, sink, covered: 0, sent: 0, zeros: 0 }
-    }
-
-    fn send(&mut self, block: Block) -> ControlFlow<()> {
-        let Block { offset, data, .. } = block;
-        let seen = self.look(data.as_ref());
-        self.give(offset, seen, || Bytes::from(data))
-    }
-
-    fn push(&mut self, offset: u64, data: &[u8], payload: impl FnOnce() -> Bytes) -> ControlFlow<()> {
-        let seen = self.look(data);
-        self.give(offset, seen, payload)
-    }
-
-    /// Length, whether all is zero, hash.
-    fn look(&self, data: &[u8]) -> Option<(u32, bool, Bytes)> {
-        let length = u32::try_from(data.len()).ok()?;
-        let zero = is_zero(data);
-        let blake3 = if zero && length == self.block_bytes { self.zero_hash.clone() } else { hash(data) };
-        Some((length, zero, blake3))
-    }
-
-    fn give(
-        &mut self,
-        offset: u64,
-        seen: Option<(u32, bool, Bytes)>,
-        payload: impl FnOnce() -> Bytes,
-    ) -> ControlFlow<()> {
-        let Some((length, zero, blake3)) = seen else { return ControlFlow::Break(()) };
-        let data = if zero { Bytes::new() } else { payload() };
-        let frame =
-            v1::Frame { device_key: self.device_key, offset, length, zero, data, blake3, ..v1::Frame::default() };
-        (self.sink)(Item::Frame(frame))?;
-        self.covered += u64::from(length);
-        *(if zero { &mut self.zeros } else { &mut self.sent }) += u64::from(length);
-        ControlFlow::Continue(())
-    }
-}
-
-fn hash(data: &[u8]) -> Bytes {
-    Bytes::copy_from_slice(blake3::hash(data).as_bytes())
 }

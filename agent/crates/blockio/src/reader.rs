@@ -57,6 +57,8 @@ pub struct Block {
     pub data: Buffer,
     /// So far.
     pub waits: Waits,
+    /// Reads that might be in flight.
+    pub depth: usize,
 }
 
 /// For what a reader waited; the rest of its time was its sink's.
@@ -122,6 +124,7 @@ pub fn read(
         pace,
         cancel: request.cancel,
         any_order: request.any_order,
+        depth: engine.depth(),
         window: VecDeque::with_capacity(engine.depth()),
         start: Instant::now(),
         held_up: Instant::now(),
@@ -182,6 +185,7 @@ struct Run<'a> {
     pace: &'a mut dyn Pace,
     cancel: &'a AtomicBool,
     any_order: bool,
+    depth: usize,
     window: VecDeque<Asked>,
     start: Instant,
     /// When a sink that took long last came back.
@@ -198,8 +202,9 @@ impl Run<'_> {
     ) -> Result<(), ReadError> {
         let mut next = pieces.next();
         loop {
+            self.depth = engine.depth().min(self.pace.depth());
             while let Some((offset, length)) = next
-                && engine.in_flight() < engine.depth().min(self.pace.depth())
+                && engine.in_flight() < self.depth
             {
                 let Some(buffer) = self.credit(engine.in_flight()) else { break };
                 if let Err(wait) = self.pace.admit(length) {
@@ -298,7 +303,7 @@ impl Run<'_> {
             let Some(Asked { offset, length, answer: Some(data), .. }) = self.window.remove(index) else { continue };
             self.stats.bytes += u64::from(length);
             let begun = Instant::now();
-            sink(Block { offset, data, waits: self.stats.waits })?;
+            sink(Block { offset, data, waits: self.stats.waits, depth: self.depth })?;
             if begun.elapsed() > HELD_UP {
                 self.held_up = Instant::now();
             }

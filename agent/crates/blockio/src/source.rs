@@ -12,6 +12,10 @@ pub trait Source: fmt::Debug + Send + Sync {
     fn logical_block(&self) -> u32;
     /// Whether it still is what was opened.
     fn is_present(&self) -> bool;
+    /// Read commands that it was sent since it appeared; `None`: unknown.
+    fn commands(&self) -> Option<u64> {
+        None
+    }
     /// After a read failed or came back short: the first unit of it that fails again, and how. `None` when all of it
     /// can be read now, or reading again would tell nothing. `op` is what failed; its buffer may be used. What else is
     /// in flight in `engine` may be thrown away.
@@ -36,6 +40,10 @@ impl<T: Source + ?Sized> Source for Arc<T> {
         (**self).is_present()
     }
 
+    fn commands(&self) -> Option<u64> {
+        (**self).commands()
+    }
+
     fn first_bad(
         &self,
         engine: &mut dyn ReadEngine,
@@ -47,6 +55,10 @@ impl<T: Source + ?Sized> Source for Arc<T> {
 }
 
 impl Source for Device {
+    fn commands(&self) -> Option<u64> {
+        self.commands()
+    }
+
     fn size(&self) -> u64 {
         self.size()
     }

@@ -290,6 +290,8 @@ impl Job {
             block_bytes: self.request.block_bytes,
             depth: opener.vm.limits.depth,
             engines: self.request.engines.clone(),
+            compression: v1::Compression::Unspecified,
+            any_order: false,
         }
     }
 
@@ -298,7 +300,7 @@ impl Job {
             return Ok(Report::failed(error));
         }
         let Left { ranges, map } = left;
-        let order = self.order(opener, ranges);
+        let order = ReadOrder { compression: self.request.compression, ..self.order(opener, ranges) };
         let Turn { disk, stop } = turn.clone();
         let mut outlet = Outlet::new(self.tx.clone(), Arc::clone(&stop), opener.vm.limits.lease_default);
         let (facts, transport) = (facts_to_api(disk.facts()), disk.transport());
@@ -314,6 +316,7 @@ impl Job {
                     samples.take(&frame);
                     Event::Frame(frame)
                 }
+                Item::Progress(progress) => Event::Progress(progress),
             };
             let flow = outlet.push(Ok(v1::JobEvent { item: Some(event) }));
             if flow.is_break() && !flag.load(Ordering::Relaxed) {
@@ -379,6 +382,13 @@ fn add(sum: &mut v1::DiskResult, last: v1::DiskResult, came: Vec<Range<u64>>) {
     sum.bytes_sent += before.bytes_sent;
     sum.zero_bytes += before.zero_bytes;
     sum.engine_refusals.splice(0..0, before.engine_refusals);
+    (sum.reads, sum.commands) = (sum.reads + before.reads, sum.commands + before.commands);
+    if let (Some(sum), Some(before)) = (sum.stages.as_mut(), before.stages) {
+        sum.source_us += before.source_us;
+        sum.agent_us += before.agent_us;
+        sum.outlet_us += before.outlet_us;
+        sum.paced_us += before.paced_us;
+    }
     if let (Some(sum), Some(before)) = (sum.timings.as_mut(), before.timings) {
         sum.attach_us += before.attach_us;
         sum.discover_us += before.discover_us;
