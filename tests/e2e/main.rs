@@ -14,6 +14,7 @@ mod crash;
 mod events;
 mod export;
 mod faults;
+mod frames;
 mod guards;
 mod hardware;
 mod identity;

@@ -11,36 +11,35 @@ use hotadd_harness::{
 use serde_json::json;
 use vcenter_sim::inventory::DiskSpec;
 
+use crate::stream::block;
 use crate::support::{
     MIB, backup, calls, codes, control, dense, disks, eventually, nothing_is_left, nothing_stays, only_these_are_left,
     open_request, refused, request, scene, session,
 };
 
-async fn open(scene: &Scene, request: OpenDisksRequest) -> Result<OpenDisksResponse, tonic::Status> {
+pub async fn open(scene: &Scene, request: OpenDisksRequest) -> Result<OpenDisksResponse, tonic::Status> {
     let mut client = disks(scene).await.map_err(|e| tonic::Status::unknown(e.to_string()))?;
     Ok(client.open_disks(request).await?.into_inner())
 }
 
-async fn close(scene: &Scene, session: &str) -> Result<Cleanup> {
+pub async fn close(scene: &Scene, session: &str) -> Result<Cleanup> {
     let answer = disks(scene).await?.close_disks(CloseDisksRequest { session_id: session.into() }).await?;
     Ok(answer.into_inner().cleanup())
 }
 
-fn read_request(session: &str, key: i32, ranges: &[(u64, u64)]) -> ReadDiskRequest {
+pub fn read_request(session: &str, key: i32, ranges: &[(u64, u64)]) -> ReadDiskRequest {
     let ranges = ranges.iter().map(|(offset, length)| Range { offset: *offset, length: *length }).collect();
     ReadDiskRequest { session_id: session.into(), device_key: key, ranges, ..ReadDiskRequest::default() }
 }
 
 /// What a read gave: pieces by offset, and how it ended.
-async fn read(scene: &Scene, request: ReadDiskRequest) -> Result<(Vec<(u64, Vec<u8>)>, DiskResult)> {
+pub async fn read(scene: &Scene, request: ReadDiskRequest) -> Result<(Vec<(u64, Vec<u8>)>, DiskResult)> {
     let mut stream = disks(scene).await?.read_disk(request).await?.into_inner();
     let mut pieces = Vec::new();
     while let Some(message) = stream.message().await? {
         match message.item.context("empty")? {
             Item::Frame(frame) => {
-                let data = if frame.zero { vec![0; frame.length as usize] } else { frame.data.to_vec() };
-                ensure!(blake3::hash(&data).as_bytes()[..] == frame.blake3[..], "hash at {}", frame.offset);
-                pieces.push((frame.offset, data));
+                pieces.push((frame.offset, block(&frame)?));
             }
             Item::Done(done) => return Ok((pieces, done)),
         }

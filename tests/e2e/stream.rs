@@ -8,9 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use hotadd_api::compress::expand;
 use hotadd_api::v1::{
-    BackupVmRequest, DiskOpened, DiskProgress, DiskResult, Frame, JobEvent, JobResult, Phase, Scope, SnapshotResult,
-    job_event::Item,
+    BackupVmRequest, Compression, DiskOpened, DiskProgress, DiskResult, Frame, JobEvent, JobResult, Phase, Scope,
+    SnapshotResult, job_event::Item,
 };
 use hotadd_harness::Scene;
 use tonic::Streaming;
@@ -28,6 +29,8 @@ pub struct Delivered {
     pub read: Vec<DiskResult>,
     pub opened: Vec<DiskOpened>,
     pub progress: Vec<DiskProgress>,
+    /// Bytes that travelled, by how they were compressed.
+    pub payloads: BTreeMap<Compression, u64>,
     pub result: Option<JobResult>,
 }
 
@@ -96,6 +99,7 @@ impl Running {
                 let known = self.files.get_mut(&frame.device_key);
                 let (file, due) = known.context("a frame before its disk was opened")?;
                 write(file, due, &frame)?;
+                *self.delivered.payloads.entry(frame.compression()).or_default() += frame.data.len() as u64;
                 Seen::Frame
             }
             Item::Progress(progress) => {
@@ -199,9 +203,18 @@ impl Due {
 
 fn write(file: &File, due: &mut Due, frame: &Frame) -> Result<()> {
     due.take(frame)?;
-    let zeros = vec![0; frame.length as usize];
-    let data = if frame.zero { &zeros } else { &frame.data[..] };
-    ensure!(data.len() == frame.length as usize, "frame of {} bytes says {}", data.len(), frame.length);
-    ensure!(blake3::hash(data).as_bytes()[..] == frame.blake3[..], "hash of the frame at {} is wrong", frame.offset);
-    Ok(file.write_all_at(data, frame.offset)?)
+    Ok(file.write_all_at(&block(frame)?, frame.offset)?)
+}
+
+/// The content of a frame's block, believed by its length and hash.
+pub fn block(frame: &Frame) -> Result<Vec<u8>> {
+    let (offset, length) = (frame.offset, frame.length as usize);
+    let data = match (frame.zero, frame.compression()) {
+        (true, _) => vec![0; length],
+        (false, Compression::Unspecified) => frame.data.to_vec(),
+        (false, method) => expand(method, &frame.data, length)?,
+    };
+    ensure!(data.len() == length, "frame of {} bytes says {length}", data.len());
+    ensure!(blake3::hash(&data).as_bytes()[..] == frame.blake3[..], "hash of the frame at {offset} is wrong");
+    Ok(data)
 }
