@@ -1,8 +1,9 @@
 //! The public contract of hotadd-proxy: the generated `hotadd.v1` messages and services, the manifest format that
 //! lies beside every image, and how a [`v1::Reason`] travels inside a gRPC status. Shared by the agent and by
-//! hotaddctl. No logic of either end lives here.
+//! hotaddctl. No logic of either end lives here but what has to be the same on both: see [`compress`].
 #![forbid(unsafe_code)]
 
+pub mod compress;
 pub mod manifest;
 pub mod status;
 
