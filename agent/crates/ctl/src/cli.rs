@@ -120,8 +120,11 @@ pub struct BackupArgs {
     #[arg(long)]
     pub vm: String,
     /// Folder for images and manifest; created when missing
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "discard")]
+    pub out: Option<PathBuf>,
+    /// Read and check everything and keep nothing: a test of speed and integrity
+    #[arg(long, conflicts_with_all = ["out", "incremental", "base", "sign", "force", "resume_for"])]
+    pub discard: bool,
     /// Only these disks, by key (2000 …); repeat or list
     #[arg(long = "disk", value_name = "KEY", num_args = 1.., action = ArgAction::Append, allow_negative_numbers = true)]
     pub disks: Vec<i32>,
@@ -388,6 +391,18 @@ mod tests {
         assert_eq!(args("--incremental --base m --block-size 1048576").unwrap().block_bytes(), 1 << 20);
         for bad in ["--incremental", "--base m", "--incremental --base m --allocated", "--allocated --seed 0"] {
             assert!(args(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_discarded_has_no_folder_and_nothing_that_needs_one() {
+        let args = |more: &str| match cli(&format!("hotaddctl backup --vm a {more}")).map(|cli| cli.command) {
+            Ok(Command::Backup(args)) => Some(args),
+            _ => None,
+        };
+        assert_eq!(args("--discard --allocated --allow-partial").unwrap().out, None);
+        for bad in ["", "--out b", "--incremental --base m", "--sign k", "--force", "--resume-for"] {
+            assert!(args(&format!("--discard {bad}")).is_none() == !bad.is_empty(), "{bad}");
         }
     }
 

@@ -17,8 +17,10 @@ use super::{
     hardware,
     judge::{Asked, Seen, Verdict},
     progress::DiskProgress,
+    rate::Rate,
     report,
-    staging::{Staging, image_name},
+    staging::image_name,
+    target::Target,
     wish::Wish,
     writer::{Spec, Writer},
 };
@@ -39,7 +41,7 @@ pub(super) struct Missing {
 #[derive(Debug)]
 pub(super) struct Collector {
     out: Output,
-    staging: Staging,
+    target: Target,
     asked: Asked,
     wish: Wish,
     block: u32,
@@ -51,19 +53,21 @@ pub(super) struct Collector {
     hardware: Option<VmConfig>,
     /// A disk that was not read to its end is kept: its rest may still come.
     keep_broken: bool,
+    rate: Rate,
 }
 
 impl Collector {
     pub(super) fn new(
         out: Output,
-        staging: Staging,
+        target: Target,
         asked: Asked,
         wish: Wish,
         block: u32,
         faults: mpsc::Sender<Failure>,
     ) -> Self {
         let (vm_name, seen, disks) = (String::new(), Seen::default(), BTreeMap::new());
-        Self { out, staging, asked, wish, block, faults, vm_name, seen, disks, hardware: None, keep_broken: false }
+        let (hardware, keep_broken, rate) = (None, false, Rate::default());
+        Self { out, target, asked, wish, block, faults, vm_name, seen, disks, hardware, keep_broken, rate }
     }
 
     pub(super) fn keep_broken(&mut self, on: bool) {
@@ -185,6 +189,7 @@ impl Collector {
 
     fn open(&mut self, opened: DiskOpened) -> Result<(), Failure> {
         self.seen.began = true;
+        self.rate.mark();
         let facts = opened.disk.clone().ok_or_else(|| Failure::contract("a disk was opened without facts"))?;
         let key = facts.device_key;
         if let Some(disk) = self.disks.get_mut(&key) {
@@ -211,7 +216,7 @@ impl Collector {
             self.vm_name.clone_from(&self.asked.vm);
         }
         let file = image_name(&self.vm_name, key, areas.scope());
-        let image = self.staging.create(&file, capacity)?;
+        let image = self.target.create(&file, capacity)?;
         let progress = DiskProgress::new(&self.out, key, &facts.label, areas.total());
         let spec = Spec { disk: name, areas: areas.clone(), block: self.block };
         let writer = Writer::start(image, spec, progress, self.faults.clone())?;
@@ -227,6 +232,7 @@ impl Collector {
                 let end = frame.offset.saturating_add(frame.length.into());
                 let Frame { offset, length, ref blake3, .. } = frame;
                 let data = (!frame.zero).then(|| KnownBlock { offset, length, blake3: blake3.to_vec() });
+                self.rate.came(length.into(), frame.zero);
                 disk.writer.frame(frame).await?;
                 disk.came(end, data);
                 Ok(())
@@ -240,12 +246,13 @@ impl Collector {
     async fn disk_read(&mut self, result: DiskResult) -> Result<(), Failure> {
         let key = result.disk.as_ref().map_or(0, |facts| facts.device_key);
         report::disk_read(&self.out, &result);
+        self.rate.mark();
         if !result.ok {
             // Its bytes are worth nothing any more; whether the job is, the result will say.
             if self.keep_broken {
                 self.disks.get_mut(&key).into_iter().for_each(|disk| disk.open = false);
             } else if let Some(disk) = self.disks.remove(&key) {
-                self.staging.discard(&disk.file);
+                self.target.discard(&disk.file);
             }
             return Ok(());
         }
@@ -262,7 +269,7 @@ impl Collector {
     /// Ends the writers and removes their files: nothing of this run will be used.
     pub(super) fn give_up(&mut self) {
         for disk in std::mem::take(&mut self.disks).into_values() {
-            self.staging.discard(&disk.file);
+            self.target.discard(&disk.file);
         }
     }
 
@@ -281,7 +288,7 @@ impl Collector {
                     self.wish.describe(&mut record);
                     records.push(record);
                 }
-                None => self.staging.discard(&disk.file),
+                None => self.target.discard(&disk.file),
             }
         }
         let vm_config = self.hardware(&records);
@@ -320,7 +327,7 @@ impl Collector {
         None
     }
 
-    pub(super) fn into_staging(self) -> Staging {
-        self.staging
+    pub(super) fn into_end(self) -> (Target, Rate) {
+        (self.target, self.rate)
     }
 }

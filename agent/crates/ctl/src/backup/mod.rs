@@ -1,7 +1,7 @@
 //! `backup`: one VM, one job, one folder. This file holds the order of things; the parts hold the rules.
 //!
 //! ```text
-//! Staging::open ─▶ connect ─▶ BackupVm ─▶ events ─▶ collector ─▶ result ─▶ judge ─▶ writers synced ─▶ commit ─▶ exit 0/10
+//! Target::open ─▶ connect ─▶ BackupVm ─▶ events ─▶ collector ─▶ result ─▶ judge ─▶ writers synced ─▶ commit ─▶ exit 0/10
 //!      │2             │3,4        │             │                   │         │4,5,6        │5,7           │7
 //!      ▼              ▼           ▼             ▼                   ▼         ▼             ▼              ▼
 //!   nothing was asked         (`resume`: once more, for the rest, while the agent keeps the snapshot)
@@ -19,10 +19,13 @@ mod base;
 mod collector;
 mod disk;
 mod hardware;
+mod image;
 mod judge;
+mod rate;
 pub(crate) mod report;
 mod resume;
 mod settle;
+mod target;
 mod wish;
 
 use std::time::{Duration, Instant};
@@ -40,7 +43,7 @@ use self::{
     judge::{Asked, Verdict},
     resume::Resume,
     settle::Settled,
-    staging::Staging,
+    target::Target,
     wish::Wish,
 };
 use crate::{
@@ -83,13 +86,13 @@ pub async fn run(args: &BackupArgs, agent_args: &AgentArgs, out: &Output) -> Res
     let started = Instant::now();
     let mut interrupt = Interrupt::install()?;
     let key = args.sign.as_deref().map(SigningKey::load).transpose()?;
-    let staging = Staging::open(&args.out, args.force)?;
+    let target = Target::open(args)?;
     let asked = Asked::new(args);
     let wish = Wish::new(args, &asked, out)?;
     let mut request = wish.ask(request(args));
     let (agent, info) = interrupt.guard(Agent::connect(agent_args)).await?;
     let (faults, mut heard) = mpsc::channel(1);
-    let mut collector = Collector::new(out.clone(), staging, asked, wish, args.block_bytes(), faults);
+    let mut collector = Collector::new(out.clone(), target, asked, wish, args.block_bytes(), faults);
     let mut resume = Resume::new(args.resume_for);
     collector.keep_broken(resume.is_wanted());
     let result = loop {
@@ -247,9 +250,10 @@ async fn conclude(
     let verdict = judge::judge(&result, collector.seen(), collector.asked())
         .inspect_err(|_| report::disks(out, &result.disks))?;
     let manifest = collector.manifest(&verdict, &result, info).await.map_err(|f| owed(f, &result))?;
-    let path = collector.into_staging().commit(&manifest, key).map_err(|f| owed(f, &result))?;
+    let (target, rate) = collector.into_end();
+    let path = target.commit(&manifest, key).map_err(|f| owed(f, &result))?;
     let exit = tell_missing(out, &verdict);
-    report::end(out, &result, &manifest, &path, exit, started.elapsed());
+    report::end(out, &result, &manifest, path.as_deref(), &rate, (exit, started.elapsed()));
     Ok(exit)
 }
 

@@ -6,7 +6,7 @@
 //! ```
 //! The queue is the back-pressure: when the disk here is slow the collector waits, then the HTTP/2 window closes, then
 //! the agent's reads stop. The file was made sparse and zero, so zero frames cost nothing.
-use std::{fs::File, os::unix::fs::FileExt as _, thread};
+use std::thread;
 
 use hotadd_api::v1::Frame;
 use tokio::sync::{mpsc, oneshot};
@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     areas::Areas,
     coverage::{Coverage, Flaw},
+    image::Image,
     progress::DiskProgress,
 };
 use crate::{error::Failure, exit::Exit, reasons};
@@ -49,7 +50,7 @@ impl Writer {
     /// # Errors
     /// Exit 1 when there is no thread to be had.
     pub fn start(
-        file: File,
+        image: Image,
         spec: Spec,
         mut progress: DiskProgress,
         faults: mpsc::Sender<Failure>,
@@ -58,7 +59,7 @@ impl Writer {
         let (queue, mut items) = mpsc::channel(depth);
         let (tell, done) = oneshot::channel();
         let work = move || {
-            let ended = write(&file, &spec, &mut items, &mut progress);
+            let ended = write(&image, &spec, &mut items, &mut progress);
             let Some(ended) = ended else { return };
             if let Err(failure) = &ended {
                 // Full: another disk failed first and its failure is enough.
@@ -112,7 +113,7 @@ impl Writer {
 
 /// `None`: given up by the collector.
 fn write(
-    file: &File,
+    image: &Image,
     spec: &Spec,
     items: &mut mpsc::Receiver<Item>,
     progress: &mut DiskProgress,
@@ -121,29 +122,29 @@ fn write(
     loop {
         match items.blocking_recv()? {
             Item::Frame(frame) => {
-                if let Err(failure) = one(file, spec, &mut coverage, &frame) {
+                if let Err(failure) = one(image, spec, &mut coverage, &frame) {
                     return Some(Err(failure));
                 }
                 progress.advance(u64::from(frame.length), frame.zero);
             }
-            Item::Finish => return Some(end(file, spec, coverage)),
+            Item::Finish => return Some(end(image, spec, coverage)),
         }
     }
 }
 
-fn one(file: &File, spec: &Spec, coverage: &mut Coverage, frame: &Frame) -> Result<(), Failure> {
+fn one(image: &Image, spec: &Spec, coverage: &mut Coverage, frame: &Frame) -> Result<(), Failure> {
     coverage.accept(frame).map_err(|flaw| disbelieve(spec, &flaw))?;
     if frame.zero {
         return Ok(());
     }
-    file.write_all_at(&frame.data, frame.offset)
+    image
+        .write(&frame.data, frame.offset)
         .map_err(|error| Failure::write(&format!("{}: write at byte {}", spec.disk, frame.offset), &error))
 }
 
-fn end(file: &File, spec: &Spec, coverage: Coverage) -> Result<Coverage, Failure> {
+fn end(image: &Image, spec: &Spec, coverage: Coverage) -> Result<Coverage, Failure> {
     coverage.finish().map_err(|flaw| disbelieve(spec, &flaw))?;
-    // Delayed allocation tells of a full file system only here.
-    file.sync_all().map_err(|error| Failure::write(&format!("{}: sync", spec.disk), &error))?;
+    image.sync().map_err(|error| Failure::write(&format!("{}: sync", spec.disk), &error))?;
     Ok(coverage)
 }
 
@@ -158,7 +159,10 @@ fn disbelieve(spec: &Spec, flaw: &Flaw) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::OpenOptions, os::unix::fs::MetadataExt as _};
+    use std::{
+        fs::{File, OpenOptions},
+        os::unix::fs::MetadataExt as _,
+    };
 
     use super::*;
     use crate::output::Output;
@@ -181,7 +185,7 @@ mod tests {
         let (faults, heard) = mpsc::channel(1);
         let spec = Spec { disk: "Hard disk 1 (1)".into(), areas: Areas::whole(blocks * B), block: BLOCK };
         let progress = DiskProgress::new(&Output::new(false, true), 1, "Hard disk 1", blocks * B);
-        (Writer::start(file, spec, progress, faults).unwrap(), heard)
+        (Writer::start(Image::File(file), spec, progress, faults).unwrap(), heard)
     }
 
     #[tokio::test]
