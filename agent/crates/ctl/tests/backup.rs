@@ -311,3 +311,37 @@ fn what_is_discarded_is_checked_like_a_backup_and_leaves_no_file() {
     discard(&Agent::start(Script::ending(vec![say(Item::Result(half))])), &[]).failed(5, "HA-CTL-020", "done");
     assert_eq!(names(here.path()), [""; 0]);
 }
+
+/// The good script with the frames of disk 2000 compressed where that makes them smaller, as asked.
+fn packed(method: Compression) -> Script {
+    let mut script = Script::good();
+    for step in &mut script.steps {
+        let Step::Say(event) = step else { continue };
+        let Some(Item::Frame(frame)) = &mut event.item else { continue };
+        let mut out = Vec::new();
+        if frame.device_key == 2000 && hotadd_api::compress::compress(method, &frame.data, &mut out) {
+            (frame.data, frame.compression) = (out.into(), method.into());
+        }
+    }
+    script
+}
+
+#[test]
+fn compressed_frames_make_the_same_image_if_they_were_asked_for() {
+    for (name, method, other) in
+        [("zstd", Compression::Zstd, Compression::Lz4), ("lz4", Compression::Lz4, Compression::Zstd)]
+    {
+        let (agent, folder) = (Agent::start(packed(method)), tempdir().unwrap());
+        let ended = agent.backup(folder.path(), &["--compress", name]);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        whole(folder.path(), 2000);
+        whole(folder.path(), 2001);
+        assert_eq!(agent.state.requests.lock().unwrap()[0].compression(), method);
+        fails(packed(other), &["--compress", name], 5, "HA-CTL-011", "done");
+        fails(packed(method), &[], 5, "HA-CTL-011", "done");
+    }
+    let strange = Frame { compression: 9, ..frame(2000, 3) };
+    fails(Script::with_frames(3, vec![strange]), &["--compress", "zstd"], 5, "HA-CTL-011", "done");
+    let damaged = Frame { data: vec![7; 100].into(), compression: Compression::Zstd.into(), ..frame(2000, 3) };
+    fails(Script::with_frames(3, vec![damaged]), &["--compress", "zstd"], 5, "HA-CTL-011", "done");
+}

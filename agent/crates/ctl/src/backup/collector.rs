@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use hotadd_api::{
     manifest::{self, DiskRecord, FORMAT, Manifest, SnapshotRecord},
     v1::{
-        DiskFacts, DiskOpened, DiskRanges, DiskResult, Frame, GetInfoResponse, JobEvent, JobResult, KnownBlock, Phase,
-        Preflight, VmConfig, job_event::Item,
+        DiskFacts, DiskOpened, DiskRanges, DiskResult, GetInfoResponse, JobResult, KnownBlock, Phase, Preflight,
+        VmConfig, job_event::Item,
     },
 };
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
+    coverage::Format,
     disk::Disk,
     hardware,
     judge::{Asked, Seen, Verdict},
@@ -24,7 +25,11 @@ use super::{
     wish::Wish,
     writer::{Spec, Writer},
 };
-use crate::{error::Failure, output::Output};
+use crate::{
+    connect::wire::{Event, Frame},
+    error::Failure,
+    output::Output,
+};
 
 /// Four controllers of 64 disks: no VM has more (vSphere 8.0 configuration maximums). Each costs a thread here.
 const MOST_DISKS: usize = 256;
@@ -44,7 +49,7 @@ pub(super) struct Collector {
     target: Target,
     asked: Asked,
     wish: Wish,
-    block: u32,
+    format: Format,
     faults: mpsc::Sender<Failure>,
     vm_name: String,
     seen: Seen,
@@ -62,12 +67,12 @@ impl Collector {
         target: Target,
         asked: Asked,
         wish: Wish,
-        block: u32,
+        format: Format,
         faults: mpsc::Sender<Failure>,
     ) -> Self {
         let (vm_name, seen, disks) = (String::new(), Seen::default(), BTreeMap::new());
         let (hardware, keep_broken, rate) = (None, false, Rate::default());
-        Self { out, target, asked, wish, block, faults, vm_name, seen, disks, hardware, keep_broken, rate }
+        Self { out, target, asked, wish, format, faults, vm_name, seen, disks, hardware, keep_broken, rate }
     }
 
     pub(super) fn keep_broken(&mut self, on: bool) {
@@ -147,14 +152,20 @@ impl Collector {
     }
 
     /// Takes one event; the last one is handed back.
-    pub(super) async fn take(&mut self, event: JobEvent) -> Result<Option<JobResult>, Failure> {
-        // An event that this version does not know: evolution is additive.
-        let Some(item) = event.item else { return Ok(None) };
-        match (&item, &self.seen.job_id) {
-            (Item::JobId(_), Some(_)) => return Err(Failure::contract("a second job id on one stream")),
-            (Item::JobId(_), None) | (_, Some(_)) => {}
-            (_, None) => return Err(Failure::contract("an event before the job id")),
+    pub(super) async fn take(&mut self, event: Event) -> Result<Option<JobResult>, Failure> {
+        let is_id = matches!(&event, Event::Told(item) if matches!(**item, Item::JobId(_)));
+        match (is_id, &self.seen.job_id) {
+            (true, Some(_)) => return Err(Failure::contract("a second job id on one stream")),
+            (true, None) | (false, Some(_)) => {}
+            (false, None) => return Err(Failure::contract("an event before the job id")),
         }
+        match event {
+            Event::Frame(frame) => self.frame(frame).await.map(|()| None),
+            Event::Told(item) => self.told(*item).await,
+        }
+    }
+
+    async fn told(&mut self, item: Item) -> Result<Option<JobResult>, Failure> {
         match item {
             Item::JobId(id) => {
                 self.out.event(|| json!({"event": "job_id", "job_id": id}));
@@ -170,7 +181,7 @@ impl Collector {
             Item::VmConfig(told) => drop(self.hardware.get_or_insert(told)),
             Item::Opened(opened) => self.open(opened)?,
             Item::Progress(_) => {}
-            Item::Frame(frame) => self.frame(frame).await?,
+            Item::Frame(_) => return Err(Failure::internal("a frame came with its payload copied")),
             Item::DiskRead(result) => self.disk_read(result).await?,
             Item::Result(result) => return Ok(Some(result)),
         }
@@ -193,7 +204,7 @@ impl Collector {
         let facts = opened.disk.clone().ok_or_else(|| Failure::contract("a disk was opened without facts"))?;
         let key = facts.device_key;
         if let Some(disk) = self.disks.get_mut(&key) {
-            disk.open_again(&facts, &opened, self.block)?;
+            disk.open_again(&facts, &opened, self.format.block)?;
             report::opened(&self.out, &opened, &facts, &disk.areas, &disk.file);
             return Ok(());
         }
@@ -211,14 +222,14 @@ impl Collector {
 
     fn begin(&mut self, facts: DiskFacts, opened: &DiskOpened) -> Result<Disk, Failure> {
         let (key, name, capacity) = (facts.device_key, report::disk_name(&facts), facts.capacity_bytes);
-        let areas = self.wish.areas(&facts, opened, self.block)?;
+        let areas = self.wish.areas(&facts, opened, self.format.block)?;
         if self.vm_name.is_empty() {
             self.vm_name.clone_from(&self.asked.vm);
         }
         let file = image_name(&self.vm_name, key, areas.scope());
         let image = self.target.create(&file, capacity)?;
         let progress = DiskProgress::new(&self.out, key, &facts.label, areas.total());
-        let spec = Spec { disk: name, areas: areas.clone(), block: self.block };
+        let spec = Spec { disk: name, areas: areas.clone(), format: self.format };
         let writer = Writer::start(image, spec, progress, self.faults.clone())?;
         report::opened(&self.out, opened, &facts, &areas, &file);
         self.seen.opened.insert(key, capacity);

@@ -35,11 +35,12 @@ use hotadd_api::{
     v1::{BackupVmRequest, Cleanup, Consistency, GetInfoResponse, JobResult, JobState, SnapshotRequest, Transport},
 };
 use tokio::sync::mpsc;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 use uuid::Uuid;
 
 use self::{
     collector::Collector,
+    coverage::Format,
     judge::{Asked, Verdict},
     resume::Resume,
     settle::Settled,
@@ -48,7 +49,7 @@ use self::{
 };
 use crate::{
     cli::{AgentArgs, BackupArgs},
-    connect::{Agent, chain, is_transport},
+    connect::{Agent, Ended, JobStream, chain, is_transport},
     error::Failure,
     exit::Exit,
     interrupt::{Interrupt, interrupted},
@@ -92,12 +93,13 @@ pub async fn run(args: &BackupArgs, agent_args: &AgentArgs, out: &Output) -> Res
     let mut request = wish.ask(request(args));
     let (agent, info) = interrupt.guard(Agent::connect(agent_args)).await?;
     let (faults, mut heard) = mpsc::channel(1);
-    let mut collector = Collector::new(out.clone(), target, asked, wish, args.block_bytes(), faults);
+    let format = Format { block: args.block_bytes(), compression: args.compression() };
+    let mut collector = Collector::new(out.clone(), target, asked, wish, format, faults);
     let mut resume = Resume::new(args.resume_for);
     collector.keep_broken(resume.is_wanted());
     let result = loop {
         let streamed = tokio::select! {
-            ended = stream(&agent, request.clone(), &mut collector) => ended,
+            ended = stream(&agent, &request, &mut collector) => ended,
             // The collector keeps a sender, so that this never ends by itself.
             Some(failure) = heard.recv() => Err(Stop::Ask(failure)),
             signal = interrupt.wait() => Err(Stop::Ask(interrupted(signal))),
@@ -139,16 +141,16 @@ fn request(args: &BackupArgs) -> BackupVmRequest {
         resume_window_seconds: args.resume_for,
         nbd_servers: args.nbd.clone(),
         back_to_hotadd: args.back_to_hotadd,
+        compression: args.compression().into(),
         transport: args.transport.map_or(Transport::Unspecified, Transport::from).into(),
         ..BackupVmRequest::default()
     }
 }
 
 /// Runs the job's stream to its result. Dropping this ends the stream, and with it the job.
-async fn stream(agent: &Agent, request: BackupVmRequest, collector: &mut Collector) -> Result<JobResult, Stop> {
-    let mut client = agent.jobs();
-    let mut events = match tokio::time::timeout(SILENCE_LIMIT, client.backup_vm(request)).await {
-        Ok(Ok(answer)) => answer.into_inner(),
+async fn stream(agent: &Agent, request: &BackupVmRequest, collector: &mut Collector) -> Result<JobResult, Stop> {
+    let mut events = match tokio::time::timeout(SILENCE_LIMIT, agent.backup_vm(request)).await {
+        Ok(Ok(events)) => events,
         Ok(Err(status)) => return Err(stopped(agent, &status, false).await),
         Err(_) => return Err(silent()),
     };
@@ -161,14 +163,15 @@ async fn stream(agent: &Agent, request: BackupVmRequest, collector: &mut Collect
                 }
             }
             Ok(Ok(None)) => return Err(broken("the agent ended it")),
-            Ok(Err(status)) => return Err(stopped(agent, &status, collector.began()).await),
+            Ok(Err(Ended::Status(status))) => return Err(stopped(agent, &status, collector.began()).await),
+            Ok(Err(Ended::Flaw(flaw))) => return Err(Stop::Ask(Failure::contract(flaw.to_string()))),
             Err(_) => return Err(silent()),
         }
     }
 }
 
 /// Lets the agent end the stream, so that its side does not see a client that ran away. What comes is not of interest.
-async fn farewell<T>(events: &mut Streaming<T>) {
+async fn farewell(events: &mut JobStream) {
     let _ = tokio::time::timeout(FAREWELL, events.message()).await;
 }
 
@@ -192,8 +195,6 @@ async fn stopped(agent: &Agent, status: &Status, began: bool) -> Stop {
         };
     }
     match status.code() {
-        // Made by this side: a message above MAX_MESSAGE_BYTES.
-        Code::OutOfRange => return Stop::Ask(Failure::contract(status.message())),
         // What HTTP/2 and runtimes make of a stream that is torn.
         Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted => return broken(&chain(status)),
         _ if is_transport(status) => return broken(&chain(status)),

@@ -8,16 +8,15 @@
 //! the agent's reads stop. The file was made sparse and zero, so zero frames cost nothing.
 use std::thread;
 
-use hotadd_api::v1::Frame;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     areas::Areas,
-    coverage::{Coverage, Flaw},
+    coverage::{Coverage, Flaw, Format},
     image::Image,
     progress::DiskProgress,
 };
-use crate::{error::Failure, exit::Exit, reasons};
+use crate::{connect::wire::Frame, error::Failure, exit::Exit, reasons};
 
 /// Bytes that may wait for one disk.
 const QUEUE_BYTES: usize = 8 << 20;
@@ -41,7 +40,7 @@ pub struct Spec {
     /// For messages: "Hard disk 1 (2000)".
     pub disk: String,
     pub areas: Areas,
-    pub block: u32,
+    pub format: Format,
 }
 
 impl Writer {
@@ -55,7 +54,7 @@ impl Writer {
         mut progress: DiskProgress,
         faults: mpsc::Sender<Failure>,
     ) -> Result<Self, Failure> {
-        let depth = (QUEUE_BYTES / spec.block as usize).max(2);
+        let depth = (QUEUE_BYTES / spec.format.block as usize).max(2);
         let (queue, mut items) = mpsc::channel(depth);
         let (tell, done) = oneshot::channel();
         let work = move || {
@@ -118,28 +117,27 @@ fn write(
     items: &mut mpsc::Receiver<Item>,
     progress: &mut DiskProgress,
 ) -> Option<Result<Coverage, Failure>> {
-    let mut coverage = Coverage::new(spec.areas.clone(), spec.block);
+    let mut coverage = Coverage::new(spec.areas.clone(), spec.format);
     loop {
         match items.blocking_recv()? {
             Item::Frame(frame) => {
-                if let Err(failure) = one(image, spec, &mut coverage, &frame) {
+                let (length, zero) = (frame.length, frame.zero);
+                if let Err(failure) = one(image, spec, &mut coverage, frame) {
                     return Some(Err(failure));
                 }
-                progress.advance(u64::from(frame.length), frame.zero);
+                progress.advance(u64::from(length), zero);
             }
             Item::Finish => return Some(end(image, spec, coverage)),
         }
     }
 }
 
-fn one(image: &Image, spec: &Spec, coverage: &mut Coverage, frame: &Frame) -> Result<(), Failure> {
-    coverage.accept(frame).map_err(|flaw| disbelieve(spec, &flaw))?;
-    if frame.zero {
-        return Ok(());
-    }
+fn one(image: &Image, spec: &Spec, coverage: &mut Coverage, frame: Frame) -> Result<(), Failure> {
+    let offset = frame.offset;
+    let Some(content) = coverage.accept(frame).map_err(|flaw| disbelieve(spec, &flaw))? else { return Ok(()) };
     image
-        .write(&frame.data, frame.offset)
-        .map_err(|error| Failure::write(&format!("{}: write at byte {}", spec.disk, frame.offset), &error))
+        .write(content, offset)
+        .map_err(|error| Failure::write(&format!("{}: write at byte {offset}", spec.disk), &error))
 }
 
 fn end(image: &Image, spec: &Spec, coverage: Coverage) -> Result<Coverage, Failure> {
@@ -152,7 +150,9 @@ fn disbelieve(spec: &Spec, flaw: &Flaw) -> Failure {
     let code = match flaw {
         Flaw::Hash { .. } => reasons::HASH,
         Flaw::Twice { .. } | Flaw::Missing { .. } | Flaw::Outside { .. } | Flaw::Grid { .. } => reasons::COVERAGE,
-        Flaw::Payload { .. } | Flaw::ZeroPayload { .. } => reasons::CONTRACT,
+        Flaw::Payload { .. } | Flaw::ZeroPayload { .. } | Flaw::Method { .. } | Flaw::Packed { .. } => {
+            reasons::CONTRACT
+        }
     };
     Failure::new(Exit::JobFailed, code, format!("{}: {flaw}", spec.disk)).cleanup(hotadd_api::v1::Cleanup::Unspecified)
 }
@@ -163,6 +163,8 @@ mod tests {
         fs::{File, OpenOptions},
         os::unix::fs::MetadataExt as _,
     };
+
+    use hotadd_api::v1::Compression;
 
     use super::*;
     use crate::output::Output;
@@ -183,7 +185,8 @@ mod tests {
 
     fn writer(file: File, blocks: u64) -> (Writer, mpsc::Receiver<Failure>) {
         let (faults, heard) = mpsc::channel(1);
-        let spec = Spec { disk: "Hard disk 1 (1)".into(), areas: Areas::whole(blocks * B), block: BLOCK };
+        let format = Format { block: BLOCK, compression: Compression::Unspecified };
+        let spec = Spec { disk: "Hard disk 1 (1)".into(), areas: Areas::whole(blocks * B), format };
         let progress = DiskProgress::new(&Output::new(false, true), 1, "Hard disk 1", blocks * B);
         (Writer::start(Image::File(file), spec, progress, faults).unwrap(), heard)
     }
