@@ -6,7 +6,7 @@ use clap::{
 };
 use hotadd_api::{
     DEFAULT_BLOCK_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES,
-    v1::{Consistency, NbdServer, Transport},
+    v1::{Compression, Consistency, NbdServer, Transport},
 };
 
 use crate::{error::Failure, exit, exit::Exit, reasons};
@@ -120,8 +120,11 @@ pub struct BackupArgs {
     #[arg(long)]
     pub vm: String,
     /// Folder for images and manifest; created when missing
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "discard")]
+    pub out: Option<PathBuf>,
+    /// Read and check everything and keep nothing: a test of speed and integrity
+    #[arg(long, conflicts_with_all = ["out", "incremental", "base", "sign", "force", "resume_for"])]
+    pub discard: bool,
     /// Only these disks, by key (2000 …); repeat or list
     #[arg(long = "disk", value_name = "KEY", num_args = 1.., action = ArgAction::Append, allow_negative_numbers = true)]
     pub disks: Vec<i32>,
@@ -174,6 +177,9 @@ pub struct BackupArgs {
     /// One transport for all disks [default: the agent's planner decides for each]
     #[arg(long, value_enum)]
     pub transport: Option<Way>,
+    /// Compress what travels; blocks that do not get smaller travel as they are, and images are never compressed
+    #[arg(long, value_enum, value_name = "METHOD")]
+    pub compress: Option<Packing>,
     /// How long to ask for the clean-up state after a failure or an interrupt, in seconds
     #[arg(long, value_name = "S", default_value_t = 120)]
     pub settle_timeout: u64,
@@ -184,6 +190,15 @@ impl BackupArgs {
     #[must_use]
     pub fn block_bytes(&self) -> u32 {
         self.block_size.unwrap_or(if self.incremental { MIN_BLOCK_BYTES } else { DEFAULT_BLOCK_BYTES })
+    }
+
+    #[must_use]
+    pub fn compression(&self) -> Compression {
+        match self.compress {
+            None => Compression::Unspecified,
+            Some(Packing::Zstd) => Compression::Zstd,
+            Some(Packing::Lz4) => Compression::Lz4,
+        }
     }
 }
 
@@ -304,6 +319,15 @@ impl From<Way> for Transport {
     }
 }
 
+/// Compression as people write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Packing {
+    /// Smaller
+    Zstd,
+    /// Cheaper for the processors of both ends
+    Lz4,
+}
+
 /// Why there is nothing to run.
 #[derive(Debug)]
 pub enum Refused {
@@ -388,6 +412,18 @@ mod tests {
         assert_eq!(args("--incremental --base m --block-size 1048576").unwrap().block_bytes(), 1 << 20);
         for bad in ["--incremental", "--base m", "--incremental --base m --allocated", "--allocated --seed 0"] {
             assert!(args(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_discarded_has_no_folder_and_nothing_that_needs_one() {
+        let args = |more: &str| match cli(&format!("hotaddctl backup --vm a {more}")).map(|cli| cli.command) {
+            Ok(Command::Backup(args)) => Some(args),
+            _ => None,
+        };
+        assert_eq!(args("--discard --allocated --allow-partial").unwrap().out, None);
+        for bad in ["", "--out b", "--incremental --base m", "--sign k", "--force", "--resume-for"] {
+            assert!(args(&format!("--discard {bad}")).is_some() == bad.is_empty(), "{bad}");
         }
     }
 

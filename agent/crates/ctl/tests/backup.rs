@@ -285,3 +285,63 @@ fn a_disk_goes_on_by_another_transport_and_the_manifest_tells_which_range_came_h
         fails(again(rest), &[], 5, "HA-CTL-011", "done");
     }
 }
+
+/// Reads and checks as a backup does, and keeps nothing.
+#[test]
+fn what_is_discarded_is_checked_like_a_backup_and_leaves_no_file() {
+    let (agent, here) = (Agent::start(Script::good()), tempdir().unwrap());
+    let discard = |agent: &Agent, more: &[&str]| {
+        let mut command = agent.ctl(&["backup", "--vm", "web01", "--block-size", "65536", "--discard"]);
+        Ended::of(command.args(more).current_dir(here.path()))
+    };
+    let ended = discard(&agent, &[]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(ended.stdout.contains("nothing was kept") && ended.stdout.contains(" MB/s"), "{ended:?}");
+    let ended = discard(&agent, &["--json"]);
+    let result: serde_json::Value = serde_json::from_str(ended.stdout.lines().last().unwrap()).unwrap();
+    assert_eq!((&result["manifest"], &result["images"]), (&serde_json::Value::Null, &serde_json::json!([])));
+    assert_eq!(result["read"]["bytes"].as_u64(), Some(2 * CAPACITY));
+    assert_eq!(result["read"]["data_bytes"].as_u64(), Some(2 * (CAPACITY - 2 * B)));
+    assert!(result["read"]["mb_per_second"].as_f64().unwrap() > 0.0, "{result}");
+    let mut bad = frame(2000, 3);
+    bad.blake3 = vec![1; 32].into();
+    discard(&Agent::start(Script::with_frames(3, vec![bad])), &[]).failed(5, "HA-CTL-012", "done");
+    discard(&Agent::start(Script::with_frames(4, Vec::new())), &[]).failed(5, "HA-CTL-013", "done");
+    let half = job(JobState::Ok, Cleanup::Done, vec![disk_ok(2000)]);
+    discard(&Agent::start(Script::ending(vec![say(Item::Result(half))])), &[]).failed(5, "HA-CTL-020", "done");
+    assert_eq!(names(here.path()), [""; 0]);
+}
+
+/// The good script with the frames of disk 2000 compressed where that makes them smaller, as asked.
+fn packed(method: Compression) -> Script {
+    let mut script = Script::good();
+    for step in &mut script.steps {
+        let Step::Say(event) = step else { continue };
+        let Some(Item::Frame(frame)) = &mut event.item else { continue };
+        let mut out = Vec::new();
+        if frame.device_key == 2000 && hotadd_api::compress::compress(method, &frame.data, &mut out) {
+            (frame.data, frame.compression) = (out.into(), method.into());
+        }
+    }
+    script
+}
+
+#[test]
+fn compressed_frames_make_the_same_image_if_they_were_asked_for() {
+    for (name, method, other) in
+        [("zstd", Compression::Zstd, Compression::Lz4), ("lz4", Compression::Lz4, Compression::Zstd)]
+    {
+        let (agent, folder) = (Agent::start(packed(method)), tempdir().unwrap());
+        let ended = agent.backup(folder.path(), &["--compress", name]);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        whole(folder.path(), 2000);
+        whole(folder.path(), 2001);
+        assert_eq!(agent.state.requests.lock().unwrap()[0].compression(), method);
+        fails(packed(other), &["--compress", name], 5, "HA-CTL-011", "done");
+        fails(packed(method), &[], 5, "HA-CTL-011", "done");
+    }
+    let strange = Frame { compression: 9, ..frame(2000, 3) };
+    fails(Script::with_frames(3, vec![strange]), &["--compress", "zstd"], 5, "HA-CTL-011", "done");
+    let damaged = Frame { data: vec![7; 100].into(), compression: Compression::Zstd.into(), ..frame(2000, 3) };
+    fails(Script::with_frames(3, vec![damaged]), &["--compress", "zstd"], 5, "HA-CTL-011", "done");
+}

@@ -5,24 +5,31 @@ use std::collections::BTreeMap;
 use hotadd_api::{
     manifest::{self, DiskRecord, FORMAT, Manifest, SnapshotRecord},
     v1::{
-        DiskFacts, DiskOpened, DiskRanges, DiskResult, Frame, GetInfoResponse, JobEvent, JobResult, KnownBlock, Phase,
-        Preflight, VmConfig, job_event::Item,
+        DiskFacts, DiskOpened, DiskRanges, DiskResult, GetInfoResponse, JobResult, KnownBlock, Phase, Preflight,
+        VmConfig, job_event::Item,
     },
 };
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
+    coverage::Format,
     disk::Disk,
     hardware,
     judge::{Asked, Seen, Verdict},
     progress::DiskProgress,
+    rate::Rate,
     report,
-    staging::{Staging, image_name},
+    staging::image_name,
+    target::Target,
     wish::Wish,
     writer::{Spec, Writer},
 };
-use crate::{error::Failure, output::Output};
+use crate::{
+    connect::wire::{Event, Frame},
+    error::Failure,
+    output::Output,
+};
 
 /// Four controllers of 64 disks: no VM has more (vSphere 8.0 configuration maximums). Each costs a thread here.
 const MOST_DISKS: usize = 256;
@@ -39,10 +46,10 @@ pub(super) struct Missing {
 #[derive(Debug)]
 pub(super) struct Collector {
     out: Output,
-    staging: Staging,
+    target: Target,
     asked: Asked,
     wish: Wish,
-    block: u32,
+    format: Format,
     faults: mpsc::Sender<Failure>,
     vm_name: String,
     seen: Seen,
@@ -51,19 +58,21 @@ pub(super) struct Collector {
     hardware: Option<VmConfig>,
     /// A disk that was not read to its end is kept: its rest may still come.
     keep_broken: bool,
+    rate: Rate,
 }
 
 impl Collector {
     pub(super) fn new(
         out: Output,
-        staging: Staging,
+        target: Target,
         asked: Asked,
         wish: Wish,
-        block: u32,
+        format: Format,
         faults: mpsc::Sender<Failure>,
     ) -> Self {
         let (vm_name, seen, disks) = (String::new(), Seen::default(), BTreeMap::new());
-        Self { out, staging, asked, wish, block, faults, vm_name, seen, disks, hardware: None, keep_broken: false }
+        let (hardware, keep_broken, rate) = (None, false, Rate::default());
+        Self { out, target, asked, wish, format, faults, vm_name, seen, disks, hardware, keep_broken, rate }
     }
 
     pub(super) fn keep_broken(&mut self, on: bool) {
@@ -143,14 +152,20 @@ impl Collector {
     }
 
     /// Takes one event; the last one is handed back.
-    pub(super) async fn take(&mut self, event: JobEvent) -> Result<Option<JobResult>, Failure> {
-        // An event that this version does not know: evolution is additive.
-        let Some(item) = event.item else { return Ok(None) };
-        match (&item, &self.seen.job_id) {
-            (Item::JobId(_), Some(_)) => return Err(Failure::contract("a second job id on one stream")),
-            (Item::JobId(_), None) | (_, Some(_)) => {}
-            (_, None) => return Err(Failure::contract("an event before the job id")),
+    pub(super) async fn take(&mut self, event: Event) -> Result<Option<JobResult>, Failure> {
+        let is_id = matches!(&event, Event::Told(item) if matches!(**item, Item::JobId(_)));
+        match (is_id, &self.seen.job_id) {
+            (true, Some(_)) => return Err(Failure::contract("a second job id on one stream")),
+            (true, None) | (false, Some(_)) => {}
+            (false, None) => return Err(Failure::contract("an event before the job id")),
         }
+        match event {
+            Event::Frame(frame) => self.frame(frame).await.map(|()| None),
+            Event::Told(item) => self.told(*item).await,
+        }
+    }
+
+    async fn told(&mut self, item: Item) -> Result<Option<JobResult>, Failure> {
         match item {
             Item::JobId(id) => {
                 self.out.event(|| json!({"event": "job_id", "job_id": id}));
@@ -166,7 +181,7 @@ impl Collector {
             Item::VmConfig(told) => drop(self.hardware.get_or_insert(told)),
             Item::Opened(opened) => self.open(opened)?,
             Item::Progress(_) => {}
-            Item::Frame(frame) => self.frame(frame).await?,
+            Item::Frame(_) => return Err(Failure::internal("a frame came with its payload copied")),
             Item::DiskRead(result) => self.disk_read(result).await?,
             Item::Result(result) => return Ok(Some(result)),
         }
@@ -185,10 +200,11 @@ impl Collector {
 
     fn open(&mut self, opened: DiskOpened) -> Result<(), Failure> {
         self.seen.began = true;
+        self.rate.mark();
         let facts = opened.disk.clone().ok_or_else(|| Failure::contract("a disk was opened without facts"))?;
         let key = facts.device_key;
         if let Some(disk) = self.disks.get_mut(&key) {
-            disk.open_again(&facts, &opened, self.block)?;
+            disk.open_again(&facts, &opened, self.format.block)?;
             report::opened(&self.out, &opened, &facts, &disk.areas, &disk.file);
             return Ok(());
         }
@@ -206,14 +222,14 @@ impl Collector {
 
     fn begin(&mut self, facts: DiskFacts, opened: &DiskOpened) -> Result<Disk, Failure> {
         let (key, name, capacity) = (facts.device_key, report::disk_name(&facts), facts.capacity_bytes);
-        let areas = self.wish.areas(&facts, opened, self.block)?;
+        let areas = self.wish.areas(&facts, opened, self.format.block)?;
         if self.vm_name.is_empty() {
             self.vm_name.clone_from(&self.asked.vm);
         }
         let file = image_name(&self.vm_name, key, areas.scope());
-        let image = self.staging.create(&file, capacity)?;
+        let image = self.target.create(&file, capacity)?;
         let progress = DiskProgress::new(&self.out, key, &facts.label, areas.total());
-        let spec = Spec { disk: name, areas: areas.clone(), block: self.block };
+        let spec = Spec { disk: name, areas: areas.clone(), format: self.format };
         let writer = Writer::start(image, spec, progress, self.faults.clone())?;
         report::opened(&self.out, opened, &facts, &areas, &file);
         self.seen.opened.insert(key, capacity);
@@ -227,6 +243,7 @@ impl Collector {
                 let end = frame.offset.saturating_add(frame.length.into());
                 let Frame { offset, length, ref blake3, .. } = frame;
                 let data = (!frame.zero).then(|| KnownBlock { offset, length, blake3: blake3.to_vec() });
+                self.rate.came(length.into(), frame.zero);
                 disk.writer.frame(frame).await?;
                 disk.came(end, data);
                 Ok(())
@@ -240,12 +257,13 @@ impl Collector {
     async fn disk_read(&mut self, result: DiskResult) -> Result<(), Failure> {
         let key = result.disk.as_ref().map_or(0, |facts| facts.device_key);
         report::disk_read(&self.out, &result);
+        self.rate.mark();
         if !result.ok {
             // Its bytes are worth nothing any more; whether the job is, the result will say.
             if self.keep_broken {
                 self.disks.get_mut(&key).into_iter().for_each(|disk| disk.open = false);
             } else if let Some(disk) = self.disks.remove(&key) {
-                self.staging.discard(&disk.file);
+                self.target.discard(&disk.file);
             }
             return Ok(());
         }
@@ -262,7 +280,7 @@ impl Collector {
     /// Ends the writers and removes their files: nothing of this run will be used.
     pub(super) fn give_up(&mut self) {
         for disk in std::mem::take(&mut self.disks).into_values() {
-            self.staging.discard(&disk.file);
+            self.target.discard(&disk.file);
         }
     }
 
@@ -281,7 +299,7 @@ impl Collector {
                     self.wish.describe(&mut record);
                     records.push(record);
                 }
-                None => self.staging.discard(&disk.file),
+                None => self.target.discard(&disk.file),
             }
         }
         let vm_config = self.hardware(&records);
@@ -320,7 +338,7 @@ impl Collector {
         None
     }
 
-    pub(super) fn into_staging(self) -> Staging {
-        self.staging
+    pub(super) fn into_end(self) -> (Target, Rate) {
+        (self.target, self.rate)
     }
 }

@@ -2,11 +2,13 @@
 //! block size, never overlap, and lie in the areas that the disk was opened with), so exactness needs one number: the
 //! next byte that is due.
 use hotadd_api::{
+    compress,
     manifest::{DiskRecord, Scope},
-    v1::Frame,
+    v1::Compression,
 };
 
 use super::areas::Areas;
+use crate::connect::{pieces::Pieces, wire::Frame};
 
 /// Why a frame is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,15 +25,28 @@ pub enum Flaw {
     Payload { offset: u64, length: u64, carried: usize },
     #[error("zero frame at {offset} carries {carried} bytes")]
     ZeroPayload { offset: u64, carried: usize },
+    #[error("frame at {offset} is compressed as {method:?}, asked was {asked:?}")]
+    Method { offset: u64, method: Compression, asked: Compression },
+    #[error("frame at {offset} can't be expanded: {why}")]
+    Packed { offset: u64, why: compress::Flaw },
     #[error("the block at {offset} does not match its hash")]
     Hash { offset: u64 },
+}
+
+/// What frames look like, as asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Format {
+    /// Bytes of a block, a power of two.
+    pub block: u32,
+    /// That frames may have.
+    pub compression: Compression,
 }
 
 /// Coverage of one disk, growing from its first byte that is to come.
 #[derive(Debug)]
 pub struct Coverage {
     areas: Areas,
-    block: u32,
+    format: Format,
     /// The next byte; the capacity when all came.
     due: u64,
     data: Vec<(u64, blake3::Hash)>,
@@ -41,38 +56,41 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// `block`: bytes, a power of two; the areas are on its grid.
+    /// The areas are on the grid of the blocks.
     #[must_use]
-    pub fn new(areas: Areas, block: u32) -> Self {
-        let zero_hash = blake3::hash(&vec![0; block as usize]);
+    pub fn new(areas: Areas, format: Format) -> Self {
+        let zero_hash = blake3::hash(&vec![0; format.block as usize]);
         let due = areas.next(0).unwrap_or(areas.capacity());
-        Self { areas, block, due, data: Vec::new(), zero: Vec::new(), zero_hash, data_bytes: 0 }
+        Self { areas, format, due, data: Vec::new(), zero: Vec::new(), zero_hash, data_bytes: 0 }
     }
 
-    /// Believes a frame: place, size and hash. After an error nothing of this disk may be used.
+    /// Believes a frame, its place, size and hash, and gives back the block that it holds; `None`: it is zero. After an error
+    /// nothing of this disk may be used.
     ///
     /// # Errors
     /// The first [`Flaw`].
-    pub fn accept(&mut self, frame: &Frame) -> Result<(), Flaw> {
+    pub fn accept(&mut self, frame: Frame) -> Result<Option<Pieces>, Flaw> {
         let (offset, length) = (frame.offset, u64::from(frame.length));
         self.place(offset, length)?;
-        if frame.zero {
-            self.zero_content(frame)?;
+        let block = if frame.zero {
+            self.zero_content(&frame)?;
             match self.zero.last_mut() {
                 Some((start, run)) if *start + *run == offset => *run += length,
                 _ => self.zero.push((offset, length)),
             }
+            None
         } else {
-            let hash = content(frame)?;
+            let (block, hash) = self.content(frame)?;
             self.data.push((offset, hash));
             self.data_bytes += length;
-        }
+            Some(block)
+        };
         self.due = self.areas.next(offset + length).unwrap_or(self.areas.capacity());
-        Ok(())
+        Ok(block)
     }
 
     fn place(&self, offset: u64, length: u64) -> Result<(), Flaw> {
-        let (block, capacity) = (self.block, self.areas.capacity());
+        let (block, capacity) = (self.format.block, self.areas.capacity());
         let whole = capacity.saturating_sub(offset).min(u64::from(block));
         if length == 0 || length != whole || !offset.is_multiple_of(u64::from(block)) {
             return Err(Flaw::Grid { offset, length, block, capacity });
@@ -92,9 +110,29 @@ impl Coverage {
         if !frame.data.is_empty() {
             return Err(Flaw::ZeroPayload { offset, carried: frame.data.len() });
         }
-        let expected =
-            if frame.length == self.block { self.zero_hash } else { blake3::hash(&vec![0; frame.length as usize]) };
+        let expected = if frame.length == self.format.block {
+            self.zero_hash
+        } else {
+            blake3::hash(&vec![0; frame.length as usize])
+        };
         if frame.blake3[..] == expected.as_bytes()[..] { Ok(()) } else { Err(Flaw::Hash { offset }) }
+    }
+
+    /// The place was believed, so that the length is at most that of a block.
+    fn content(&self, frame: Frame) -> Result<(Pieces, blake3::Hash), Flaw> {
+        let (offset, length) = (frame.offset, frame.length as usize);
+        let block = match (frame.compression, self.format.compression) {
+            (Compression::Unspecified, _) => frame.data,
+            (method, asked) if method == asked => {
+                compress::expand(method, &frame.data.join(), length).map_err(|why| Flaw::Packed { offset, why })?.into()
+            }
+            (method, asked) => return Err(Flaw::Method { offset, method, asked }),
+        };
+        if block.len() != length {
+            return Err(Flaw::Payload { offset, length: frame.length.into(), carried: block.len() });
+        }
+        let hash = block.blake3();
+        if frame.blake3[..] == hash.as_bytes()[..] { Ok((block, hash)) } else { Err(Flaw::Hash { offset }) }
     }
 
     /// # Errors
@@ -117,7 +155,7 @@ impl Coverage {
         let gaps = self.areas.gaps();
         disk.scope = self.areas.scope();
         disk.capacity_bytes = self.areas.capacity();
-        disk.block_bytes = self.block;
+        disk.block_bytes = self.format.block;
         disk.data = self.data.into_iter().map(|(offset, hash)| (offset, hash.into())).collect();
         match disk.scope {
             Scope::Changed => (disk.zero, disk.base) = (self.zero, gaps),
@@ -141,15 +179,6 @@ fn merged(mut runs: Vec<(u64, u64)>, more: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
     joined
 }
 
-fn content(frame: &Frame) -> Result<blake3::Hash, Flaw> {
-    let (offset, length) = (frame.offset, u64::from(frame.length));
-    if frame.data.len() as u64 != length {
-        return Err(Flaw::Payload { offset, length, carried: frame.data.len() });
-    }
-    let hash = blake3::hash(&frame.data);
-    if frame.blake3[..] == hash.as_bytes()[..] { Ok(hash) } else { Err(Flaw::Hash { offset }) }
-}
-
 #[cfg(test)]
 mod tests {
     use hotadd_api::v1::{self, Range, ReadMap};
@@ -159,6 +188,7 @@ mod tests {
     const BLOCK: u32 = 64 << 10;
     const B: u64 = BLOCK as u64;
     const CAPACITY: u64 = 4 * B + 512;
+    const PLAIN: Format = Format { block: BLOCK, compression: Compression::Unspecified };
 
     fn data(offset: u64, length: u32) -> Frame {
         let data = vec![7; length as usize];
@@ -172,8 +202,8 @@ mod tests {
     }
 
     fn begun() -> Coverage {
-        let mut coverage = Coverage::new(Areas::whole(CAPACITY), BLOCK);
-        coverage.accept(&data(0, BLOCK)).unwrap();
+        let mut coverage = Coverage::new(Areas::whole(CAPACITY), PLAIN);
+        coverage.accept(data(0, BLOCK)).unwrap();
         coverage
     }
 
@@ -181,7 +211,7 @@ mod tests {
     fn mapped(scope: v1::Scope) -> Coverage {
         let areas = [(B, 2 * B), (4 * B, 512)].map(|(offset, length)| Range { offset, length }).to_vec();
         let map = ReadMap { scope: scope.into(), areas, ..ReadMap::default() };
-        Coverage::new(Areas::told(Some(&map), CAPACITY, BLOCK).unwrap(), BLOCK)
+        Coverage::new(Areas::told(Some(&map), CAPACITY, BLOCK).unwrap(), PLAIN)
     }
 
     fn recorded(coverage: Coverage) -> DiskRecord {
@@ -195,7 +225,7 @@ mod tests {
         for scope in [v1::Scope::Allocated, v1::Scope::Changed] {
             let mut coverage = mapped(scope);
             for frame in [zero(B, BLOCK), data(2 * B, BLOCK), data(4 * B, 512)] {
-                coverage.accept(&frame).unwrap();
+                coverage.accept(frame).unwrap();
             }
             coverage.finish().unwrap();
             let disk = recorded(coverage);
@@ -211,21 +241,21 @@ mod tests {
     #[test]
     fn only_the_areas_may_come_and_all_of_them_must() {
         for offset in [0, 3 * B] {
-            assert_eq!(mapped(v1::Scope::Changed).accept(&data(offset, BLOCK)), Err(Flaw::Outside { offset }));
+            assert_eq!(mapped(v1::Scope::Changed).accept(data(offset, BLOCK)).map(drop), Err(Flaw::Outside { offset }));
         }
         let mut coverage = mapped(v1::Scope::Changed);
-        coverage.accept(&data(B, BLOCK)).unwrap();
-        assert_eq!(coverage.accept(&data(4 * B, 512)), Err(Flaw::Missing { due: 2 * B, offset: 4 * B }));
-        coverage.accept(&data(2 * B, BLOCK)).unwrap();
+        coverage.accept(data(B, BLOCK)).unwrap();
+        assert_eq!(coverage.accept(data(4 * B, 512)).map(drop), Err(Flaw::Missing { due: 2 * B, offset: 4 * B }));
+        coverage.accept(data(2 * B, BLOCK)).unwrap();
         assert_eq!(coverage.finish(), Err(Flaw::Missing { due: 4 * B, offset: CAPACITY }));
-        assert_eq!(coverage.accept(&data(B, BLOCK)), Err(Flaw::Twice { offset: B, due: 4 * B }));
+        assert_eq!(coverage.accept(data(B, BLOCK)).map(drop), Err(Flaw::Twice { offset: B, due: 4 * B }));
     }
 
     #[test]
     fn whole_coverage_is_recorded_with_merged_zero_runs() {
         let mut coverage = begun();
         for frame in [zero(B, BLOCK), zero(2 * B, BLOCK), data(3 * B, BLOCK), zero(4 * B, 512)] {
-            coverage.accept(&frame).unwrap();
+            coverage.accept(frame).unwrap();
         }
         coverage.finish().unwrap();
         let disk = recorded(coverage);
@@ -235,8 +265,8 @@ mod tests {
 
     #[test]
     fn a_gap_a_repetition_and_a_step_back_are_named() {
-        assert_eq!(begun().accept(&data(2 * B, BLOCK)), Err(Flaw::Missing { due: B, offset: 2 * B }));
-        assert_eq!(begun().accept(&data(0, BLOCK)), Err(Flaw::Twice { offset: 0, due: B }));
+        assert_eq!(begun().accept(data(2 * B, BLOCK)).map(drop), Err(Flaw::Missing { due: B, offset: 2 * B }));
+        assert_eq!(begun().accept(data(0, BLOCK)).map(drop), Err(Flaw::Twice { offset: 0, due: B }));
         assert_eq!(begun().finish(), Err(Flaw::Missing { due: B, offset: CAPACITY }));
     }
 
@@ -244,24 +274,65 @@ mod tests {
     fn frames_off_the_grid_or_outside_are_refused() {
         let odd = [data(B + 512, BLOCK), data(B, 512), data(B, 0), data(4 * B, BLOCK), data(8 * B, BLOCK)];
         for frame in odd.into_iter().chain([data(B, 2 * BLOCK), zero(u64::MAX - B + 1, BLOCK)]) {
-            let flaw = begun().accept(&frame);
-            assert!(matches!(flaw, Err(Flaw::Grid { .. })), "{} {}: {flaw:?}", frame.offset, frame.length);
+            let place = (frame.offset, frame.length);
+            let flaw = begun().accept(frame);
+            assert!(matches!(flaw, Err(Flaw::Grid { .. })), "{place:?}: {flaw:?}");
         }
     }
 
     #[test]
     fn content_that_contradicts_the_frame_is_refused() {
         let mut short = data(B, BLOCK);
-        short.data = short.data.slice(1..);
-        assert!(matches!(begun().accept(&short), Err(Flaw::Payload { .. })));
+        short.data = vec![7; BLOCK as usize - 1].into();
+        assert!(matches!(begun().accept(short), Err(Flaw::Payload { .. })));
         let mut full = zero(B, BLOCK);
         full.data = vec![0; 4].into();
-        assert!(matches!(begun().accept(&full), Err(Flaw::ZeroPayload { .. })));
+        assert!(matches!(begun().accept(full), Err(Flaw::ZeroPayload { .. })));
         for mut frame in [data(B, BLOCK), zero(B, BLOCK)] {
-            frame.blake3 = vec![0; 32].into();
-            assert_eq!(begun().accept(&frame), Err(Flaw::Hash { offset: B }));
+            let mut other = frame.clone();
+            other.blake3 = vec![0; 32].into();
+            assert_eq!(begun().accept(other).map(drop), Err(Flaw::Hash { offset: B }));
             frame.blake3 = frame.blake3.slice(..31);
-            assert_eq!(begun().accept(&frame), Err(Flaw::Hash { offset: B }));
+            assert_eq!(begun().accept(frame).map(drop), Err(Flaw::Hash { offset: B }));
+        }
+    }
+
+    /// A frame of one block that is compressed.
+    fn packed(method: Compression) -> Frame {
+        let (block, mut out) = (vec![7; BLOCK as usize], Vec::new());
+        assert!(compress::compress(method, &block, &mut out));
+        Frame { compression: method, data: out.into(), ..data(0, BLOCK) }
+    }
+
+    #[test]
+    fn a_compressed_block_is_proven_as_it_was_before() {
+        for compression in [Compression::Zstd, Compression::Lz4] {
+            let begun = || Coverage::new(Areas::whole(CAPACITY), Format { block: BLOCK, compression });
+            let block = begun().accept(packed(compression)).unwrap().unwrap();
+            assert_eq!(block.join(), vec![7; BLOCK as usize]);
+            let block = begun().accept(data(0, BLOCK)).unwrap().unwrap();
+            assert_eq!(block.len(), BLOCK as usize, "one that did not get smaller");
+            let wrong = Frame { blake3: vec![1; 32].into(), ..packed(compression) };
+            assert_eq!(begun().accept(wrong).map(drop), Err(Flaw::Hash { offset: 0 }));
+        }
+    }
+
+    #[test]
+    fn what_is_compressed_otherwise_than_asked_or_holds_another_length_is_refused() {
+        for (asked, method) in [
+            (Compression::Unspecified, Compression::Zstd),
+            (Compression::Zstd, Compression::Lz4),
+            (Compression::Lz4, Compression::Zstd),
+        ] {
+            let mut coverage = Coverage::new(Areas::whole(CAPACITY), Format { block: BLOCK, compression: asked });
+            let flaw = Flaw::Method { offset: 0, method, asked };
+            assert_eq!(coverage.accept(packed(method)).map(drop), Err(flaw));
+        }
+        for compression in [Compression::Zstd, Compression::Lz4] {
+            let mut coverage = Coverage::new(Areas::whole(512), Format { block: BLOCK, compression });
+            let bomb = Frame { length: 512, ..packed(compression) };
+            let flaw = coverage.accept(bomb).map(drop);
+            assert!(matches!(flaw, Err(Flaw::Packed { offset: 0, .. })), "{flaw:?}");
         }
     }
 }

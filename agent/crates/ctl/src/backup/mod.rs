@@ -1,7 +1,7 @@
 //! `backup`: one VM, one job, one folder. This file holds the order of things; the parts hold the rules.
 //!
 //! ```text
-//! Staging::open ─▶ connect ─▶ BackupVm ─▶ events ─▶ collector ─▶ result ─▶ judge ─▶ writers synced ─▶ commit ─▶ exit 0/10
+//! Target::open ─▶ connect ─▶ BackupVm ─▶ events ─▶ collector ─▶ result ─▶ judge ─▶ writers synced ─▶ commit ─▶ exit 0/10
 //!      │2             │3,4        │             │                   │         │4,5,6        │5,7           │7
 //!      ▼              ▼           ▼             ▼                   ▼         ▼             ▼              ▼
 //!   nothing was asked         (`resume`: once more, for the rest, while the agent keeps the snapshot)
@@ -19,10 +19,13 @@ mod base;
 mod collector;
 mod disk;
 mod hardware;
+mod image;
 mod judge;
+mod rate;
 pub(crate) mod report;
 mod resume;
 mod settle;
+mod target;
 mod wish;
 
 use std::time::{Duration, Instant};
@@ -32,20 +35,21 @@ use hotadd_api::{
     v1::{BackupVmRequest, Cleanup, Consistency, GetInfoResponse, JobResult, JobState, SnapshotRequest, Transport},
 };
 use tokio::sync::mpsc;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 use uuid::Uuid;
 
 use self::{
     collector::Collector,
+    coverage::Format,
     judge::{Asked, Verdict},
     resume::Resume,
     settle::Settled,
-    staging::Staging,
+    target::Target,
     wish::Wish,
 };
 use crate::{
     cli::{AgentArgs, BackupArgs},
-    connect::{Agent, chain, is_transport},
+    connect::{Agent, Ended, JobStream, chain, is_transport},
     error::Failure,
     exit::Exit,
     interrupt::{Interrupt, interrupted},
@@ -83,18 +87,19 @@ pub async fn run(args: &BackupArgs, agent_args: &AgentArgs, out: &Output) -> Res
     let started = Instant::now();
     let mut interrupt = Interrupt::install()?;
     let key = args.sign.as_deref().map(SigningKey::load).transpose()?;
-    let staging = Staging::open(&args.out, args.force)?;
+    let target = Target::open(args)?;
     let asked = Asked::new(args);
     let wish = Wish::new(args, &asked, out)?;
     let mut request = wish.ask(request(args));
     let (agent, info) = interrupt.guard(Agent::connect(agent_args)).await?;
     let (faults, mut heard) = mpsc::channel(1);
-    let mut collector = Collector::new(out.clone(), staging, asked, wish, args.block_bytes(), faults);
+    let format = Format { block: args.block_bytes(), compression: args.compression() };
+    let mut collector = Collector::new(out.clone(), target, asked, wish, format, faults);
     let mut resume = Resume::new(args.resume_for);
     collector.keep_broken(resume.is_wanted());
     let result = loop {
         let streamed = tokio::select! {
-            ended = stream(&agent, request.clone(), &mut collector) => ended,
+            ended = stream(&agent, &request, &mut collector) => ended,
             // The collector keeps a sender, so that this never ends by itself.
             Some(failure) = heard.recv() => Err(Stop::Ask(failure)),
             signal = interrupt.wait() => Err(Stop::Ask(interrupted(signal))),
@@ -136,16 +141,16 @@ fn request(args: &BackupArgs) -> BackupVmRequest {
         resume_window_seconds: args.resume_for,
         nbd_servers: args.nbd.clone(),
         back_to_hotadd: args.back_to_hotadd,
+        compression: args.compression().into(),
         transport: args.transport.map_or(Transport::Unspecified, Transport::from).into(),
         ..BackupVmRequest::default()
     }
 }
 
 /// Runs the job's stream to its result. Dropping this ends the stream, and with it the job.
-async fn stream(agent: &Agent, request: BackupVmRequest, collector: &mut Collector) -> Result<JobResult, Stop> {
-    let mut client = agent.jobs();
-    let mut events = match tokio::time::timeout(SILENCE_LIMIT, client.backup_vm(request)).await {
-        Ok(Ok(answer)) => answer.into_inner(),
+async fn stream(agent: &Agent, request: &BackupVmRequest, collector: &mut Collector) -> Result<JobResult, Stop> {
+    let mut events = match tokio::time::timeout(SILENCE_LIMIT, agent.backup_vm(request)).await {
+        Ok(Ok(events)) => events,
         Ok(Err(status)) => return Err(stopped(agent, &status, false).await),
         Err(_) => return Err(silent()),
     };
@@ -158,14 +163,15 @@ async fn stream(agent: &Agent, request: BackupVmRequest, collector: &mut Collect
                 }
             }
             Ok(Ok(None)) => return Err(broken("the agent ended it")),
-            Ok(Err(status)) => return Err(stopped(agent, &status, collector.began()).await),
+            Ok(Err(Ended::Status(status))) => return Err(stopped(agent, &status, collector.began()).await),
+            Ok(Err(Ended::Flaw(flaw))) => return Err(Stop::Ask(Failure::contract(flaw.to_string()))),
             Err(_) => return Err(silent()),
         }
     }
 }
 
 /// Lets the agent end the stream, so that its side does not see a client that ran away. What comes is not of interest.
-async fn farewell<T>(events: &mut Streaming<T>) {
+async fn farewell(events: &mut JobStream) {
     let _ = tokio::time::timeout(FAREWELL, events.message()).await;
 }
 
@@ -189,8 +195,6 @@ async fn stopped(agent: &Agent, status: &Status, began: bool) -> Stop {
         };
     }
     match status.code() {
-        // Made by this side: a message above MAX_MESSAGE_BYTES.
-        Code::OutOfRange => return Stop::Ask(Failure::contract(status.message())),
         // What HTTP/2 and runtimes make of a stream that is torn.
         Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted => return broken(&chain(status)),
         _ if is_transport(status) => return broken(&chain(status)),
@@ -247,9 +251,10 @@ async fn conclude(
     let verdict = judge::judge(&result, collector.seen(), collector.asked())
         .inspect_err(|_| report::disks(out, &result.disks))?;
     let manifest = collector.manifest(&verdict, &result, info).await.map_err(|f| owed(f, &result))?;
-    let path = collector.into_staging().commit(&manifest, key).map_err(|f| owed(f, &result))?;
+    let (target, rate) = collector.into_end();
+    let path = target.commit(&manifest, key).map_err(|f| owed(f, &result))?;
     let exit = tell_missing(out, &verdict);
-    report::end(out, &result, &manifest, &path, exit, started.elapsed());
+    report::end(out, &result, &manifest, path.as_deref(), &rate, (exit, started.elapsed()));
     Ok(exit)
 }
 

@@ -12,7 +12,7 @@ use hotadd_api::{
 };
 use serde_json::{Value, json};
 
-use super::areas::Areas;
+use super::{areas::Areas, rate::Rate};
 use crate::{
     exit::Exit,
     output::{Output, bytes, micros, table},
@@ -158,30 +158,42 @@ fn disk_row(disk: &DiskResult) -> Vec<String> {
     ]
 }
 
-/// The end of a backup.
-pub(super) fn end(out: &Output, result: &JobResult, manifest: &Manifest, path: &Path, exit: Exit, took: Duration) {
-    let folder = path.parent().unwrap_or(path);
+/// The end of a backup, whose manifest is at `path`, or of one that was only read.
+pub(super) fn end(
+    out: &Output,
+    result: &JobResult,
+    manifest: &Manifest,
+    path: Option<&Path>,
+    rate: &Rate,
+    (exit, took): (Exit, Duration),
+) {
+    let images: Vec<_> = path
+        .and_then(Path::parent)
+        .map_or_else(Vec::new, |folder| manifest.disks.iter().map(|disk| (disk, folder.join(&disk.file))).collect());
     warn_engines(out, &result.disks);
     out.event(|| {
-        let files: Vec<_> = manifest
-            .disks
+        let files: Vec<_> = images
             .iter()
-            .map(|disk| {
-                json!({"device_key": disk.device_key,
-            "file": folder.join(&disk.file), "capacity_bytes": disk.capacity_bytes, "scope": disk.scope, "root": disk.root})
+            .map(|(disk, file)| {
+                json!({"device_key": disk.device_key, "file": file, "capacity_bytes": disk.capacity_bytes,
+                "scope": disk.scope, "root": disk.root})
             })
             .collect();
         json!({"event": "result", "exit": exit.code(), "vm_name": result.vm_name, "job_id": result.job_id,
             "consistency": manifest.snapshot.consistency, "cleanup": cleanup_name(result.cleanup()),
-            "manifest": path, "images": files, "seconds": took.as_secs_f64()})
+            "manifest": path, "images": files, "seconds": took.as_secs_f64(), "read": rate.json()})
     });
     out.result("");
     disks(out, &result.disks);
     out.result(&format!("\nconsistency reached: {}", manifest.snapshot.consistency));
-    for disk in &manifest.disks {
-        out.result(&format!("image: {}", folder.join(&disk.file).display()));
+    for (_, file) in &images {
+        out.result(&format!("image: {}", file.display()));
     }
-    out.result(&format!("manifest: {}", path.display()));
+    match path {
+        Some(path) => out.result(&format!("manifest: {}", path.display())),
+        None => out.result("every block was received and checked; nothing was kept (--discard)"),
+    }
+    out.result(&format!("read: {}", rate.line()));
     out.result(&format!("clean-up: {}; took {:.1} s", cleanup_name(result.cleanup()), took.as_secs_f64()));
 }
 

@@ -24,8 +24,8 @@ impl Wish {
     /// Exit 2.
     pub(super) fn new(args: &BackupArgs, asked: &Asked, out: &Output) -> Result<Self, Failure> {
         let seed = args.seed.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0.max(1));
-        let load = |path| Base::load(path, &args.out, seed, |key| asked.wants(key), out);
-        let base = args.base.as_deref().map(load).transpose()?;
+        let load = |(path, folder)| Base::load(path, folder, seed, |key| asked.wants(key), out);
+        let base = args.base.as_deref().zip(args.out.as_deref()).map(load).transpose()?;
         let scope = match (&base, args.allocated) {
             (Some(_), _) => Scope::Changed,
             (None, true) => Scope::Allocated,

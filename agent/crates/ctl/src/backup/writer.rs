@@ -6,17 +6,17 @@
 //! ```
 //! The queue is the back-pressure: when the disk here is slow the collector waits, then the HTTP/2 window closes, then
 //! the agent's reads stop. The file was made sparse and zero, so zero frames cost nothing.
-use std::{fs::File, os::unix::fs::FileExt as _, thread};
+use std::thread;
 
-use hotadd_api::v1::Frame;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     areas::Areas,
-    coverage::{Coverage, Flaw},
+    coverage::{Coverage, Flaw, Format},
+    image::Image,
     progress::DiskProgress,
 };
-use crate::{error::Failure, exit::Exit, reasons};
+use crate::{connect::wire::Frame, error::Failure, exit::Exit, reasons};
 
 /// Bytes that may wait for one disk.
 const QUEUE_BYTES: usize = 8 << 20;
@@ -40,7 +40,7 @@ pub struct Spec {
     /// For messages: "Hard disk 1 (2000)".
     pub disk: String,
     pub areas: Areas,
-    pub block: u32,
+    pub format: Format,
 }
 
 impl Writer {
@@ -49,16 +49,16 @@ impl Writer {
     /// # Errors
     /// Exit 1 when there is no thread to be had.
     pub fn start(
-        file: File,
+        image: Image,
         spec: Spec,
         mut progress: DiskProgress,
         faults: mpsc::Sender<Failure>,
     ) -> Result<Self, Failure> {
-        let depth = (QUEUE_BYTES / spec.block as usize).max(2);
+        let depth = (QUEUE_BYTES / spec.format.block as usize).max(2);
         let (queue, mut items) = mpsc::channel(depth);
         let (tell, done) = oneshot::channel();
         let work = move || {
-            let ended = write(&file, &spec, &mut items, &mut progress);
+            let ended = write(&image, &spec, &mut items, &mut progress);
             let Some(ended) = ended else { return };
             if let Err(failure) = &ended {
                 // Full: another disk failed first and its failure is enough.
@@ -112,38 +112,37 @@ impl Writer {
 
 /// `None`: given up by the collector.
 fn write(
-    file: &File,
+    image: &Image,
     spec: &Spec,
     items: &mut mpsc::Receiver<Item>,
     progress: &mut DiskProgress,
 ) -> Option<Result<Coverage, Failure>> {
-    let mut coverage = Coverage::new(spec.areas.clone(), spec.block);
+    let mut coverage = Coverage::new(spec.areas.clone(), spec.format);
     loop {
         match items.blocking_recv()? {
             Item::Frame(frame) => {
-                if let Err(failure) = one(file, spec, &mut coverage, &frame) {
+                let (length, zero) = (frame.length, frame.zero);
+                if let Err(failure) = one(image, spec, &mut coverage, frame) {
                     return Some(Err(failure));
                 }
-                progress.advance(u64::from(frame.length), frame.zero);
+                progress.advance(u64::from(length), zero);
             }
-            Item::Finish => return Some(end(file, spec, coverage)),
+            Item::Finish => return Some(end(image, spec, coverage)),
         }
     }
 }
 
-fn one(file: &File, spec: &Spec, coverage: &mut Coverage, frame: &Frame) -> Result<(), Failure> {
-    coverage.accept(frame).map_err(|flaw| disbelieve(spec, &flaw))?;
-    if frame.zero {
-        return Ok(());
-    }
-    file.write_all_at(&frame.data, frame.offset)
-        .map_err(|error| Failure::write(&format!("{}: write at byte {}", spec.disk, frame.offset), &error))
+fn one(image: &Image, spec: &Spec, coverage: &mut Coverage, frame: Frame) -> Result<(), Failure> {
+    let offset = frame.offset;
+    let Some(content) = coverage.accept(frame).map_err(|flaw| disbelieve(spec, &flaw))? else { return Ok(()) };
+    image
+        .write(content, offset)
+        .map_err(|error| Failure::write(&format!("{}: write at byte {offset}", spec.disk), &error))
 }
 
-fn end(file: &File, spec: &Spec, coverage: Coverage) -> Result<Coverage, Failure> {
+fn end(image: &Image, spec: &Spec, coverage: Coverage) -> Result<Coverage, Failure> {
     coverage.finish().map_err(|flaw| disbelieve(spec, &flaw))?;
-    // Delayed allocation tells of a full file system only here.
-    file.sync_all().map_err(|error| Failure::write(&format!("{}: sync", spec.disk), &error))?;
+    image.sync().map_err(|error| Failure::write(&format!("{}: sync", spec.disk), &error))?;
     Ok(coverage)
 }
 
@@ -151,14 +150,21 @@ fn disbelieve(spec: &Spec, flaw: &Flaw) -> Failure {
     let code = match flaw {
         Flaw::Hash { .. } => reasons::HASH,
         Flaw::Twice { .. } | Flaw::Missing { .. } | Flaw::Outside { .. } | Flaw::Grid { .. } => reasons::COVERAGE,
-        Flaw::Payload { .. } | Flaw::ZeroPayload { .. } => reasons::CONTRACT,
+        Flaw::Payload { .. } | Flaw::ZeroPayload { .. } | Flaw::Method { .. } | Flaw::Packed { .. } => {
+            reasons::CONTRACT
+        }
     };
     Failure::new(Exit::JobFailed, code, format!("{}: {flaw}", spec.disk)).cleanup(hotadd_api::v1::Cleanup::Unspecified)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::OpenOptions, os::unix::fs::MetadataExt as _};
+    use std::{
+        fs::{File, OpenOptions},
+        os::unix::fs::MetadataExt as _,
+    };
+
+    use hotadd_api::v1::Compression;
 
     use super::*;
     use crate::output::Output;
@@ -179,9 +185,10 @@ mod tests {
 
     fn writer(file: File, blocks: u64) -> (Writer, mpsc::Receiver<Failure>) {
         let (faults, heard) = mpsc::channel(1);
-        let spec = Spec { disk: "Hard disk 1 (1)".into(), areas: Areas::whole(blocks * B), block: BLOCK };
+        let format = Format { block: BLOCK, compression: Compression::Unspecified };
+        let spec = Spec { disk: "Hard disk 1 (1)".into(), areas: Areas::whole(blocks * B), format };
         let progress = DiskProgress::new(&Output::new(false, true), 1, "Hard disk 1", blocks * B);
-        (Writer::start(file, spec, progress, faults).unwrap(), heard)
+        (Writer::start(Image::File(file), spec, progress, faults).unwrap(), heard)
     }
 
     #[tokio::test]

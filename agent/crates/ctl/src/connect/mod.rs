@@ -1,8 +1,12 @@
-//! The way to the agent: mutual TLS, HTTP/2 windows and keep-alive, and what a transport error means. Nothing of jobs.
+//! The way to the agent: mutual TLS, HTTP/2 windows and keep-alive, what a transport error means, and a job's stream as it
+//! comes over the wire ([`stream`]). No rule about jobs.
 //!
 //! TLS 1.3 lets the client believe that it is connected before the server has looked at its certificate, so a refused
 //! client certificate shows as a transport error of the first call. The module `probe` then asks TLS itself.
+pub mod pieces;
 mod probe;
+mod stream;
+pub mod wire;
 
 use std::{env, error::Error as StdError, fs, io, path::PathBuf, time::Duration};
 
@@ -18,6 +22,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 
+pub(crate) use self::stream::{Ended, JobStream};
 use crate::{cli::AgentArgs, error::Failure, exit::Exit, reasons};
 
 /// TCP and TLS together; a proxy in the same building answers in milliseconds.
