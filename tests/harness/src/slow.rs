@@ -23,9 +23,19 @@ pub struct LoopDevice {
 }
 
 impl LoopDevice {
+    /// Read-only, past the page cache.
     pub fn of(file: &Path) -> Result<Self> {
+        Self::with(file, &["--read-only", "--direct-io=on"])
+    }
+
+    /// One that the kernel would let be written.
+    pub fn writable(file: &Path) -> Result<Self> {
+        Self::with(file, &[])
+    }
+
+    fn with(file: &Path, options: &[&str]) -> Result<Self> {
         let mut command = Command::new("losetup");
-        let run = Run::of(command.args(["--find", "--show", "--read-only", "--direct-io=on"]).arg(file))?;
+        let run = Run::of(command.args(["--find", "--show"]).args(options).arg(file))?;
         ensure!(run.code == 0, "losetup: {}", run.stderr);
         Ok(Self { node: PathBuf::from(run.stdout.trim()) })
     }
