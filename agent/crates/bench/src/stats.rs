@@ -26,32 +26,24 @@ pub fn percentile<T: Copy + Ord>(values: &mut [T], share: f64) -> Option<T> {
     values.get(rank.saturating_sub(1)).copied()
 }
 
-/// Both sides in turns, and who begins changes too: what drifts (heat, caches, neighbours) meets both alike.
+/// All sides in turns, and who begins changes too: what drifts (heat, caches, neighbours) meets all alike. `run` is told whose turn
+/// it is; answers by side.
 ///
 /// # Errors
-/// The first of either side.
-pub fn interleaved<T, E>(
-    rounds: usize,
-    mut ours: impl FnMut() -> Result<T, E>,
-    mut theirs: impl FnMut() -> Result<T, E>,
-) -> Result<(Vec<T>, Vec<T>), E> {
-    let (mut mine, mut peers) = (Vec::with_capacity(rounds), Vec::with_capacity(rounds));
+/// The first of any side.
+pub fn turns<T, E>(rounds: usize, sides: usize, mut run: impl FnMut(usize) -> Result<T, E>) -> Result<Vec<Vec<T>>, E> {
+    let mut answers: Vec<Vec<T>> = (0..sides).map(|_| Vec::with_capacity(rounds)).collect();
     for round in 0..rounds {
-        if round % 2 == 0 {
-            mine.push(ours()?);
-            peers.push(theirs()?);
-        } else {
-            peers.push(theirs()?);
-            mine.push(ours()?);
+        for place in 0..sides {
+            let side = (round + place) % sides;
+            answers[side].push(run(side)?);
         }
     }
-    Ok((mine, peers))
+    Ok(answers)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
     use super::*;
 
     #[test]
@@ -72,16 +64,15 @@ mod tests {
 
     #[test]
     fn sides_take_turns_in_beginning_and_the_first_error_ends_it() {
-        let order = RefCell::new(String::new());
-        let side = |name| {
-            order.borrow_mut().push(name);
-            Ok::<_, ()>(name)
-        };
-        let done = interleaved(3, || side('a'), || side('b'));
-        assert_eq!(done.map(|(a, b)| (a.len(), b.len())), Ok((3, 3)));
-        assert_eq!(*order.borrow(), "abbaab");
-        let mut left = 1;
-        let failing = || {
+        let mut order = Vec::new();
+        let done = turns(3, 2, |side| {
+            order.push(side);
+            Ok::<_, ()>(order.len())
+        });
+        assert_eq!(done, Ok(vec![vec![1, 4, 5], vec![2, 3, 6]]));
+        assert_eq!(order, [0, 1, 1, 0, 0, 1]);
+        let mut left = 3;
+        let failing = |_| {
             if left == 0 {
                 Err("enough")
             } else {
@@ -89,6 +80,6 @@ mod tests {
                 Ok(())
             }
         };
-        assert_eq!(interleaved(3, failing, || Ok(())), Err("enough"));
+        assert_eq!((turns(3, 2, failing), left), (Err("enough"), 0));
     }
 }
