@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    app,
+    app, bench,
     config::Config,
     discover::Platform,
     error::{Error, Result},
@@ -42,6 +42,8 @@ enum Command {
         #[command(subcommand)]
         verb: JournalVerb,
     },
+    /// Measures how fast one block device can be read here; read-only, works while the agent runs.
+    Bench(bench::Args),
     /// Prints the registry of reasons as Markdown.
     Reasons,
 }
@@ -90,6 +92,7 @@ fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<()> {
         }
         Command::CheckConfig(config) => config.load().map(|_| println!("ok")),
         Command::Journal { verb: JournalVerb::Show { state_dir } } => show(&state_dir.join("journal")),
+        Command::Bench(args) => bench::run(&args),
         Command::Reasons => {
             print!("{}", reason::markdown());
             Ok(())

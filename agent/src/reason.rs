@@ -200,6 +200,9 @@ registry! {
     DUTY_OWED = "HA-DUT-001", Unavailable, "clean-up is not finished", "nothing: the agent retries until it is proven; ListDuties shows why it waits";
     DUTY_JOURNAL = "HA-DUT-002", Internal, "the journal can't be written", "check space and health of the state directory; nothing new is attached until then";
 
+    BENCH_DEVICE = "HA-BEN-001", InvalidArgument, "the path is not a block device that can be read past the cache", "give the node of a whole disk or partition (lsblk shows them), and run as a user who may read it";
+    BENCH_WRITE = "HA-BEN-002", FailedPrecondition, "the results can't be written", "give --out a folder that can be made and written, not on the measured disk";
+
     INTERNAL = "HA-INT-001", Internal, "the agent met a bug", "report it with the journal of the service";
 }
 

@@ -6,6 +6,7 @@
 mod areas;
 mod around;
 mod backpressure;
+mod bench;
 mod chains;
 mod cli;
 mod consistency;

@@ -1,10 +1,13 @@
 //! hotaddctl as a user runs it.
 use std::{
+    io::{BufRead as _, BufReader, Read as _},
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    thread,
+    time::Instant,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::{Pki, binary};
@@ -40,6 +43,27 @@ impl Run {
             stdout: String::from_utf8_lossy(&stdout).into_owned(),
             stderr: String::from_utf8_lossy(&stderr).into_owned(),
         })
+    }
+
+    /// As [`Run::of`], with the moment of each JSON line that it printed.
+    pub fn stamped(command: &mut Command) -> Result<(Self, Vec<(Instant, Value)>)> {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let (stdout, stderr) = (child.stdout.take().context("no stdout")?, child.stderr.take().context("no stderr")?);
+        let told = thread::spawn(move || {
+            let mut text = String::new();
+            BufReader::new(stderr).read_to_string(&mut text).map(|_| text)
+        });
+        let (mut stdout_text, mut events) = (String::new(), Vec::new());
+        for line in BufReader::new(stdout).lines() {
+            let line = line?;
+            if let Ok(event) = serde_json::from_str(&line) {
+                events.push((Instant::now(), event));
+            }
+            stdout_text += &(line + "\n");
+        }
+        let code = child.wait()?.code().unwrap_or(-1);
+        let stderr = told.join().ok().and_then(Result::ok).unwrap_or_default();
+        Ok((Self { code, stdout: stdout_text, stderr }, events))
     }
 
     /// JSON lines of `--json`.

@@ -47,6 +47,8 @@ pub struct Spec {
     pub api_version: String,
     /// HOTADD_LOG of the agent.
     pub log: String,
+    /// Disks are read past this machine's page cache: for benchmarks.
+    pub direct: bool,
 }
 
 /// Short deadlines: a test waits for conditions, and what it waits for is near.
@@ -109,6 +111,7 @@ impl Spec {
             agent_toml: AGENT_TOML.into(),
             api_version: "8.0.2.0".into(),
             log: "info,hotadd_agent=debug".into(),
+            direct: false,
         }
     }
 
@@ -371,7 +374,8 @@ impl Scene {
     }
 
     pub fn without_agent(dir: &Path, spec: Spec) -> Result<Self> {
-        let scene = Self { agent: None, stage: Stage::start(dir, spec, &format!("loop:{PROXY}"))? };
+        let kind = if spec.direct { "loop-direct" } else { "loop" };
+        let scene = Self { agent: None, stage: Stage::start(dir, spec, &format!("{kind}:{PROXY}"))? };
         scene.write_config("")?;
         Ok(scene)
     }

@@ -1,6 +1,12 @@
 //! A block device with latency and parallelism, as a datastore behind a network has them: nbdkit's delay filter, made a file
 //! by nbdfuse, made a read-only loop device with direct I/O. For benchmarks; needs /dev/fuse and root.
+//!
+//! Its own bound: nbdfuse leaves libfuse's loop at its default of 10 worker threads (fuse_loop_config, libfuse 3.12 and newer), each of
+//! which waits for one read. nbdfuse has no option for it (`-o max_threads` is refused), so it can't be lifted; FUSE's `max_background`
+//! (12) and nbdkit's threads are above it. Ten reads of at most 1 MiB in each delay are all that anybody gets; who asks in 4 KiB pages has
+//! requests of 512 KiB, because a loop device takes 128 segments.
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -23,9 +29,19 @@ pub struct LoopDevice {
 }
 
 impl LoopDevice {
+    /// Read-only, past the page cache.
     pub fn of(file: &Path) -> Result<Self> {
+        Self::with(file, &["--read-only", "--direct-io=on"])
+    }
+
+    /// One that the kernel would let be written.
+    pub fn writable(file: &Path) -> Result<Self> {
+        Self::with(file, &[])
+    }
+
+    fn with(file: &Path, options: &[&str]) -> Result<Self> {
         let mut command = Command::new("losetup");
-        let run = Run::of(command.args(["--find", "--show", "--read-only", "--direct-io=on"]).arg(file))?;
+        let run = Run::of(command.args(["--find", "--show"]).args(options).arg(file))?;
         ensure!(run.code == 0, "losetup: {}", run.stderr);
         Ok(Self { node: PathBuf::from(run.stdout.trim()) })
     }
@@ -43,12 +59,13 @@ impl Drop for LoopDevice {
 #[derive(Debug)]
 pub struct SlowDevice {
     device: LoopDevice,
-    _mount: Mount,
+    mount: Mount,
     _server: Ended,
 }
 
+/// A child that ends with its value.
 #[derive(Debug)]
-struct Ended(Child);
+pub(crate) struct Ended(pub Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -60,6 +77,7 @@ impl Drop for Ended {
 #[derive(Debug)]
 struct Mount {
     at: PathBuf,
+    disk: PathBuf,
     _server: Ended,
 }
 
@@ -76,6 +94,7 @@ impl SlowDevice {
     pub fn of(dir: &Path, file: &Path, delay: Duration) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let (socket, at) = (dir.join("slow.sock"), dir.join("mount"));
+        let log = File::create(dir.join("slow.log"))?;
         let server = Command::new("nbdkit")
             .args([
                 "--foreground",
@@ -91,6 +110,7 @@ impl SlowDevice {
             .arg(file)
             .arg(format!("rdelay={}ms", delay.as_millis()))
             .stdin(Stdio::null())
+            .stderr(log.try_clone()?)
             .spawn()
             .context("nbdkit")?;
         let server = Ended(server);
@@ -103,11 +123,18 @@ impl SlowDevice {
             .arg("--unix")
             .arg(&socket)
             .stdin(Stdio::null())
+            .stderr(log)
             .spawn()
             .context("nbdfuse (package libnbd-bin)")?;
-        let mount = Mount { at, _server: Ended(fuse) };
+        let mount = Mount { at, disk: disk.clone(), _server: Ended(fuse) };
         wait_for("nbdfuse serves", START, || Ok(disk.exists().then_some(())))?;
-        Ok(Self { device: LoopDevice::of(&disk)?, _mount: mount, _server: server })
+        Ok(Self { device: LoopDevice::of(&disk)?, mount, _server: server })
+    }
+
+    /// The file that the device shows.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.mount.disk
     }
 
     #[must_use]

@@ -162,7 +162,7 @@ pub async fn start(opt: Options) -> Result<Running> {
     let state = State::build(&opt.inventory, &opt.api_version, &opt.user, &opt.password, &opt.work_dir)?;
     let backend = match &opt.backend {
         Backend::None => Live::None,
-        Backend::Loop { .. } => Live::Loop(backend::LoopBackend::default()),
+        Backend::Loop { direct, .. } => Live::Loop(backend::LoopBackend::new(*direct)),
         Backend::Qemu { qmp, .. } => {
             let qemu = backend::QemuBackend::connect(qmp, opt.work_dir.clone()).await.map_err(anyhow::Error::msg)?;
             Live::Qemu(Box::new(qemu))

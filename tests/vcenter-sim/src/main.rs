@@ -24,7 +24,7 @@ struct Args {
     /// Folder for redo logs and flattened chains.
     #[arg(long)]
     work: PathBuf,
-    /// none, loop:PROXY or qemu:PROXY:QMPSOCKET.
+    /// none, loop:PROXY, loop-direct:PROXY or qemu:PROXY:QMPSOCKET.
     #[arg(long, default_value = "none", value_parser = Backend::parse)]
     backend: Backend,
     /// More names or addresses for the certificate.

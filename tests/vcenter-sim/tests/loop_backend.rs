@@ -21,7 +21,7 @@ fn able() -> bool {
 }
 
 async fn lab() -> Lab {
-    Lab::with(|o, _| o.backend = Backend::Loop { proxy: "proxy".into() }).await
+    Lab::with(|o, _| o.backend = Backend::Loop { proxy: "proxy".into(), direct: false }).await
 }
 
 fn first_byte(node: &str, at: u64) -> u8 {

@@ -31,15 +31,16 @@ pub(crate) struct LoopBackend {
     entries: Mutex<BTreeMap<String, Entry>>,
     events: broadcast::Sender<Value>,
     suppress: AtomicBool,
-}
-
-impl Default for LoopBackend {
-    fn default() -> Self {
-        LoopBackend { entries: Mutex::default(), events: broadcast::channel(1024).0, suppress: AtomicBool::new(false) }
-    }
+    /// Past the page cache of this machine.
+    direct: bool,
 }
 
 impl LoopBackend {
+    pub(crate) fn new(direct: bool) -> Self {
+        let events = broadcast::channel(1024).0;
+        LoopBackend { entries: Mutex::default(), events, suppress: AtomicBool::new(false), direct }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Entry>> {
         self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -69,7 +70,7 @@ impl LoopBackend {
         if self.lock().values().any(occupied) {
             return Err(format!("target {} on {pci} is in use", req.unit));
         }
-        let node = Node::open(&req.image, req.size).await?;
+        let node = Node::open(&req.image, req.size, self.direct).await?;
         let size = std::fs::metadata(&req.image).map(|m| m.len()).unwrap_or(req.size);
         let letter = self.letter();
         let hidden = self.suppress.load(Ordering::SeqCst);
@@ -154,15 +155,16 @@ struct Node {
 
 impl Node {
     /// On a thread of its own: a simulator that ends meanwhile waits for it, and the device is freed again.
-    async fn open(image: &Path, size: u64) -> Result<Node, String> {
+    async fn open(image: &Path, size: u64, direct: bool) -> Result<Node, String> {
         let image = PathBuf::from(image);
-        let made = tokio::task::spawn_blocking(move || Node::make(&image, size)).await;
+        let made = tokio::task::spawn_blocking(move || Node::make(&image, size, direct)).await;
         made.map_err(|e| format!("losetup: {e}"))?
     }
 
-    fn make(image: &Path, size: u64) -> Result<Node, String> {
+    fn make(image: &Path, size: u64, direct: bool) -> Result<Node, String> {
         let mut create = Command::new("losetup");
-        create.args(["--find", "--show", "--read-only", "--sizelimit", &size.to_string()]).arg(image);
+        create.args(["--find", "--show", "--read-only", "--sizelimit", &size.to_string()]);
+        create.args(direct.then_some("--direct-io=on")).arg(image);
         let out = ran(&mut create)?;
         let path = String::from_utf8_lossy(&out.stdout).trim().to_owned();
         let open = File::open(&path);

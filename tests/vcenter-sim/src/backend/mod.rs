@@ -20,6 +20,8 @@ pub enum Backend {
     None,
     Loop {
         proxy: String,
+        /// Past the page cache of this machine: for benchmarks.
+        direct: bool,
     },
     Qemu {
         proxy: String,
@@ -28,20 +30,21 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// `none`, `loop:PROXY`, `qemu:PROXY:QMPSOCKET`.
+    /// `none`, `loop:PROXY`, `loop-direct:PROXY`, `qemu:PROXY:QMPSOCKET`.
     pub fn parse(text: &str) -> Result<Backend, String> {
         match text.splitn(3, ':').collect::<Vec<_>>().as_slice() {
             ["none"] => Ok(Backend::None),
-            ["loop", proxy] => Ok(Backend::Loop { proxy: (*proxy).into() }),
+            ["loop", proxy] => Ok(Backend::Loop { proxy: (*proxy).into(), direct: false }),
+            ["loop-direct", proxy] => Ok(Backend::Loop { proxy: (*proxy).into(), direct: true }),
             ["qemu", proxy, qmp] => Ok(Backend::Qemu { proxy: (*proxy).into(), qmp: qmp.into() }),
-            _ => Err(format!("'{text}' is none of none, loop:PROXY, qemu:PROXY:QMPSOCKET")),
+            _ => Err(format!("'{text}' is none of none, loop:PROXY, loop-direct:PROXY, qemu:PROXY:QMPSOCKET")),
         }
     }
 
     pub fn proxy(&self) -> Option<&str> {
         match self {
             Backend::None => None,
-            Backend::Loop { proxy } | Backend::Qemu { proxy, .. } => Some(proxy),
+            Backend::Loop { proxy, .. } | Backend::Qemu { proxy, .. } => Some(proxy),
         }
     }
 }
