@@ -18,6 +18,7 @@ mod faults;
 mod frames;
 mod guards;
 mod hardware;
+mod huge;
 mod identity;
 mod ids;
 mod job;

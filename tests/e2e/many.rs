@@ -159,7 +159,7 @@ async fn an_unclear_end_of_a_joint_request_is_settled_and_each_job_asks_alone() 
 }
 
 /// Of the agent: highest resident set so far.
-fn peak(scene: &mut Scene) -> Result<u64> {
+pub fn peak(scene: &mut Scene) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", scene.agent()?.pid()))?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).context("no VmHWM")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)

@@ -1,5 +1,5 @@
 //! Sessions: open, read ranges, keep alive, close; leases; who may have what at the same time.
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use hotadd_api::v1::{
     Cleanup, CloseDisksRequest, DiskResult, KeepAliveRequest, OpenDisksRequest, OpenDisksResponse, Range,
     ReadDiskRequest, open_disks_request::From, read_disk_response::Item,
