@@ -9,6 +9,8 @@ use hotadd_api::{
     v1::{Compression, Consistency, NbdServer, Transport},
 };
 
+use hotadd_blockio::sink::WriterKind;
+
 use crate::{error::Failure, exit, exit::Exit, reasons};
 
 /// Backs up the disks of a running VM through a hotadd-agent, and proves the images.
@@ -180,6 +182,9 @@ pub struct BackupArgs {
     /// Compress what travels; blocks that do not get smaller travel as they are, and images are never compressed
     #[arg(long, value_enum, value_name = "METHOD")]
     pub compress: Option<Packing>,
+    /// How images are written
+    #[arg(long, value_enum, default_value = "pwritev")]
+    pub writer: Pen,
     /// How long to ask for the clean-up state after a failure or an interrupt, in seconds
     #[arg(long, value_name = "S", default_value_t = 120)]
     pub settle_timeout: u64,
@@ -326,6 +331,25 @@ pub enum Packing {
     Zstd,
     /// Cheaper for the processors of both ends
     Lz4,
+}
+
+/// Way of writing as people write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Pen {
+    /// One block after the other
+    Pwritev,
+    /// Several blocks in flight; pwritev where the kernel refuses
+    IoUring,
+}
+
+impl From<Pen> for WriterKind {
+    fn from(pen: Pen) -> Self {
+        match pen {
+            Pen::Pwritev => Self::Pwritev,
+            Pen::IoUring => Self::IoUring,
+        }
+    }
 }
 
 /// Why there is nothing to run.

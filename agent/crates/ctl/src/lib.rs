@@ -20,6 +20,7 @@ pub mod exit;
 mod explain;
 pub mod export;
 mod interrupt;
+mod memory;
 mod operator;
 pub mod output;
 pub mod reasons;
@@ -51,6 +52,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let out = Output::new(cli.global.json, cli.global.quiet);
+    memory::keep();
     let ended = runtime().and_then(|runtime| {
         let ended = runtime.block_on(dispatch(&cli, &out));
         // A writer thread that hangs on a dead NFS server must not keep the program from telling its result.

@@ -209,12 +209,15 @@ fn a_partial_backup_has_its_own_exit_code() {
 #[test]
 fn no_room_for_the_images_ends_the_job() {
     let (agent, folder) = (Agent::start(Script::good()), tempdir().unwrap());
-    let ctl = agent.ctl(&["backup", "--vm", "web01", "--block-size", "65536", "--out"]);
-    // A limit on file sizes is the full file system that needs no mount.
-    let mut limited = std::process::Command::new("bash");
-    limited.args(["-c", "trap '' XFSZ; ulimit -f 100; exec \"$0\" \"$@\""]).arg(ctl.get_program()).args(ctl.get_args());
-    Ended::of(limited.arg(folder.path())).failed(7, "HA-CTL-015", "done");
-    assert_eq!(names(folder.path()), [""; 0]);
+    for writer in ["pwritev", "io_uring"] {
+        let ctl = agent.ctl(&["backup", "--vm", "web01", "--block-size", "65536", "--writer", writer, "--out"]);
+        // A limit on file sizes is the full file system that needs no mount.
+        let mut limited = std::process::Command::new("bash");
+        let script = "trap '' XFSZ; ulimit -f 100; exec \"$0\" \"$@\"";
+        limited.args(["-c", script]).arg(ctl.get_program()).args(ctl.get_args());
+        Ended::of(limited.arg(folder.path())).failed(7, "HA-CTL-015", "done");
+        assert_eq!(names(folder.path()), [""; 0]);
+    }
 }
 
 /// Starts a backup that hangs in the middle and waits until its files are there.
@@ -283,6 +286,19 @@ fn a_disk_goes_on_by_another_transport_and_the_manifest_tells_which_range_came_h
     assert_eq!(parts, [(0, 2 * B, "hotadd"), (2 * B, CAPACITY - 2 * B, "nbd")]);
     for rest in [CAPACITY, CAPACITY - 3 * B, 0] {
         fails(again(rest), &[], 5, "HA-CTL-011", "done");
+    }
+}
+
+#[test]
+fn both_writers_make_the_same_image() {
+    let agent = Agent::start(Script::good());
+    for writer in ["pwritev", "io_uring"] {
+        let folder = tempdir().unwrap();
+        let ended = agent.backup(folder.path(), &["--writer", writer]);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert!(!ended.stderr.contains("can't be had"), "{ended:?}");
+        whole(folder.path(), 2000);
+        whole(folder.path(), 2001);
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use hotadd_api::{
     manifest::{self, DiskRecord, FORMAT, Manifest, SnapshotRecord},
     v1::{
-        DiskFacts, DiskOpened, DiskRanges, DiskResult, GetInfoResponse, JobResult, KnownBlock, Phase, Preflight,
-        VmConfig, job_event::Item,
+        DiskFacts, DiskOpened, DiskRanges, DiskResult, Frame, GetInfoResponse, JobEvent, JobResult, KnownBlock, Phase,
+        Preflight, VmConfig, job_event::Item,
     },
 };
 use serde_json::json;
@@ -25,11 +25,7 @@ use super::{
     wish::Wish,
     writer::{Spec, Writer},
 };
-use crate::{
-    connect::wire::{Event, Frame},
-    error::Failure,
-    output::Output,
-};
+use crate::{error::Failure, output::Output};
 
 /// Four controllers of 64 disks: no VM has more (vSphere 8.0 configuration maximums). Each costs a thread here.
 const MOST_DISKS: usize = 256;
@@ -152,20 +148,14 @@ impl Collector {
     }
 
     /// Takes one event; the last one is handed back.
-    pub(super) async fn take(&mut self, event: Event) -> Result<Option<JobResult>, Failure> {
-        let is_id = matches!(&event, Event::Told(item) if matches!(**item, Item::JobId(_)));
-        match (is_id, &self.seen.job_id) {
-            (true, Some(_)) => return Err(Failure::contract("a second job id on one stream")),
-            (true, None) | (false, Some(_)) => {}
-            (false, None) => return Err(Failure::contract("an event before the job id")),
+    pub(super) async fn take(&mut self, event: JobEvent) -> Result<Option<JobResult>, Failure> {
+        // An event that this version does not know: evolution is additive.
+        let Some(item) = event.item else { return Ok(None) };
+        match (&item, &self.seen.job_id) {
+            (Item::JobId(_), Some(_)) => return Err(Failure::contract("a second job id on one stream")),
+            (Item::JobId(_), None) | (_, Some(_)) => {}
+            (_, None) => return Err(Failure::contract("an event before the job id")),
         }
-        match event {
-            Event::Frame(frame) => self.frame(frame).await.map(|()| None),
-            Event::Told(item) => self.told(*item).await,
-        }
-    }
-
-    async fn told(&mut self, item: Item) -> Result<Option<JobResult>, Failure> {
         match item {
             Item::JobId(id) => {
                 self.out.event(|| json!({"event": "job_id", "job_id": id}));
@@ -181,7 +171,7 @@ impl Collector {
             Item::VmConfig(told) => drop(self.hardware.get_or_insert(told)),
             Item::Opened(opened) => self.open(opened)?,
             Item::Progress(_) => {}
-            Item::Frame(_) => return Err(Failure::internal("a frame came with its payload copied")),
+            Item::Frame(frame) => self.frame(frame).await?,
             Item::DiskRead(result) => self.disk_read(result).await?,
             Item::Result(result) => return Ok(Some(result)),
         }

@@ -1,14 +1,14 @@
 //! Which bytes of a disk have arrived. Pure: no files, no wire. The contract is strict (frames ascend on the grid of the
 //! block size, never overlap, and lie in the areas that the disk was opened with), so exactness needs one number: the
 //! next byte that is due.
+use bytes::Bytes;
 use hotadd_api::{
     compress,
     manifest::{DiskRecord, Scope},
-    v1::Compression,
+    v1::{Compression, Frame},
 };
 
 use super::areas::Areas;
-use crate::connect::{pieces::Pieces, wire::Frame};
 
 /// Why a frame is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,8 +25,8 @@ pub enum Flaw {
     Payload { offset: u64, length: u64, carried: usize },
     #[error("zero frame at {offset} carries {carried} bytes")]
     ZeroPayload { offset: u64, carried: usize },
-    #[error("frame at {offset} is compressed as {method:?}, asked was {asked:?}")]
-    Method { offset: u64, method: Compression, asked: Compression },
+    #[error("frame at {offset} is compressed by the method {method}, asked was {asked:?}")]
+    Method { offset: u64, method: i32, asked: Compression },
     #[error("frame at {offset} can't be expanded: {why}")]
     Packed { offset: u64, why: compress::Flaw },
     #[error("the block at {offset} does not match its hash")]
@@ -69,7 +69,7 @@ impl Coverage {
     ///
     /// # Errors
     /// The first [`Flaw`].
-    pub fn accept(&mut self, frame: Frame) -> Result<Option<Pieces>, Flaw> {
+    pub fn accept(&mut self, frame: Frame) -> Result<Option<Bytes>, Flaw> {
         let (offset, length) = (frame.offset, u64::from(frame.length));
         self.place(offset, length)?;
         let block = if frame.zero {
@@ -119,19 +119,20 @@ impl Coverage {
     }
 
     /// The place was believed, so that the length is at most that of a block.
-    fn content(&self, frame: Frame) -> Result<(Pieces, blake3::Hash), Flaw> {
+    fn content(&self, frame: Frame) -> Result<(Bytes, blake3::Hash), Flaw> {
         let (offset, length) = (frame.offset, frame.length as usize);
-        let block = match (frame.compression, self.format.compression) {
-            (Compression::Unspecified, _) => frame.data,
-            (method, asked) if method == asked => {
-                compress::expand(method, &frame.data.join(), length).map_err(|why| Flaw::Packed { offset, why })?.into()
+        // A number that is not known must not pass as none.
+        let block = match (Compression::try_from(frame.compression), self.format.compression) {
+            (Ok(Compression::Unspecified), _) => frame.data,
+            (Ok(method), asked) if method == asked => {
+                compress::expand(method, &frame.data, length).map_err(|why| Flaw::Packed { offset, why })?.into()
             }
-            (method, asked) => return Err(Flaw::Method { offset, method, asked }),
+            (_, asked) => return Err(Flaw::Method { offset, method: frame.compression, asked }),
         };
         if block.len() != length {
             return Err(Flaw::Payload { offset, length: frame.length.into(), carried: block.len() });
         }
-        let hash = block.blake3();
+        let hash = blake3::hash(&block);
         if frame.blake3[..] == hash.as_bytes()[..] { Ok((block, hash)) } else { Err(Flaw::Hash { offset }) }
     }
 
@@ -301,7 +302,7 @@ mod tests {
     fn packed(method: Compression) -> Frame {
         let (block, mut out) = (vec![7; BLOCK as usize], Vec::new());
         assert!(compress::compress(method, &block, &mut out));
-        Frame { compression: method, data: out.into(), ..data(0, BLOCK) }
+        Frame { compression: method.into(), data: out.into(), ..data(0, BLOCK) }
     }
 
     #[test]
@@ -309,7 +310,7 @@ mod tests {
         for compression in [Compression::Zstd, Compression::Lz4] {
             let begun = || Coverage::new(Areas::whole(CAPACITY), Format { block: BLOCK, compression });
             let block = begun().accept(packed(compression)).unwrap().unwrap();
-            assert_eq!(block.join(), vec![7; BLOCK as usize]);
+            assert_eq!(block, vec![7; BLOCK as usize]);
             let block = begun().accept(data(0, BLOCK)).unwrap().unwrap();
             assert_eq!(block.len(), BLOCK as usize, "one that did not get smaller");
             let wrong = Frame { blake3: vec![1; 32].into(), ..packed(compression) };
@@ -325,7 +326,7 @@ mod tests {
             (Compression::Lz4, Compression::Zstd),
         ] {
             let mut coverage = Coverage::new(Areas::whole(CAPACITY), Format { block: BLOCK, compression: asked });
-            let flaw = Flaw::Method { offset: 0, method, asked };
+            let flaw = Flaw::Method { offset: 0, method: method.into(), asked };
             assert_eq!(coverage.accept(packed(method)).map(drop), Err(flaw));
         }
         for compression in [Compression::Zstd, Compression::Lz4] {

@@ -1,54 +1,65 @@
 //! What a writer writes into: the file of one disk, or nothing. No rule about what may be written lives here.
-use std::{
-    fs::File,
-    io::{self, IoSlice},
-};
+use std::fs::File;
 
-use bytes::Buf as _;
-use nix::{errno::Errno, sys::uio::pwritev};
+use bytes::Bytes;
+use hotadd_blockio::sink::{FileWriter, WriteError, WriterKind};
 
-use crate::connect::pieces::Pieces;
+/// Blocks in flight to the file system; more only help where single writes are slow.
+const DEPTH: u32 = 8;
 
-/// Of one system call (Linux UIO_MAXIOV).
-const MOST_SLICES: usize = 1024;
-
+/// Where the blocks of one disk go.
 #[derive(Debug)]
 pub enum Image {
-    File(File),
+    File(File, WriterKind),
     /// What was believed is let go.
     Nowhere,
 }
 
-impl Image {
-    pub(super) fn write(&self, content: Pieces, offset: u64) -> io::Result<()> {
-        match self {
-            Self::File(file) => write_all(file, content, offset),
-            Self::Nowhere => Ok(()),
-        }
-    }
+/// An [`Image`] that is being written, by the thread that made it.
+#[derive(Debug)]
+pub(super) enum Sink {
+    File(FileWriter),
+    Nowhere,
+}
 
-    /// Delayed allocation tells of a full file system only here.
-    pub(super) fn sync(&self) -> io::Result<()> {
+impl Image {
+    pub(super) fn open(self) -> Sink {
         match self {
-            Self::File(file) => file.sync_all(),
-            Self::Nowhere => Ok(()),
+            Self::File(file, kind) => Sink::File(FileWriter::new(file, kind, DEPTH)),
+            Self::Nowhere => Sink::Nowhere,
         }
     }
 }
 
-fn write_all(file: &File, mut content: Pieces, mut offset: u64) -> io::Result<()> {
-    while !content.is_empty() {
-        let slices: Vec<_> = content.iter().take(MOST_SLICES).map(|piece| IoSlice::new(piece)).collect();
-        let at = i64::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        match pwritev(file, &slices, at) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => {
-                content.advance(written);
-                offset += written as u64;
-            }
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
+impl Sink {
+    /// Why it is not written as was asked.
+    pub(super) fn refusal(&self) -> Option<String> {
+        match self {
+            Self::File(writer) => writer.refusal().map(|why| format!("io_uring can't be had for writing: {why}")),
+            Self::Nowhere => None,
         }
     }
-    Ok(())
+
+    pub(super) fn write(&mut self, content: Bytes, offset: u64) -> Result<(), WriteError> {
+        match self {
+            Self::File(writer) => writer.write(vec![content], offset),
+            Self::Nowhere => Ok(()),
+        }
+    }
+
+    /// Hears of what is in flight.
+    pub(super) fn settle(&mut self) -> Result<(), WriteError> {
+        match self {
+            Self::File(writer) => writer.settle(),
+            Self::Nowhere => Ok(()),
+        }
+    }
+
+    /// Waits until all is on the medium.
+    pub(super) fn finish(self) -> Result<(), WriteError> {
+        match self {
+            Self::File(writer) => writer.finish(),
+            Self::Nowhere => Ok(()),
+        }
+    }
 }

@@ -35,7 +35,7 @@ use hotadd_api::{
     v1::{BackupVmRequest, Cleanup, Consistency, GetInfoResponse, JobResult, JobState, SnapshotRequest, Transport},
 };
 use tokio::sync::mpsc;
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
 use self::{
@@ -49,7 +49,7 @@ use self::{
 };
 use crate::{
     cli::{AgentArgs, BackupArgs},
-    connect::{Agent, Ended, JobStream, chain, is_transport},
+    connect::{Agent, chain, is_transport},
     error::Failure,
     exit::Exit,
     interrupt::{Interrupt, interrupted},
@@ -99,7 +99,7 @@ pub async fn run(args: &BackupArgs, agent_args: &AgentArgs, out: &Output) -> Res
     collector.keep_broken(resume.is_wanted());
     let result = loop {
         let streamed = tokio::select! {
-            ended = stream(&agent, &request, &mut collector) => ended,
+            ended = stream(&agent, request.clone(), &mut collector) => ended,
             // The collector keeps a sender, so that this never ends by itself.
             Some(failure) = heard.recv() => Err(Stop::Ask(failure)),
             signal = interrupt.wait() => Err(Stop::Ask(interrupted(signal))),
@@ -148,9 +148,10 @@ fn request(args: &BackupArgs) -> BackupVmRequest {
 }
 
 /// Runs the job's stream to its result. Dropping this ends the stream, and with it the job.
-async fn stream(agent: &Agent, request: &BackupVmRequest, collector: &mut Collector) -> Result<JobResult, Stop> {
-    let mut events = match tokio::time::timeout(SILENCE_LIMIT, agent.backup_vm(request)).await {
-        Ok(Ok(events)) => events,
+async fn stream(agent: &Agent, request: BackupVmRequest, collector: &mut Collector) -> Result<JobResult, Stop> {
+    let mut client = agent.jobs();
+    let mut events = match tokio::time::timeout(SILENCE_LIMIT, client.backup_vm(request)).await {
+        Ok(Ok(answer)) => answer.into_inner(),
         Ok(Err(status)) => return Err(stopped(agent, &status, false).await),
         Err(_) => return Err(silent()),
     };
@@ -163,15 +164,14 @@ async fn stream(agent: &Agent, request: &BackupVmRequest, collector: &mut Collec
                 }
             }
             Ok(Ok(None)) => return Err(broken("the agent ended it")),
-            Ok(Err(Ended::Status(status))) => return Err(stopped(agent, &status, collector.began()).await),
-            Ok(Err(Ended::Flaw(flaw))) => return Err(Stop::Ask(Failure::contract(flaw.to_string()))),
+            Ok(Err(status)) => return Err(stopped(agent, &status, collector.began()).await),
             Err(_) => return Err(silent()),
         }
     }
 }
 
 /// Lets the agent end the stream, so that its side does not see a client that ran away. What comes is not of interest.
-async fn farewell(events: &mut JobStream) {
+async fn farewell<T>(events: &mut Streaming<T>) {
     let _ = tokio::time::timeout(FAREWELL, events.message()).await;
 }
 
@@ -195,6 +195,8 @@ async fn stopped(agent: &Agent, status: &Status, began: bool) -> Stop {
         };
     }
     match status.code() {
+        // Made by this side: a message above MAX_MESSAGE_BYTES.
+        Code::OutOfRange => return Stop::Ask(Failure::contract(status.message())),
         // What HTTP/2 and runtimes make of a stream that is torn.
         Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted => return broken(&chain(status)),
         _ if is_transport(status) => return broken(&chain(status)),

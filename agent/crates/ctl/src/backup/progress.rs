@@ -32,6 +32,11 @@ impl DiskProgress {
         Self { out: out.clone(), bar, key, label: label.to_owned(), total, done: 0, zero: 0, told: Instant::now() }
     }
 
+    /// Something about this disk that does not fail it.
+    pub fn remark(&self, what: &str) {
+        self.out.warning(&format!("{}: {what}", self.label));
+    }
+
     /// `length` more bytes are in the image.
     pub fn advance(&mut self, length: u64, zero: bool) {
         self.done += length;

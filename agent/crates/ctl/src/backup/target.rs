@@ -2,13 +2,14 @@
 use std::path::PathBuf;
 
 use hotadd_api::manifest::Manifest;
+use hotadd_blockio::sink::WriterKind;
 
 use super::{image::Image, staging::Staging};
 use crate::{cli::BackupArgs, error::Failure, sign::SigningKey};
 
 #[derive(Debug)]
 pub(super) enum Target {
-    Folder(Staging),
+    Folder(Staging, WriterKind),
     /// `--discard`.
     Nowhere,
 }
@@ -17,7 +18,10 @@ impl Target {
     /// # Errors
     /// As [`Staging::open`].
     pub(super) fn open(args: &BackupArgs) -> Result<Self, Failure> {
-        args.out.as_deref().map_or(Ok(Self::Nowhere), |folder| Staging::open(folder, args.force).map(Self::Folder))
+        args.out.as_deref().map_or(Ok(Self::Nowhere), |folder| {
+            let staging = Staging::open(folder, args.force)?;
+            Ok(Self::Folder(staging, args.writer.into()))
+        })
     }
 
     /// The image of a disk.
@@ -26,7 +30,7 @@ impl Target {
     /// Exit 7.
     pub(super) fn create(&mut self, name: &str, capacity: u64) -> Result<Image, Failure> {
         match self {
-            Self::Folder(staging) => staging.create(name, capacity).map(Image::File),
+            Self::Folder(staging, writer) => staging.create(name, capacity).map(|file| Image::File(file, *writer)),
             Self::Nowhere => Ok(Image::Nowhere),
         }
     }
@@ -34,7 +38,7 @@ impl Target {
     /// Forgets an image that will not be part of the backup.
     pub(super) fn discard(&mut self, name: &str) {
         match self {
-            Self::Folder(staging) => staging.discard(name),
+            Self::Folder(staging, _) => staging.discard(name),
             Self::Nowhere => {}
         }
     }
@@ -45,7 +49,7 @@ impl Target {
     /// Exit 7.
     pub(super) fn commit(self, manifest: &Manifest, key: Option<&SigningKey>) -> Result<Option<PathBuf>, Failure> {
         match self {
-            Self::Folder(staging) => staging.commit(manifest, key).map(Some),
+            Self::Folder(staging, _) => staging.commit(manifest, key).map(Some),
             Self::Nowhere => Ok(None),
         }
     }

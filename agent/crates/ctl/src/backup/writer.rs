@@ -1,22 +1,27 @@
 //! One thread a disk: believes a frame, writes it, and syncs at the end. Knows one file and one disk.
 //!
 //! ```text
-//! collector ─ Frame… ─ Finish ─▶ bounded queue ─▶ thread: Coverage::accept → pwrite (data only) → … → fsync ─▶ Written
+//! collector ─ Frame… ─ Finish ─▶ bounded queue ─▶ thread: Coverage::accept → write (data only) → … → fsync ─▶ Written
 //!                 closed without Finish: the disk was given up, the thread ends
 //! ```
 //! The queue is the back-pressure: when the disk here is slow the collector waits, then the HTTP/2 window closes, then
-//! the agent's reads stop. The file was made sparse and zero, so zero frames cost nothing.
+//! the agent's reads stop; with io_uring a few blocks more are in the kernel's hands. The file was made sparse and zero, so zero frames cost nothing.
 use std::thread;
 
-use tokio::sync::{mpsc, oneshot};
+use hotadd_api::v1::Frame;
+use hotadd_blockio::sink::WriteError;
+use tokio::sync::{
+    mpsc::{self, error::TryRecvError},
+    oneshot,
+};
 
 use super::{
     areas::Areas,
     coverage::{Coverage, Flaw, Format},
-    image::Image,
+    image::{Image, Sink},
     progress::DiskProgress,
 };
-use crate::{connect::wire::Frame, error::Failure, exit::Exit, reasons};
+use crate::{error::Failure, exit::Exit, reasons};
 
 /// Bytes that may wait for one disk.
 const QUEUE_BYTES: usize = 8 << 20;
@@ -58,7 +63,7 @@ impl Writer {
         let (queue, mut items) = mpsc::channel(depth);
         let (tell, done) = oneshot::channel();
         let work = move || {
-            let ended = write(&image, &spec, &mut items, &mut progress);
+            let ended = write(image.open(), &spec, &mut items, &mut progress);
             let Some(ended) = ended else { return };
             if let Err(failure) = &ended {
                 // Full: another disk failed first and its failure is enough.
@@ -112,38 +117,50 @@ impl Writer {
 
 /// `None`: given up by the collector.
 fn write(
-    image: &Image,
+    mut sink: Sink,
     spec: &Spec,
     items: &mut mpsc::Receiver<Item>,
     progress: &mut DiskProgress,
 ) -> Option<Result<Coverage, Failure>> {
+    sink.refusal().into_iter().for_each(|why| progress.remark(&why));
     let mut coverage = Coverage::new(spec.areas.clone(), spec.format);
     loop {
-        match items.blocking_recv()? {
+        let item = match items.try_recv() {
+            Ok(item) => item,
+            Err(TryRecvError::Disconnected) => return None,
+            // Nothing else tells of a write that failed while none comes.
+            Err(TryRecvError::Empty) => match sink.settle() {
+                Ok(()) => items.blocking_recv()?,
+                Err(error) => return Some(Err(not_written(spec, &error))),
+            },
+        };
+        match item {
             Item::Frame(frame) => {
                 let (length, zero) = (frame.length, frame.zero);
-                if let Err(failure) = one(image, spec, &mut coverage, frame) {
+                if let Err(failure) = one(&mut sink, spec, &mut coverage, frame) {
                     return Some(Err(failure));
                 }
                 progress.advance(u64::from(length), zero);
             }
-            Item::Finish => return Some(end(image, spec, coverage)),
+            Item::Finish => return Some(end(sink, spec, coverage)),
         }
     }
 }
 
-fn one(image: &Image, spec: &Spec, coverage: &mut Coverage, frame: Frame) -> Result<(), Failure> {
+fn one(sink: &mut Sink, spec: &Spec, coverage: &mut Coverage, frame: Frame) -> Result<(), Failure> {
     let offset = frame.offset;
     let Some(content) = coverage.accept(frame).map_err(|flaw| disbelieve(spec, &flaw))? else { return Ok(()) };
-    image
-        .write(content, offset)
-        .map_err(|error| Failure::write(&format!("{}: write at byte {offset}", spec.disk), &error))
+    sink.write(content, offset).map_err(|error| not_written(spec, &error))
 }
 
-fn end(image: &Image, spec: &Spec, coverage: Coverage) -> Result<Coverage, Failure> {
+fn end(sink: Sink, spec: &Spec, coverage: Coverage) -> Result<Coverage, Failure> {
     coverage.finish().map_err(|flaw| disbelieve(spec, &flaw))?;
-    image.sync().map_err(|error| Failure::write(&format!("{}: sync", spec.disk), &error))?;
+    sink.finish().map_err(|error| not_written(spec, &error))?;
     Ok(coverage)
+}
+
+fn not_written(spec: &Spec, error: &WriteError) -> Failure {
+    Failure::write(&format!("{}: {error}", spec.disk), &error.io())
 }
 
 fn disbelieve(spec: &Spec, flaw: &Flaw) -> Failure {
@@ -165,6 +182,7 @@ mod tests {
     };
 
     use hotadd_api::v1::Compression;
+    use hotadd_blockio::sink::WriterKind;
 
     use super::*;
     use crate::output::Output;
@@ -188,7 +206,7 @@ mod tests {
         let format = Format { block: BLOCK, compression: Compression::Unspecified };
         let spec = Spec { disk: "Hard disk 1 (1)".into(), areas: Areas::whole(blocks * B), format };
         let progress = DiskProgress::new(&Output::new(false, true), 1, "Hard disk 1", blocks * B);
-        (Writer::start(Image::File(file), spec, progress, faults).unwrap(), heard)
+        (Writer::start(Image::File(file, WriterKind::IoUring), spec, progress, faults).unwrap(), heard)
     }
 
     #[tokio::test]

@@ -1,12 +1,8 @@
-//! The way to the agent: mutual TLS, HTTP/2 windows and keep-alive, what a transport error means, and a job's stream as it
-//! comes over the wire ([`stream`]). No rule about jobs.
+//! The way to the agent: mutual TLS, HTTP/2 windows and keep-alive, and what a transport error means. Nothing of jobs.
 //!
 //! TLS 1.3 lets the client believe that it is connected before the server has looked at its certificate, so a refused
 //! client certificate shows as a transport error of the first call. The module `probe` then asks TLS itself.
-pub mod pieces;
 mod probe;
-mod stream;
-pub mod wire;
 
 use std::{env, error::Error as StdError, fs, io, path::PathBuf, time::Duration};
 
@@ -22,7 +18,6 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 
-pub(crate) use self::stream::{Ended, JobStream};
 use crate::{cli::AgentArgs, error::Failure, exit::Exit, reasons};
 
 /// TCP and TLS together; a proxy in the same building answers in milliseconds.
@@ -36,6 +31,9 @@ const PING_LIMIT: Duration = Duration::from_secs(20);
 /// Room for two of the largest frames in flight on one stream.
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Fewer frames of HTTP/2, each with its share of TLS and of the scheduler, for one of the contract; what else has to be said on
+/// the connection still waits for no more than this.
+const HTTP2_FRAME: u32 = 256 << 10;
 
 /// PEM of both sides and the names that TLS checks.
 #[derive(Clone)]
@@ -182,6 +180,7 @@ fn endpoint(uri: &Uri, credentials: &Credentials) -> Result<Endpoint, Failure> {
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(HTTP2_FRAME)
         .http2_keep_alive_interval(PING_AFTER)
         .keep_alive_timeout(PING_LIMIT)
         .keep_alive_while_idle(true);
