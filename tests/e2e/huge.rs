@@ -31,7 +31,7 @@ async fn ten_tebibytes_cost_what_is_in_them() -> Result<()> {
     let manifest: Value = serde_json::from_slice(&text)?;
     let disk = &manifest["disks"][0];
     ensure!(disk["capacity_bytes"] == SIZE && disk["scope"] == "allocated", "{disk:#}");
-    let image = File::open(&images(&out)?[0])?;
+    let image = File::open(&images(&out)?[0].1)?;
     let source = File::open(scene.source(0))?;
     let steps = SIZE / (EVERY * STEP);
     let (mut x, mut y) = (vec![0; usize::try_from(STEP)?], vec![0; usize::try_from(STEP)?]);
