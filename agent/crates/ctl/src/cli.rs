@@ -182,9 +182,9 @@ pub struct BackupArgs {
     /// Compress what travels; blocks that do not get smaller travel as they are, and images are never compressed
     #[arg(long, value_enum, value_name = "METHOD")]
     pub compress: Option<Packing>,
-    /// How images are written
-    #[arg(long, value_enum, default_value = "pwritev")]
-    pub writer: Pen,
+    /// How images are written [default: io_uring, or pwritev where the kernel refuses it]
+    #[arg(long, value_enum)]
+    pub writer: Option<Pen>,
     /// How long to ask for the clean-up state after a failure or an interrupt, in seconds
     #[arg(long, value_name = "S", default_value_t = 120)]
     pub settle_timeout: u64,
@@ -339,7 +339,7 @@ pub enum Packing {
 pub enum Pen {
     /// One block after the other
     Pwritev,
-    /// Several blocks in flight; pwritev where the kernel refuses
+    /// Several blocks in flight; pwritev, with a warning, where the kernel refuses
     IoUring,
 }
 

@@ -361,3 +361,29 @@ fn compressed_frames_make_the_same_image_if_they_were_asked_for() {
     let damaged = Frame { data: vec![7; 100].into(), compression: Compression::Zstd.into(), ..frame(2000, 3) };
     fails(Script::with_frames(3, vec![damaged]), &["--compress", "zstd"], 5, "HA-CTL-011", "done");
 }
+
+#[test]
+fn where_the_time_went_is_told_while_it_runs_and_at_the_end() {
+    let stages = |source_us| Some(Stages { source_us, agent_us: 100, outlet_us: 0, paced_us: 50 });
+    let mut script = Script::good();
+    let going = DiskProgress { device_key: 2000, bytes_read: B, depth: 16, stages: stages(100), ..Default::default() };
+    let stranger = DiskProgress { device_key: 9, ..going };
+    let at = script.position(|item| matches!(item, Item::Frame(f) if f.device_key == 2000 && f.offset == 2 * B));
+    script.steps.splice(at..at, [going, stranger].map(|going| say(Item::Progress(going))));
+    let at = script.position(|item| matches!(item, Item::DiskRead(_)));
+    script.steps[at] = say(Item::DiskRead(DiskResult { stages: stages(850), ..disk_ok(2000) }));
+    let (agent, folder) = (Agent::start(script), tempdir().unwrap());
+    let ended = agent.backup(folder.path(), &["--json"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let events: Vec<serde_json::Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |name: &str| events.iter().filter(|event| event["event"] == name).collect::<Vec<_>>();
+    let live = of("stages");
+    assert_eq!(live.len(), 1, "a disk that is not open has none: {live:?}");
+    assert_eq!((live[0]["stages"]["source_us"].as_u64(), live[0]["depth"].as_u64()), (Some(100), Some(16)));
+    let disks = of("disk");
+    let told = serde_json::json!({"source_us": 850, "agent_us": 100, "network_us": 0, "target_us": 0, "paced_us": 50});
+    assert_eq!((&disks[0]["stages"], &disks[1]["stages"]), (&told, &serde_json::Value::Null));
+    let ended = agent.backup(folder.path(), &["--force"]);
+    let line = "Hard disk 1 (2000): bottleneck: source 85 %, agent 10 %, network 0 %, target 0 %, paced 5 %";
+    assert!(ended.stdout.contains(line) && ended.stderr.contains(line), "{ended:?}");
+}

@@ -1,12 +1,12 @@
 //! Takes the events of a job in order: tells people, opens images, hands frames to writers. It refuses what hotadd.v1
 //! forbids at once; whether the whole is a backup is for the module `judge`.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use hotadd_api::{
     manifest::{self, DiskRecord, FORMAT, Manifest, SnapshotRecord},
     v1::{
-        DiskFacts, DiskOpened, DiskRanges, DiskResult, Frame, GetInfoResponse, JobEvent, JobResult, KnownBlock, Phase,
-        Preflight, VmConfig, job_event::Item,
+        DiskFacts, DiskOpened, DiskProgress as Going, DiskRanges, DiskResult, Frame, GetInfoResponse, JobEvent,
+        JobResult, KnownBlock, Phase, Preflight, VmConfig, job_event::Item,
     },
 };
 use serde_json::json;
@@ -55,6 +55,8 @@ pub(super) struct Collector {
     /// A disk that was not read to its end is kept: its rest may still come.
     keep_broken: bool,
     rate: Rate,
+    /// Of each disk that came to its end: where its time went.
+    bottlenecks: Vec<String>,
 }
 
 impl Collector {
@@ -67,8 +69,22 @@ impl Collector {
         faults: mpsc::Sender<Failure>,
     ) -> Self {
         let (vm_name, seen, disks) = (String::new(), Seen::default(), BTreeMap::new());
-        let (hardware, keep_broken, rate) = (None, false, Rate::default());
-        Self { out, target, asked, wish, format, faults, vm_name, seen, disks, hardware, keep_broken, rate }
+        let (hardware, keep_broken, rate, bottlenecks) = (None, false, Rate::default(), Vec::new());
+        Self {
+            out,
+            target,
+            asked,
+            wish,
+            format,
+            faults,
+            vm_name,
+            seen,
+            disks,
+            hardware,
+            keep_broken,
+            rate,
+            bottlenecks,
+        }
     }
 
     pub(super) fn keep_broken(&mut self, on: bool) {
@@ -97,6 +113,7 @@ impl Collector {
                 continue;
             };
             disk.open = false;
+            disk.shares.job_broke();
             let rest = disk.areas.rest(disk.next);
             if !disk.ended && rest.is_empty() {
                 // Only the word about its end was lost.
@@ -170,7 +187,7 @@ impl Collector {
             Item::Snapshot(snapshot) => report::snapshot(&self.out, &snapshot),
             Item::VmConfig(told) => drop(self.hardware.get_or_insert(told)),
             Item::Opened(opened) => self.open(opened)?,
-            Item::Progress(_) => {}
+            Item::Progress(going) => self.progress(&going),
             Item::Frame(frame) => self.frame(frame).await?,
             Item::DiskRead(result) => self.disk_read(result).await?,
             Item::Result(result) => return Ok(Some(result)),
@@ -220,10 +237,11 @@ impl Collector {
         let image = self.target.create(&file, capacity)?;
         let progress = DiskProgress::new(&self.out, key, &facts.label, areas.total());
         let spec = Spec { disk: name, areas: areas.clone(), format: self.format };
+        let aside = progress.aside();
         let writer = Writer::start(image, spec, progress, self.faults.clone())?;
         report::opened(&self.out, opened, &facts, &areas, &file);
         self.seen.opened.insert(key, capacity);
-        Ok(Disk::new(facts, opened, areas, file, writer))
+        Ok(Disk::new(facts, opened, areas, file, (writer, aside)))
     }
 
     async fn frame(&mut self, frame: Frame) -> Result<(), Failure> {
@@ -234,8 +252,12 @@ impl Collector {
                 let Frame { offset, length, ref blake3, .. } = frame;
                 let data = (!frame.zero).then(|| KnownBlock { offset, length, blake3: blake3.to_vec() });
                 self.rate.came(length.into(), frame.zero);
+                let begun = Instant::now();
                 disk.writer.frame(frame).await?;
                 disk.came(end, data);
+                let waited = begun.elapsed();
+                let open = self.disks.values_mut().filter(|disk| disk.open && !disk.ended);
+                open.for_each(|disk| disk.shares.waited_for_target(waited));
                 Ok(())
             }
             Some(disk) if !disk.open => Err(Failure::contract(format!("a frame of disk {key}, which is not open"))),
@@ -244,9 +266,22 @@ impl Collector {
         }
     }
 
+    /// Of a disk that is not open it is no harm: what it tells decides nothing.
+    fn progress(&mut self, going: &Going) {
+        if let Some(disk) = self.disks.get_mut(&going.device_key) {
+            disk.progress(going);
+            report::stages(&self.out, going, &disk.shares);
+        }
+    }
+
     async fn disk_read(&mut self, result: DiskResult) -> Result<(), Failure> {
         let key = result.disk.as_ref().map_or(0, |facts| facts.device_key);
-        report::disk_read(&self.out, &result);
+        let shares = self.disks.get_mut(&key).map(|disk| {
+            disk.shares.end(result.stages);
+            disk.shares.clone()
+        });
+        let bottleneck = report::disk_read(&self.out, &result, &shares.unwrap_or_default());
+        self.bottlenecks.extend(bottleneck.filter(|_| result.ok));
         self.rate.mark();
         if !result.ok {
             // Its bytes are worth nothing any more; whether the job is, the result will say.
@@ -328,7 +363,7 @@ impl Collector {
         None
     }
 
-    pub(super) fn into_end(self) -> (Target, Rate) {
-        (self.target, self.rate)
+    pub(super) fn into_end(self) -> (Target, (Rate, Vec<String>)) {
+        (self.target, (self.rate, self.bottlenecks))
     }
 }

@@ -1,10 +1,10 @@
 //! One disk of a backup while its frames come: how it was opened, how far it is, what the manifest says of it.
 use hotadd_api::{
     manifest::{DiskRecord, PartRecord},
-    v1::{DiskFacts, DiskOpened, DiskResult, KnownBlock, Reason},
+    v1::{DiskFacts, DiskOpened, DiskProgress, DiskResult, KnownBlock, Reason},
 };
 
-use super::{areas::Areas, report, writer::Writer};
+use super::{areas::Areas, progress::Aside, report, stages::Shares, writer::Writer};
 use crate::{error::Failure, exit::Exit, reasons};
 
 /// A disk whose frames come or came.
@@ -32,12 +32,21 @@ pub(super) struct Disk {
     pub(super) ended: bool,
     /// The agent's word that it was read well.
     pub(super) told: Option<DiskResult>,
+    pub(super) shares: Shares,
+    /// Beside its bar.
+    aside: Aside,
     /// It came whole under a job before the one of now, whose result need not name it.
     pub(super) earlier: bool,
 }
 
 impl Disk {
-    pub(super) fn new(facts: DiskFacts, opened: &DiskOpened, areas: Areas, file: String, writer: Writer) -> Self {
+    pub(super) fn new(
+        facts: DiskFacts,
+        opened: &DiskOpened,
+        areas: Areas,
+        file: String,
+        (writer, aside): (Writer, Aside),
+    ) -> Self {
         Self {
             facts,
             engine: opened.engine.clone(),
@@ -53,6 +62,8 @@ impl Disk {
             ways: vec![way(0, opened)],
             ended: false,
             told: None,
+            shares: Shares::default(),
+            aside,
             earlier: false,
         }
     }
@@ -64,6 +75,12 @@ impl Disk {
             let first = self.shown.take().map_or_else(|| last.clone(), |(first, _)| first);
             self.shown = Some((first, last));
         }
+    }
+
+    /// How it goes on, as the agent tells it.
+    pub(super) fn progress(&mut self, told: &DiskProgress) {
+        self.shares.progress(told.stages);
+        self.aside.show(self.shares.line());
     }
 
     /// What brings the rest has to show these.
@@ -100,6 +117,7 @@ impl Disk {
                 return Err(Failure::contract(format!("{name} was opened again with another map")));
             }
         }
+        self.shares.opened_again();
         self.open = true;
         self.ways.push(going_on);
         Ok(())

@@ -25,6 +25,7 @@ mod rate;
 pub(crate) mod report;
 mod resume;
 mod settle;
+mod stages;
 mod target;
 mod wish;
 
@@ -253,10 +254,10 @@ async fn conclude(
     let verdict = judge::judge(&result, collector.seen(), collector.asked())
         .inspect_err(|_| report::disks(out, &result.disks))?;
     let manifest = collector.manifest(&verdict, &result, info).await.map_err(|f| owed(f, &result))?;
-    let (target, rate) = collector.into_end();
+    let (target, told) = collector.into_end();
     let path = target.commit(&manifest, key).map_err(|f| owed(f, &result))?;
     let exit = tell_missing(out, &verdict);
-    report::end(out, &result, &manifest, path.as_deref(), &rate, (exit, started.elapsed()));
+    report::end(out, &result, &manifest, path.as_deref(), &told, (exit, started.elapsed()));
     Ok(exit)
 }
 

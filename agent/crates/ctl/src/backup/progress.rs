@@ -1,5 +1,8 @@
 //! How far one disk is: a bar on a terminal, a JSON line or a plain line now and then elsewhere. Decides nothing.
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -10,6 +13,20 @@ use crate::output::{Output, bytes};
 const JSON_EVERY: Duration = Duration::from_secs(1);
 /// A log is read later.
 const PLAIN_EVERY: Duration = Duration::from_secs(15);
+
+/// What is shown beside the bytes; written by whom the agent tells it.
+#[derive(Debug, Clone, Default)]
+pub struct Aside(Arc<Mutex<Option<String>>>);
+
+impl Aside {
+    pub fn show(&self, text: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    fn text(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 /// Progress of one disk; lives in the thread that writes it.
 #[derive(Debug)]
@@ -23,13 +40,20 @@ pub struct DiskProgress {
     done: u64,
     zero: u64,
     told: Instant,
+    aside: Aside,
 }
 
 impl DiskProgress {
     #[must_use]
     pub fn new(out: &Output, key: i32, label: &str, total: u64) -> Self {
         let bar = out.bar(label, total);
-        Self { out: out.clone(), bar, key, label: label.to_owned(), total, done: 0, zero: 0, told: Instant::now() }
+        let (out, label, told) = (out.clone(), label.to_owned(), Instant::now());
+        Self { out, bar, key, label, total, done: 0, zero: 0, told, aside: Aside::default() }
+    }
+
+    #[must_use]
+    pub fn aside(&self) -> Aside {
+        self.aside.clone()
     }
 
     /// Something about this disk that does not fail it.
@@ -42,9 +66,9 @@ impl DiskProgress {
         self.done += length;
         if zero {
             self.zero += length;
-            if !self.bar.is_hidden() {
-                self.bar.set_message(format!("zero {}", bytes(self.zero)));
-            }
+        }
+        if !self.bar.is_hidden() {
+            self.bar.set_message(self.beside());
         }
         self.bar.inc(length);
         let every = if self.out.is_json() { JSON_EVERY } else { PLAIN_EVERY };
@@ -54,6 +78,11 @@ impl DiskProgress {
         }
     }
 
+    fn beside(&self) -> String {
+        let zero = (self.zero > 0).then(|| format!("zero {}", bytes(self.zero)));
+        zero.into_iter().chain(self.aside.text()).collect::<Vec<_>>().join("; ")
+    }
+
     fn tell(&self) {
         self.out.event(|| {
             json!({"event": "progress", "device_key": self.key, "bytes": self.done, "zero_bytes": self.zero,
@@ -61,7 +90,8 @@ impl DiskProgress {
         });
         if self.out.is_plain() {
             let share = self.done.saturating_mul(100) / self.total.max(1);
-            self.out.line(&format!("{}: {share}% of {}", self.label, bytes(self.total)));
+            let aside = self.aside.text().map_or_else(String::new, |text| format!("; {text}"));
+            self.out.line(&format!("{}: {share}% of {}{aside}", self.label, bytes(self.total)));
         }
     }
 }

@@ -6,13 +6,13 @@ use hotadd_api::{
     manifest::Manifest,
     status::cleanup_name,
     v1::{
-        Consistency, DiskFacts, DiskOpened, DiskPlan, DiskResult, JobResult, Phase, PhaseEvent, Preflight, Reason,
-        SnapshotResult, Transport, Waiting,
+        Consistency, DiskFacts, DiskOpened, DiskPlan, DiskProgress, DiskResult, JobResult, Phase, PhaseEvent,
+        Preflight, Reason, SnapshotResult, Transport, Waiting,
     },
 };
 use serde_json::{Value, json};
 
-use super::{areas::Areas, rate::Rate};
+use super::{areas::Areas, rate::Rate, stages::Shares};
 use crate::{
     exit::Exit,
     output::{Output, bytes, micros, table},
@@ -88,8 +88,17 @@ pub(super) fn opened(out: &Output, opened: &DiskOpened, facts: &DiskFacts, areas
     }
 }
 
-pub(super) fn disk_read(out: &Output, result: &DiskResult) {
-    out.event(|| json!({"event": "disk", "result": disk_json(result)}));
+/// While a disk is read.
+pub(super) fn stages(out: &Output, going: &DiskProgress, shares: &Shares) {
+    out.event(|| {
+        json!({"event": "stages", "device_key": going.device_key, "bytes_read": going.bytes_read,
+            "bytes_required": going.bytes_required, "depth": going.depth, "stages": shares.json()})
+    });
+}
+
+/// Gives back the line that tells where its time went.
+pub(super) fn disk_read(out: &Output, result: &DiskResult, shares: &Shares) -> Option<String> {
+    out.event(|| json!({"event": "disk", "result": disk_json(result), "stages": shares.json()}));
     let name = result.disk.as_ref().map_or_else(|| "a disk".to_owned(), disk_name);
     if result.ok {
         let (sent, zero) = (bytes(result.bytes_sent), bytes(result.zero_bytes));
@@ -98,6 +107,9 @@ pub(super) fn disk_read(out: &Output, result: &DiskResult) {
         let reasons: Vec<_> = result.reasons.iter().map(reason_line).collect();
         out.warning(&format!("{name} failed: {}", reasons.join("; ")));
     }
+    let bottleneck = shares.line().map(|line| format!("{name}: bottleneck: {line}"));
+    bottleneck.iter().for_each(|line| out.line(line));
+    bottleneck
 }
 
 /// One line for each refusal of an engine, however many disks met it.
@@ -164,7 +176,7 @@ pub(super) fn end(
     result: &JobResult,
     manifest: &Manifest,
     path: Option<&Path>,
-    rate: &Rate,
+    (rate, bottlenecks): &(Rate, Vec<String>),
     (exit, took): (Exit, Duration),
 ) {
     let images: Vec<_> = path
@@ -194,6 +206,7 @@ pub(super) fn end(
         None => out.result("every block was received and checked; nothing was kept (--discard)"),
     }
     out.result(&format!("read: {}", rate.line()));
+    bottlenecks.iter().for_each(|line| out.result(&crate::output::clean(line)));
     out.result(&format!("clean-up: {}; took {:.1} s", cleanup_name(result.cleanup()), took.as_secs_f64()));
 }
 

@@ -9,7 +9,7 @@ use crate::{cli::BackupArgs, error::Failure, sign::SigningKey};
 
 #[derive(Debug)]
 pub(super) enum Target {
-    Folder(Staging, WriterKind),
+    Folder(Staging, Option<WriterKind>),
     /// `--discard`.
     Nowhere,
 }
@@ -20,7 +20,7 @@ impl Target {
     pub(super) fn open(args: &BackupArgs) -> Result<Self, Failure> {
         args.out.as_deref().map_or(Ok(Self::Nowhere), |folder| {
             let staging = Staging::open(folder, args.force)?;
-            Ok(Self::Folder(staging, args.writer.into()))
+            Ok(Self::Folder(staging, args.writer.map(WriterKind::from)))
         })
     }
 

@@ -182,7 +182,6 @@ mod tests {
     };
 
     use hotadd_api::v1::Compression;
-    use hotadd_blockio::sink::WriterKind;
 
     use super::*;
     use crate::output::Output;
@@ -206,7 +205,7 @@ mod tests {
         let format = Format { block: BLOCK, compression: Compression::Unspecified };
         let spec = Spec { disk: "Hard disk 1 (1)".into(), areas: Areas::whole(blocks * B), format };
         let progress = DiskProgress::new(&Output::new(false, true), 1, "Hard disk 1", blocks * B);
-        (Writer::start(Image::File(file, WriterKind::IoUring), spec, progress, faults).unwrap(), heard)
+        (Writer::start(Image::File(file, None), spec, progress, faults).unwrap(), heard)
     }
 
     #[tokio::test]
