@@ -9,8 +9,8 @@ use serde_json::json;
 use super::{
     Report, Size,
     disk::{Linked, scattered},
-    jobs::backup,
-    measure::beside,
+    jobs::{backup, dropped, typed},
+    measure::{Sample, beside},
 };
 use crate::{Content, scene::TARGET};
 
@@ -34,7 +34,7 @@ pub(super) fn sparse(dir: &Path, size: &Size, report: &mut Report) -> Result<()>
     let linked = sparse_disk(dir, size)?;
     let wishes: [(&[&str], &str); 2] = [(&["--allocated"], "allocated"), (&[], "whole")];
     let names = ["5 % of a disk by its allocation map", "the whole disk"];
-    versus(dir, &linked, size, report, ("sparse", Goal::AtMost(0.08)), wishes, names)?;
+    versus(&linked, size, report, ("sparse", Goal::AtMost(0.08)), wishes, names)?;
     let rates: Vec<f64> = (0..size.rounds).map(|_| scan()).collect();
     let wanted = ("wanted of one core", ZERO_GB_PER_S);
     report.add(beside("zero scan, one core", "GB/s", &rates, wanted, Goal::AtLeast(1.0), "sparse"))
@@ -53,12 +53,11 @@ pub(super) async fn incremental(dir: &Path, size: &Size, report: &mut Report) ->
     let wish = ["--incremental", "--base", manifest.to_str().context("not UTF-8")?];
     let names = ["1 % changed in pieces of 64 KiB", "the whole disk"];
     let wishes: [(&[&str], &str); 2] = [(&wish, "changed"), (&[], "whole")];
-    versus(dir, &linked, size, report, ("incremental", Goal::AtMost(0.03)), wishes, names)
+    versus(&linked, size, report, ("incremental", Goal::AtMost(0.03)), wishes, names)
 }
 
 /// Seconds of both reads of the same disk; each has to be the kind of read that it is called.
 fn versus(
-    dir: &Path,
     linked: &Linked,
     size: &Size,
     report: &mut Report,
@@ -66,24 +65,23 @@ fn versus(
     wishes: [(&[&str], &str); 2],
     names: [&str; 2],
 ) -> Result<()> {
-    let seconds = turns(size.rounds, 2, |side| {
-        let ((more, scope), out) = (wishes[side], dir.join("out"));
-        let done = backup(&linked.scene, &out, more)?;
-        std::fs::remove_dir_all(&out)?;
+    let done = turns(size.rounds, 2, |side| {
+        let (more, scope) = wishes[side];
+        let done = dropped(&linked.scene, more)?;
         ensure!(done.scope == scope, "{scope} was asked for, {} came", done.scope);
-        anyhow::Ok(done.transfer.as_secs_f64())
+        // Per gigabyte of the disk, however little of it was read.
+        anyhow::Ok(Sample { stages: done.stages, ..Sample::new(size.sparse, done.transfer, done.cpu) })
     })?;
+    #[allow(clippy::cast_precision_loss, reason = "a time of far fewer than 2^52 bytes")]
+    let seconds = |sample: &Sample| size.sparse as f64 / 1e6 / sample.mb_per_s;
     let side = |n: usize| {
-        Side::of(names[n], format!("hotaddctl backup --vm web01 --out DIR {}", shown(wishes[n].0)), &seconds[n])
+        let cpu: Vec<f64> = done[n].iter().map(|sample| sample.cpu_s_per_gb).collect();
+        Side::of(names[n], typed(wishes[n].0), &done[n].iter().map(seconds).collect::<Vec<_>>()).with_cpu(&cpu)
     };
     let mut record = Record::new(part, "s", (side(0), side(1)), Some(goal), size.rounds);
     record.bytes = size.sparse;
     record.note = format!("A disk of {} GiB, 5 % of it data. The time is the transfer's.", size.sparse >> 30);
     report.add(record)
-}
-
-fn shown(more: &[&str]) -> String {
-    more.iter().map(|word| if word.contains('/') { "BASE" } else { word }).collect::<Vec<_>>().join(" ")
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a rate")]

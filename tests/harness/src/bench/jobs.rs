@@ -58,17 +58,26 @@ fn stages(told: &Value) -> Option<Stages> {
     (sum > 0.0).then_some(Stages { source, agent, outlet, paced })
 }
 
+/// A backup of which nothing is kept.
+pub(super) fn dropped(scene: &Scene, more: &[&str]) -> Result<Done> {
+    if DISCARD {
+        return run(scene, &[&["--discard"], more].concat());
+    }
+    let dir = tempfile::tempdir_in(MEMORY)?;
+    backup(scene, &dir.path().join("out"), more)
+}
+
+/// As somebody would type it.
+pub(super) fn typed(more: &[&str]) -> String {
+    let words = [if DISCARD { "--discard" } else { "--out TMPFS" }];
+    let more = more.iter().map(|word| if word.contains('/') { "BASE" } else { word });
+    words.into_iter().chain(more).fold("hotaddctl backup --vm web01".to_owned(), |text, word| text + " " + word)
+}
+
 /// The whole way into nothing; its time is the transfer alone, its CPU that of agent and hotaddctl.
 pub(super) fn discarding<'a>(name: &str, scene: &'a Scene, bytes: u64) -> Contender<'a> {
-    let command =
-        if DISCARD { "hotaddctl backup --vm web01 --discard" } else { "hotaddctl backup --vm web01 --out TMPFS" };
-    Contender::new(name, command, move || {
-        let done = if DISCARD {
-            run(scene, &["--discard"])?
-        } else {
-            let dir = tempfile::tempdir_in(MEMORY)?;
-            backup(scene, &dir.path().join("out"), &[])?
-        };
+    Contender::new(name, &typed(&[]), move || {
+        let done = dropped(scene, &[])?;
         Ok(Sample { stages: done.stages, ..Sample::new(bytes, done.transfer, done.cpu) })
     })
 }
