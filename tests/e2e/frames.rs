@@ -29,7 +29,7 @@ async fn a_job_is_compressed_as_asked_and_what_does_not_shrink_is_not() -> Resul
         images_equal_sources(&scene, &done)?;
         let (squeezed, plain) = (done.payloads[&method], done.payloads[&Compression::Unspecified]);
         ensure!((3 * MIB..5 * MIB).contains(&squeezed), "{squeezed} of 9 MiB, a third of them noise");
-        ensure!(plain == 4 * MIB, "noise is sent as it is: {plain}");
+        ensure!(plain == 4 * MIB + 512, "noise, and the tail of noise, are sent as they are: {plain}");
         assert_eq!(done.payloads.len(), 2);
     }
     let odd = BackupVmRequest { compression: 77, ..request(TARGET) };

@@ -30,7 +30,7 @@ const BLOCK: u32 = 64 << 10;
 fn impatient() -> Options {
     let limits = Limits {
         connect: Duration::from_secs(20),
-        handshake: Duration::from_millis(300),
+        handshake: Duration::from_secs(3),
         idle: Duration::from_millis(200),
         reply: Duration::from_millis(600),
         reconnects: 2,

@@ -93,7 +93,7 @@ impl Piece {
 
 #[derive(Debug)]
 enum Way {
-    Uring(Uring),
+    Uring(Box<Uring>),
     Plain(Plain),
 }
 
@@ -118,7 +118,7 @@ impl FileWriter {
 
     fn over(ring: io::Result<io_uring::IoUring>, file: File) -> Self {
         match ring {
-            Ok(ring) => Self::by(Way::Uring(Uring::new(ring, file)), None),
+            Ok(ring) => Self::by(Way::Uring(Box::new(Uring::new(ring, file))), None),
             Err(error) => Self::by(Way::Plain(Plain::new(file)), Some(error)),
         }
     }
