@@ -1,8 +1,9 @@
 //! `hotadd-agent bench`: how fast one device can be read at this site, by every engine, depth and block size. A descriptor that can
 //! be written is never opened, and nothing of the service is needed or touched: no vCenter, no port, no journal.
 use std::{
-    fs,
-    os::unix::fs::FileTypeExt as _,
+    fs::{self, OpenOptions},
+    io::Write as _,
+    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -162,7 +163,11 @@ fn html(results: &Results<'_>) -> String {
 
 fn write(out: &Path, name: &str, text: &str) -> Result<()> {
     let path = out.join(name);
-    fs::write(&path, text).map_err(|error| unwritable(&path, error))
+    // What somebody else laid there may lead anywhere.
+    let nofollow = OFlag::O_NOFOLLOW.bits();
+    let file = OpenOptions::new().write(true).create(true).truncate(true).custom_flags(nofollow).open(&path);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| unwritable(&path, error))
 }
 
 fn unwritable(path: &Path, error: std::io::Error) -> Error {
@@ -191,5 +196,16 @@ mod tests {
         assert_eq!((seconds(None), seconds(Some(1.5))), ("never measured".into(), "1.50 s".into()));
         let failed = Cell { engine: "io_uring".into(), failed: Some("ENOSYS".into()), ..Cell::default() };
         assert!(line(&failed).ends_with("ENOSYS"));
+    }
+
+    #[test]
+    fn a_link_that_somebody_laid_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let precious = dir.path().join("precious");
+        fs::write(&precious, "kept").unwrap();
+        std::os::unix::fs::symlink(&precious, dir.path().join("bench.json")).unwrap();
+        assert_eq!(write(dir.path(), "bench.json", "other").unwrap_err().reason(), &reason::BENCH_WRITE);
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "kept");
+        write(dir.path(), "bench.html", "new").unwrap();
     }
 }

@@ -1,14 +1,14 @@
 //! A client that stops reading: the source's reads stop, memory stays bounded, and the job ends when its patience does.
 use anyhow::Result;
-use hotadd_api::v1::{GetJobRequest, JobState, get_job_request::By};
-use hotadd_harness::scene::TARGET;
+use hotadd_api::v1::{BackupVmRequest, Compression, GetJobRequest, JobState, get_job_request::By};
+use hotadd_harness::{Spec, scene::TARGET};
 
 use crate::support::{
     MIB, Running, Seen, bytes_read, codes, dense, devices_of, eventually, jobs, loop_counts, nothing_is_left, request,
     scene,
 };
 
-/// 2 × 16 blocks of the arena, 8 events, and the windows of HTTP/2 on both sides; a quarter of the disk.
+/// 16 blocks of the arena, 8 events, and the windows of HTTP/2 on both sides; a quarter of the disk.
 const IN_FLIGHT: u64 = 64 * MIB;
 
 fn resident(pid: u32) -> Result<u64> {
@@ -19,11 +19,30 @@ fn resident(pid: u32) -> Result<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_stops_reading_stops_the_source_and_loses_the_job() -> Result<()> {
+    stops(|_| {}, Compression::Unspecified).await
+}
+
+/// So few buffers that they are all on their way before the queue is full.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_few_buffers_too() -> Result<()> {
+    stops(|spec| spec.set("limits", "depth", 2), Compression::Unspecified).await
+}
+
+/// Noise: what is compressed holds its buffer all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_crew_that_holds_half_of_the_buffers_too() -> Result<()> {
+    stops(|spec| spec.agent_toml.push_str("[reading]\nworkers = 8\n"), Compression::Zstd).await
+}
+
+async fn stops(change: impl FnOnce(&mut Spec), compression: Compression) -> Result<()> {
     let size = 256 * MIB;
-    let (dir, mut scene) = scene(&[dense(size, 1)], |spec| spec.set("limits", "lease_default_seconds", 4))?;
+    let (dir, mut scene) = scene(&[dense(size, 1)], |spec| {
+        spec.set("limits", "lease_default_seconds", 4);
+        change(spec);
+    })?;
     let before = resident(scene.agent()?.pid())?;
     let counts = loop_counts()?;
-    let wanted = request(TARGET);
+    let wanted = BackupVmRequest { compression: compression.into(), ..request(TARGET) };
     let mut job = Running::start(&scene, wanted.clone(), dir.path()).await?;
     job.until(Seen::Frame).await?;
     let device = devices_of(&scene, size).await?.remove(0);

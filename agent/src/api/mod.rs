@@ -39,6 +39,8 @@ impl Context {
             engines: self.engines.clone(),
             compression: compression(request.compression)?,
             any_order: request.any_order,
+            // A client that stops reading loses its lease, and that cancels the read.
+            patience: None,
         })
     }
 }

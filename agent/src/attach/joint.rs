@@ -119,10 +119,10 @@ impl Attacher {
     async fn request(&self, items: Vec<(usize, Item)>, room: Room, joint: bool, carried: &mut [Carried]) {
         let view = match self.vm.view().await {
             Ok(view) => view,
-            Err(error) => return refuse_all(items, &error, carried),
+            Err(error) => return not_begun(items, &error, joint, carried),
         };
         if let Err(error) = guards::proxy(&self.vm, &self.settler, &view.proxy.as_target()).await {
-            return refuse_all(items, &error, carried);
+            return not_begun(items, &error, joint, carried);
         }
         let pending = self.place(&view, items, room, carried);
         if pending.is_empty() {
@@ -134,7 +134,7 @@ impl Attacher {
         }
         let requests: Vec<_> = pending.iter().map(|(_, p)| request(p)).collect();
         let outcomes = self.vm.hypervisor.attach(&self.vm.moref, &requests).await;
-        let (mut held, mut records) = (Vec::new(), Vec::new());
+        let (mut held, mut refused, mut records) = (Vec::new(), Vec::new(), Vec::new());
         for ((of, p), outcome) in pending.into_iter().zip(outcomes) {
             let Some(carried) = carried.get_mut(of) else { continue };
             match outcome {
@@ -145,7 +145,7 @@ impl Attacher {
                 AttachOutcome::Refused(error) => {
                     let proof = format!("refused by vCenter: {}", error.message());
                     records.push(Record::Retired { duty: p.duty, at: now(), proof, late_until: None });
-                    carried.failed(p.item, error, joint, None);
+                    refused.push((of, p, error));
                 }
                 AttachOutcome::Unknown(error) => {
                     self.settler.hand_over(p.duty);
@@ -154,6 +154,16 @@ impl Attacher {
             }
         }
         let recorded = self.vm.record(records).await;
+        for (of, p, error) in refused {
+            let Some(carried) = carried.get_mut(of) else { continue };
+            if recorded.is_ok() {
+                carried.failed(p.item, error, joint, None);
+            } else {
+                // Durable is only that it was begun.
+                self.settler.hand_over(p.duty);
+                carried.failed(p.item, error.owing(), joint, Some(p.duty));
+            }
+        }
         for (of, p) in held {
             let Some(carried) = carried.get_mut(of) else { continue };
             match &recorded {
@@ -222,7 +232,16 @@ impl Carried {
     }
 }
 
-/// What would meet every batch alike is not tried again.
+/// Nothing was asked yet. What may be one answer that was lost does not cost many jobs their disks: each asks again, alone.
+fn not_begun(items: Vec<(usize, Item)>, error: &Error, joint: bool, carried: &mut [Carried]) {
+    for (of, item) in items {
+        if let Some(carried) = carried.get_mut(of) {
+            carried.failed(item, error.copy(), joint, None);
+        }
+    }
+}
+
+/// A journal that can't be written meets every batch alike.
 fn refuse_all(items: Vec<(usize, Item)>, error: &Error, carried: &mut [Carried]) {
     for (of, item) in items {
         if let Some(carried) = carried.get_mut(of) {

@@ -88,6 +88,8 @@ impl Turns {
         let full = full(&places, session, standing, self.most);
         if full.is_none() {
             places.iter_mut().filter(|place| place.session == session).for_each(|place| place.granted = true);
+            // Who waits behind it may be next.
+            self.ring();
         }
         full
     }

@@ -204,15 +204,18 @@ impl Job {
         let partial = self.request.partial;
         Opener::able(&preflight, partial)?;
         let told = |why| self.tell_waiting(why);
+        // A turn is not held while a host or a slot is waited for: others could have it.
+        opener.admit_in_time(&preflight, partial, told, || self.go_on()).await?;
+        let mut host = watch::hold(&opener.vm, &target.moref, told, || self.go_on()).await?;
         let patience = opener.vm.deadlines.turn;
         let turn = opener.turn(session, &preflight, &source, patience, told, || self.go_on()).await?;
         if turn.as_ref().is_some_and(|turn| turn.waited) {
             preflight = opener.preflight(target.moref.as_str(), &self.request.keys, &self.request.ways).await?;
             self.ranges_fit(&preflight.decisions)?;
+            opener.admit_in_time(&preflight, partial, told, || self.go_on()).await?;
+            host = watch::hold(&opener.vm, &target.moref, told, || self.go_on()).await?;
         }
         let target = &preflight.target;
-        opener.admit_in_time(&preflight, partial, |why| self.tell_waiting(why), || self.go_on()).await?;
-        let host = watch::hold(&opener.vm, &target.moref, |why| self.tell_waiting(why), || self.go_on()).await?;
         let note = self.enable_tracking(opener, target).await?;
         self.finish_with(Phase::Preflight, clock, note).await;
         self.go_on()?;

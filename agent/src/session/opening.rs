@@ -134,14 +134,17 @@ impl Manager {
             tracing::warn!(session = %id, %why, "waiting before the snapshot");
             opener.vm.events.send(EventKind::Hold, id, name, Some(&why));
         };
+        // A turn is not held while a host or a slot is waited for: others could have it.
+        opener.admit(&preflight, true).await?;
+        let mut host = watch::hold(&opener.vm, &target.moref, told, || self.go_on()).await?;
         let patience = opener.vm.deadlines.hold;
         let turn = opener.turn(id, &preflight, &request.source, patience, told, || self.go_on()).await?;
         if turn.as_ref().is_some_and(|turn| turn.waited) {
             preflight = opener.preflight(target.moref.as_str(), &request.keys, &request.ways).await?;
+            opener.admit(&preflight, true).await?;
+            host = watch::hold(&opener.vm, &target.moref, told, || self.go_on()).await?;
         }
-        opener.admit(&preflight, true).await?;
         let target = &preflight.target;
-        let host = watch::hold(&opener.vm, &target.moref, told, || self.go_on()).await?;
         let snapshot = opener.snapshot(id, &preflight, &request.source).await?;
         drop(turn);
         let mut watch = Watch::start(&opener.vm, target, &snapshot, host);

@@ -160,7 +160,9 @@ impl Framer {
             depth: self.clock.depth,
             stages: Some(self.stages()),
         };
-        (self.sink)(Item::Progress(progress))
+        // A wish to stop is met by the next frame: after the last one it takes nothing away.
+        let _ = (self.sink)(Item::Progress(progress));
+        ControlFlow::Continue(())
     }
 
     /// Of a source that tells for what it waits.

@@ -47,6 +47,8 @@ pub struct ReadOrder {
     pub compression: Compression,
     /// Frames may come as reads complete.
     pub any_order: bool,
+    /// Longest time in which the client takes nothing; `None`: any.
+    pub patience: Option<Duration>,
 }
 
 /// What reads share, and for whom this one is.
@@ -83,6 +85,8 @@ pub struct Report {
     pub zero_bytes: u64,
     pub first_byte: Duration,
     pub elapsed: Duration,
+    /// The client took nothing for too long.
+    pub starved: bool,
     pub stages: v1::Stages,
     pub reads: u64,
     /// Zero: unknown.
@@ -170,6 +174,7 @@ impl Report {
             zero_bytes: 0,
             first_byte: Duration::ZERO,
             elapsed: Duration::ZERO,
+            starved: false,
             stages: v1::Stages::default(),
             reads: 0,
             commands: 0,
@@ -241,7 +246,11 @@ fn run(
     };
     let whole = [0..prepared.source.size()];
     let ranges = order.ranges.as_deref().unwrap_or(&whole);
-    let request = ReadRequest { any_order: order.any_order, ..ReadRequest::new(ranges, order.block_bytes, cancel) };
+    let request = ReadRequest {
+        any_order: order.any_order,
+        patience: order.patience,
+        ..ReadRequest::new(ranges, order.block_bytes, cancel)
+    };
     let required: u64 = ranges.iter().map(|r| r.end.saturating_sub(r.start)).sum();
     let setup = opened.elapsed();
     let engine = prepared.engine.kind().name();
@@ -281,6 +290,7 @@ fn run(
         zero_bytes: framer.zeros,
         first_byte: setup + stats.first_byte.unwrap_or_default(),
         elapsed: stats.elapsed,
+        starved: stats.starved,
         stages: framer.stages(),
         reads: stats.reads,
         commands: commands.and_then(sent).unwrap_or(0),
@@ -324,6 +334,7 @@ fn export(disk: &ExportDisk, order: &ReadOrder, reins: &mut Reins, sink: Sink) -
         zero_bytes: framer.zeros,
         first_byte: first_byte.unwrap_or_default(),
         elapsed: begun.elapsed(),
+        starved: false,
         stages: framer.stages_of_stream(paced),
         reads: 0,
         commands: 0,

@@ -1,10 +1,9 @@
 //! A block device with latency and parallelism, as a datastore behind a network has them: nbdkit's delay filter, made a file
 //! by nbdfuse, made a read-only loop device with direct I/O. For benchmarks; needs /dev/fuse and root.
 //!
-//! Its own bound: nbdfuse leaves libfuse's loop at its default of 10 worker threads (fuse_loop_config, libfuse 3.12 and newer), each of
-//! which waits for one read. nbdfuse has no option for it (`-o max_threads` is refused), so it can't be lifted; FUSE's `max_background`
-//! (12) and nbdkit's threads are above it. Ten reads of at most 1 MiB in each delay are all that anybody gets; who asks in 4 KiB pages has
-//! requests of 512 KiB, because a loop device takes 128 segments.
+//! It has a bound of its own, probably from libfuse: its loop has 10 worker threads by default (fuse_loop_config, libfuse 3.12 and newer), each of
+//! which waits for one read, nbdfuse has no option for that, and FUSE's `max_background` is 12. So about ten reads are on their way, of
+//! at most 1 MiB; who asks in 4 KiB pages has requests of 512 KiB, because a loop device takes 128 segments.
 use std::{
     fs::File,
     path::{Path, PathBuf},

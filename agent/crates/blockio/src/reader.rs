@@ -40,13 +40,15 @@ pub struct ReadRequest<'a> {
     pub cancel: &'a AtomicBool,
     /// Blocks are handed over as they are read; else in order of offset.
     pub any_order: bool,
+    /// Longest wait for a buffer to come back from a consumer that takes nothing.
+    pub patience: Option<Duration>,
 }
 
 impl<'a> ReadRequest<'a> {
     /// In order of offset.
     #[must_use]
     pub fn new(ranges: &'a [Range<u64>], block: u32, cancel: &'a AtomicBool) -> Self {
-        Self { ranges, block, cancel, any_order: false }
+        Self { ranges, block, cancel, any_order: false, patience: None }
     }
 }
 
@@ -82,8 +84,10 @@ pub struct ReadStats {
     pub first_byte: Option<Duration>,
     pub elapsed: Duration,
     pub waits: Waits,
-    /// The sink or the cancel flag ended it early; not every range was delivered.
+    /// The sink, the cancel flag or a consumer that took nothing ended it early; not every range was delivered.
     pub stopped: bool,
+    /// It was the consumer.
+    pub starved: bool,
 }
 
 /// Why a read failed. Nothing after the offset was delivered.
@@ -124,6 +128,8 @@ pub fn read(
         pace,
         cancel: request.cancel,
         any_order: request.any_order,
+        patience: request.patience,
+        starving: None,
         depth: engine.depth(),
         window: VecDeque::with_capacity(engine.depth()),
         start: Instant::now(),
@@ -185,6 +191,9 @@ struct Run<'a> {
     pace: &'a mut dyn Pace,
     cancel: &'a AtomicBool,
     any_order: bool,
+    patience: Option<Duration>,
+    /// Since when no buffer came back.
+    starving: Option<Instant>,
     depth: usize,
     window: VecDeque<Asked>,
     start: Instant,
@@ -223,6 +232,10 @@ impl Run<'_> {
             if self.window.is_empty() && next.is_none() {
                 return Ok(());
             }
+            if self.is_starved() {
+                (self.stats.stopped, self.stats.starved) = (true, true);
+                return Ok(());
+            }
             if self.cancel.load(Ordering::Relaxed) {
                 self.stats.stopped = true;
                 return Ok(());
@@ -241,6 +254,7 @@ impl Run<'_> {
     /// A free buffer: at once while reads are in flight, else waited for, because only the consumer can free one.
     fn credit(&mut self, in_flight: usize) -> Option<Buffer> {
         if let Some(buffer) = self.arena.try_take() {
+            self.starving = None;
             return Some(buffer);
         }
         if in_flight > 0 {
@@ -249,7 +263,12 @@ impl Run<'_> {
         let begun = Instant::now();
         let buffer = self.arena.take(CANCEL_POLL);
         self.stats.waits.credit += begun.elapsed();
+        self.starving = if buffer.is_some() { None } else { self.starving.or(Some(begun)) };
         buffer
+    }
+
+    fn is_starved(&self) -> bool {
+        self.starving.zip(self.patience).is_some_and(|(since, patience)| since.elapsed() > patience)
     }
 
     fn ask(&mut self, engine: &mut dyn ReadEngine, op: ReadOp) -> Result<(), ReadError> {

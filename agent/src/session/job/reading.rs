@@ -292,6 +292,7 @@ impl Job {
             engines: self.request.engines.clone(),
             compression: v1::Compression::Unspecified,
             any_order: false,
+            patience: Some(opener.vm.limits.lease_default),
         }
     }
 
@@ -325,7 +326,13 @@ impl Job {
             flow
         });
         match Reading::start(disk, opener.platform(), order, sink, stop, opener.vm.means(self.session)).await {
-            Ok(reading) => Ok(reading.join().await),
+            Ok(reading) => {
+                let report = reading.join().await;
+                if report.starved {
+                    self.deaf.store(true, Ordering::Relaxed);
+                }
+                Ok(report)
+            }
             Err(error) if *error.reason() == reason::READ_STOPPED => Ok(Report::failed(error)),
             Err(error) => Err(error),
         }

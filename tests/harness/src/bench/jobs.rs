@@ -8,9 +8,12 @@ use serde_json::Value;
 use super::measure::{Contender, Sample, cpu, cpu_of};
 use crate::{Run, Scene, scene::TARGET};
 
-/// Whether hotaddctl can drop what it received and proved. Until it can, images go to memory (tmpfs).
-const DISCARD: bool = false;
+/// Where what can't be dropped goes: an incremental backup is one only with its base.
 const MEMORY: &str = "/dev/shm";
+
+fn can_drop(more: &[&str]) -> bool {
+    !more.contains(&"--incremental")
+}
 
 /// One backup of the target's first disk that was OK.
 #[derive(Debug)]
@@ -60,7 +63,7 @@ fn stages(told: &Value) -> Option<Stages> {
 
 /// A backup of which nothing is kept.
 pub(super) fn dropped(scene: &Scene, more: &[&str]) -> Result<Done> {
-    if DISCARD {
+    if can_drop(more) {
         return run(scene, &[&["--discard"], more].concat());
     }
     let dir = tempfile::tempdir_in(MEMORY)?;
@@ -69,7 +72,7 @@ pub(super) fn dropped(scene: &Scene, more: &[&str]) -> Result<Done> {
 
 /// As somebody would type it.
 pub(super) fn typed(more: &[&str]) -> String {
-    let words = [if DISCARD { "--discard" } else { "--out TMPFS" }];
+    let words = [if can_drop(more) { "--discard" } else { "--out TMPFS" }];
     let more = more.iter().map(|word| if word.contains('/') { "BASE" } else { word });
     words.into_iter().chain(more).fold("hotaddctl backup --vm web01".to_owned(), |text, word| text + " " + word)
 }
