@@ -213,7 +213,7 @@ impl Job {
             preflight = opener.preflight(target.moref.as_str(), &self.request.keys, &self.request.ways).await?;
             self.ranges_fit(&preflight.decisions)?;
             opener.admit_in_time(&preflight, partial, told, || self.go_on()).await?;
-            host = watch::hold(&opener.vm, &target.moref, told, || self.go_on()).await?;
+            host = watch::hold(&opener.vm, &preflight.target.moref, told, || self.go_on()).await?;
         }
         let target = &preflight.target;
         let note = self.enable_tracking(opener, target).await?;
