@@ -99,8 +99,8 @@ fn measure(
     if ranges.is_empty() {
         return Err("the device is smaller than one block".to_owned());
     }
-    // As the agent's reads have it.
-    let arena = Arena::new(empty.depth * 2, empty.block as usize).map_err(|error| format!("memory: {error}"))?;
+    // As many as a read of the agent has; none of them is on its way to a client here.
+    let arena = Arena::new(empty.depth.max(2), empty.block as usize).map_err(|error| format!("memory: {error}"))?;
     let mut engine = engine::make(kind, device, &arena, empty.depth).map_err(|error| error.to_string())?;
     let never = AtomicBool::new(false);
     let request = ReadRequest::new(ranges, empty.block, &never);
