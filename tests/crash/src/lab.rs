@@ -362,19 +362,18 @@ impl Lab {
             })
         })?;
         if !attached {
-            block_in_place(|| drop(tracer));
+            tracer.kill_if_alive()?;
             return Ok(false);
         }
         self.tracer = Some(tracer);
         Ok(true)
     }
 
+    /// By SIGKILL, upon which the kernel lets every thread go: strace that is asked to end waits for each thread to stop,
+    /// and now and then for ever when the agent is ending too.
     pub fn mend_state(&mut self) -> Result<()> {
         let Some(mut tracer) = self.tracer.take() else { return Ok(()) };
-        // It may have ended with its agent.
-        if tracer.wait(Duration::ZERO).is_err() {
-            block_in_place(|| tracer.stop())?;
-        }
+        tracer.kill_if_alive()?;
         Ok(())
     }
 
