@@ -138,6 +138,23 @@ async fn jobs_that_are_ready_together_are_attached_and_detached_together() -> Re
     nothing_is_left(&scene).await
 }
 
+/// One disk a request, each request longer than a read.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_is_detached_before_everything_else_is_attached() -> Result<()> {
+    let (dir, scene) = scene(&[dense(MIB, 1)], |spec| {
+        crowded(spec);
+        spec.set("limits", "attach_batch", 1);
+    })?;
+    fault(&scene, "ReconfigVM_Task", json!({"kind": "delay_ms", "ms": 1000, "nth": 2, "count": 100})).await?;
+    let results = crowd(&scene, dir.path()).await?;
+    assert!(results.values().all(Vec::is_empty), "{results:?}");
+    let all = calls(&scene, "ReconfigVM_Task").await?;
+    let adds: Vec<bool> = all.iter().map(|body| body.contains(">add<")).collect();
+    let (first_remove, last_add) = (adds.iter().position(|add| !add), adds.iter().rposition(|add| *add));
+    assert!(first_remove < last_add, "{adds:?}");
+    nothing_is_left(&scene).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_in_a_joint_request_costs_only_the_job_whose_disk_it_is() -> Result<()> {
     let (dir, scene) = scene(&[dense(MIB, 1)], crowded)?;

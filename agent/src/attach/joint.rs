@@ -7,6 +7,9 @@
 //! A fault that names no disk is searched for by halves ([`crate::hypervisor`]), but some faults tell only that the request failed. So what a
 //! joint request did not attach is tried once more by its job alone, as soon as nothing of it is owed: what one job's disk does to a request is
 //! told to that job only. A batch on a controller on trial is never joint.
+//!
+//! The gate is fair, so only one of those who attach waits for it: what is to be detached comes next, whatever else is to be attached. Who
+//! attaches everything first has nothing to do while all that was read is given back.
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -32,7 +35,11 @@ use crate::{
 
 /// Batches that wait for the gate, oldest first.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Orders(Arc<Mutex<VecDeque<Order>>>);
+pub(super) struct Orders {
+    waiting: Arc<Mutex<VecDeque<Order>>>,
+    /// Held by the one who waits for the gate.
+    next: Arc<tokio::sync::Mutex<()>>,
+}
 
 /// One job's batch.
 #[derive(Debug)]
@@ -55,7 +62,7 @@ pub(super) struct Carried {
 
 impl Orders {
     fn all(&self) -> MutexGuard<'_, VecDeque<Order>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The oldest, and those after it that fit into the same request.
@@ -90,7 +97,7 @@ impl Attacher {
                     let answers = indexes.into_iter().map(|index| (index, Err(lost()))).collect();
                     Carried { pass: Pass { answers, ..Pass::default() }, ..Carried::default() }
                 }),
-                _gate = self.vm.gate.lock() => {
+                _turn = async { (self.orders.next.lock().await, self.vm.gate.lock().await) } => {
                     let orders = self.orders.take(self.vm.limits.attach_batch);
                     self.carry_out(orders).await;
                 }

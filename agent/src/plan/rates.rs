@@ -21,6 +21,10 @@ pub struct Rates {
     pub attach_seconds: Option<f64>,
     pub detach_seconds: Option<f64>,
     pub hotadd_bytes_per_second: Option<f64>,
+    /// Of transfers that were mostly data: zeros are told, not sent, and may not even lie on the datastore.
+    pub hotadd_data_bytes_per_second: Option<f64>,
+    /// What one more area costs beside its bytes, with others in flight.
+    pub hotadd_area_seconds: Option<f64>,
     pub nbd_bytes_per_second: Option<f64>,
     /// Bytes of the disk, not of its stream.
     pub export_bytes_per_second: Option<f64>,
@@ -34,8 +38,20 @@ pub struct Sample {
     /// 0: not measured.
     pub detach_seconds: f64,
     pub bytes: u64,
+    /// Those that were no zeros.
+    pub data_bytes: u64,
+    /// 0: not counted.
+    pub reads: u64,
     pub transfer_seconds: f64,
+    /// Of them, those for which the disk was waited for; `None`: a limit held it back.
+    pub source_seconds: Option<f64>,
 }
+
+/// Transfers of longer ones on average tell a rate, of shorter ones what an area costs.
+const LONG_READ: u64 = 256 << 10;
+const SHORT_READ: u64 = 128 << 10;
+/// Fewer tell more about the beginning and the end of their transfer.
+const MIN_READS: u64 = 256;
 
 impl Rates {
     /// Attach, transfer and detach of so many bytes.
@@ -57,11 +73,36 @@ impl Rates {
     fn take(&mut self, sample: &Sample) {
         mix(&mut self.attach_seconds, sample.attach_seconds);
         mix(&mut self.detach_seconds, sample.detach_seconds);
+        self.take_areas(sample);
         if let Some(rate) = rate(sample.bytes, sample.transfer_seconds) {
             mix(&mut self.hotadd_bytes_per_second, rate);
+            let in_a_row = sample.bytes >= sample.reads.saturating_mul(LONG_READ);
+            if sample.data_bytes >= sample.bytes / 2 && in_a_row {
+                mix(&mut self.hotadd_data_bytes_per_second, rate);
+            }
+        }
+    }
+
+    /// Bytes a second of data.
+    #[must_use]
+    pub fn hotadd_data_rate(&self) -> Option<f64> {
+        self.hotadd_data_bytes_per_second.or(self.hotadd_bytes_per_second)
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "an estimate")]
+    fn take_areas(&mut self, sample: &Sample) {
+        let short = sample.reads >= MIN_READS && sample.bytes <= sample.reads.saturating_mul(SHORT_READ);
+        let known = self.hotadd_data_rate().zip(sample.source_seconds);
+        if let Some((rate, source)) = known.filter(|_| short) {
+            let each = (source - transfer(sample.bytes, rate)) / sample.reads as f64;
+            // As quick as in a row: an area costs next to nothing, which is a figure too.
+            mix(&mut self.hotadd_area_seconds, each.max(LEAST_AREA_SECONDS));
         }
     }
 }
+
+/// A request alone, without any device.
+const LEAST_AREA_SECONDS: f64 = 2e-6;
 
 #[allow(clippy::cast_precision_loss, reason = "an estimate")]
 fn transfer(bytes: u64, rate: f64) -> f64 {
@@ -143,7 +184,15 @@ impl RateBook {
 mod tests {
     use super::*;
 
-    const SAMPLE: Sample = Sample { attach_seconds: 10.0, detach_seconds: 4.0, bytes: 1 << 30, transfer_seconds: 8.0 };
+    const SAMPLE: Sample = Sample {
+        attach_seconds: 10.0,
+        detach_seconds: 4.0,
+        bytes: 1 << 30,
+        data_bytes: 1 << 30,
+        reads: 1 << 10,
+        transfer_seconds: 8.0,
+        source_seconds: Some(6.0),
+    };
 
     #[test]
     fn nothing_is_expected_before_it_was_measured() {
@@ -164,6 +213,36 @@ mod tests {
         assert_eq!(rates.hotadd_bytes_per_second, None);
         rates.take(&Sample { attach_seconds: 20.0, ..SAMPLE });
         assert!((rates.attach_seconds.unwrap() - 12.0).abs() < 0.01, "{rates:?}");
+    }
+
+    #[test]
+    fn a_disk_that_is_mostly_zeros_says_nothing_of_data() {
+        let mut rates = Rates::default();
+        rates.take(&Sample { data_bytes: 1 << 20, transfer_seconds: 0.1, ..SAMPLE });
+        rates.take(&Sample { reads: 1 << 14, ..SAMPLE });
+        assert_eq!(rates.hotadd_data_bytes_per_second, None, "zeros, and pieces");
+        assert_eq!(rates.hotadd_data_rate(), rates.hotadd_bytes_per_second, "better than nothing");
+        rates.take(&SAMPLE);
+        assert_eq!(rates.hotadd_data_rate(), rate(SAMPLE.bytes, SAMPLE.transfer_seconds));
+    }
+
+    #[test]
+    fn an_area_costs_what_its_bytes_do_not_explain() {
+        let mut rates = Rates::default();
+        let areas = Sample { bytes: 1000 << 16, reads: 1000, source_seconds: Some(2.0), ..SAMPLE };
+        rates.take_areas(&areas);
+        assert_eq!(rates.hotadd_area_seconds, None, "the rate is not known");
+        rates.take(&SAMPLE);
+        assert_eq!(rates.hotadd_area_seconds, None, "long reads");
+        rates.take_areas(&Sample { source_seconds: None, ..areas });
+        rates.take_areas(&Sample { reads: 255, bytes: 255 << 16, ..areas });
+        assert_eq!(rates.hotadd_area_seconds, None, "held back, or too few");
+        rates.take_areas(&areas);
+        // 62.5 MiB at 128 MiB/s are 488 ms of the two seconds.
+        assert!((rates.hotadd_area_seconds.unwrap() - 0.001_512).abs() < 1e-6, "{rates:?}");
+        let mut quick = Rates { hotadd_area_seconds: None, ..rates };
+        quick.take_areas(&Sample { source_seconds: Some(0.001), ..areas });
+        assert_eq!(quick.hotadd_area_seconds, Some(LEAST_AREA_SECONDS), "never less than nothing");
     }
 
     #[test]

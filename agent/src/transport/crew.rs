@@ -14,15 +14,15 @@ use std::{
     thread,
 };
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use hotadd_blockio::Buffer;
 
 use super::framer::{Looked, Recipe};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Crew {
-    queue: Sender<(u64, u64, Buffer)>,
+    queue: Sender<(u64, u64, Bytes)>,
     /// `None`: the worker panicked over it.
     done: Receiver<(u64, Option<Looked>)>,
     /// From the number `first` on; `None`: still with a worker.
@@ -35,7 +35,7 @@ impl Crew {
     /// `None`: no workers are wanted, or no thread is to be had: then the reader's own thread has to do. `buffers`: of the reader.
     pub(super) fn start(recipe: &Arc<Recipe>, workers: usize, buffers: u32) -> Option<Self> {
         let most = (workers * 2).min(buffers as usize / 2).max(1);
-        let (queue, jobs) = bounded::<(u64, u64, Buffer)>(most);
+        let (queue, jobs) = bounded::<(u64, u64, Bytes)>(most);
         let (tell, done) = unbounded();
         let started = (0..workers.min(most)).filter(|_| {
             let (recipe, jobs, tell) = (Arc::clone(recipe), jobs.clone(), tell.clone());
@@ -56,7 +56,7 @@ impl Crew {
     }
 
     /// Takes a block, and gives what is next in order. Breaks when a worker is gone.
-    pub(super) fn put(&mut self, offset: u64, data: Buffer) -> ControlFlow<(), Vec<Looked>> {
+    pub(super) fn put(&mut self, offset: u64, data: Bytes) -> ControlFlow<(), Vec<Looked>> {
         let number = self.first + self.inside.len() as u64;
         self.inside.push_back(None);
         if self.queue.send((number, offset, data)).is_err() {
@@ -142,7 +142,7 @@ mod tests {
         let taken = |looked: Looked| Looked { data: bytes::Bytes::copy_from_slice(&looked.data), ..looked };
         let mut out = Vec::new();
         reader::read(&device, engine.as_mut(), &arena, &request, &mut FullSpeed, &mut |block| {
-            out.extend(crew.put(block.offset, block.data)?.into_iter().map(taken));
+            out.extend(crew.put(block.offset, block.data.into())?.into_iter().map(taken));
             ControlFlow::Continue(())
         })
         .unwrap();
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(crew.note((0, None)), ControlFlow::Break(()));
         // One that is whole still goes through.
         let mut crew = Crew::start(&recipe, 1, 4).unwrap();
-        assert!(crew.put(0, arena.try_take().unwrap()).is_continue());
+        assert!(crew.put(0, arena.try_take().unwrap().into()).is_continue());
         assert!(matches!(crew.next(), ControlFlow::Continue(Some(_))));
         assert!(matches!(crew.next(), ControlFlow::Continue(None)));
     }

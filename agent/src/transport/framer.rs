@@ -47,13 +47,25 @@ impl Recipe {
     }
 
     /// `scratch`: memory for compression, of the thread.
-    pub(super) fn look(&self, offset: u64, data: Buffer, scratch: &mut Vec<u8>) -> Looked {
-        let (mut looked, squeezed) = self.seen(offset, data.as_ref(), scratch);
+    pub(super) fn look(&self, offset: u64, data: Bytes, scratch: &mut Vec<u8>) -> Looked {
+        let (mut looked, squeezed) = self.seen(offset, &data, scratch);
         if !looked.zero {
             // What did not get smaller goes as it lies in the arena.
-            looked.data = squeezed.unwrap_or_else(|| Bytes::from(data));
+            looked.data = squeezed.unwrap_or(data);
         }
         looked
+    }
+
+    /// What one read brought, block by block; each holds its buffer.
+    pub(super) fn blocks(&self, offset: u64, data: Buffer) -> impl Iterator<Item = (u64, Bytes)> + use<> {
+        let (mut rest, mut at, unit) = (Bytes::from(data), offset, u64::from(self.block_bytes));
+        std::iter::from_fn(move || {
+            let whole = usize::try_from(unit - at % unit).unwrap_or(usize::MAX);
+            let block = rest.split_to(whole.min(rest.len()));
+            let here = at;
+            at += block.len() as u64;
+            (!block.is_empty()).then_some((here, block))
+        })
     }
 
     /// Of bytes that belong to somebody else.
@@ -117,6 +129,10 @@ impl Framer {
 
     pub(super) fn send(&mut self, Block { offset, data, waits, depth }: Block) -> ControlFlow<()> {
         (self.clock.waits, self.clock.depth) = (waits, u32::try_from(depth).unwrap_or(u32::MAX));
+        self.recipe.blocks(offset, data).try_for_each(|(offset, data)| self.block(offset, data))
+    }
+
+    fn block(&mut self, offset: u64, data: Bytes) -> ControlFlow<()> {
         let Some(crew) = &mut self.crew else {
             let looked = self.recipe.look(offset, data, &mut self.scratch);
             return self.give(looked);
@@ -199,4 +215,55 @@ impl std::fmt::Debug for Framer {
 
 fn hash(data: &[u8]) -> Bytes {
     Bytes::copy_from_slice(blake3::hash(data).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use hotadd_blockio::{Arena, Device, EngineKind, FullSpeed, ReadRequest, engine, reader};
+
+    use super::*;
+
+    const BLOCK: u32 = 64 << 10;
+
+    /// Reads of sixteen blocks and of what is left of a range become one frame a block, without a copy and with every buffer given back.
+    #[test]
+    fn one_read_becomes_a_frame_a_block() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let content: Vec<u8> = (0..40 * BLOCK).map(|at| if at / BLOCK == 3 { 0 } else { (at % 251) as u8 }).collect();
+        std::fs::write(file.path(), &content).unwrap();
+        let device = Arc::new(Device::open(file.path()).unwrap());
+        let arena = Arena::new(2, 1 << 20).unwrap();
+        let mut engine = engine::make(EngineKind::Preadv, &device, &arena, 2).unwrap();
+        let (block, never) = (u64::from(BLOCK), std::sync::atomic::AtomicBool::new(false));
+        let ranges = [512..block + 512, 2 * block..40 * block];
+        let request = ReadRequest { unit: 1 << 20, ..ReadRequest::new(&ranges, BLOCK, &never) };
+        let (mut frames, mut lent) = (Vec::new(), 0);
+        let (tx, rx) = std::sync::mpsc::channel();
+        let sink: Sink = Box::new(move |item| {
+            if let Item::Frame(frame) = item {
+                tx.send(frame).unwrap();
+            }
+            ControlFlow::Continue(())
+        });
+        let mut framer = Framer::new(2000, Recipe::new(BLOCK, Compression::Unspecified), (0, 0), 0, sink);
+        let stats = reader::read(&*device, engine.as_mut(), &arena, &request, &mut FullSpeed, &mut |block| {
+            let address = block.data.as_ref().as_ptr_range();
+            framer.send(block)?;
+            for frame in rx.try_iter() {
+                lent += usize::from(address.contains(&frame.data.as_ptr()));
+                frames.push((frame.offset, frame.length, frame.zero, frame.blake3, frame.data.to_vec()));
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!((stats.reads, frames.len(), lent, arena.available()), (4, 40, 39, 2), "{frames:?}");
+        assert_eq!(frames.iter().map(|frame| u64::from(frame.1)).sum::<u64>(), 39 * block);
+        for (offset, length, zero, blake3, data) in frames {
+            let whole = &content[usize::try_from(offset).unwrap()..][..length as usize];
+            assert_eq!(blake3[..], blake3::hash(whole).as_bytes()[..]);
+            assert_eq!(zero, whole.iter().all(|byte| *byte == 0));
+            assert!(if zero { data.is_empty() } else { data == whole });
+            assert_eq!(offset / block, (offset + u64::from(length) - 1) / block, "a frame crosses the grid");
+        }
+    }
 }

@@ -51,6 +51,33 @@ pub struct ReadOrder {
     pub patience: Option<Duration>,
 }
 
+/// Longest read where blocks are shorter: beyond it a request brings no more bytes a second.
+const READ_BYTES: u32 = 1 << 20;
+
+impl ReadOrder {
+    /// Bytes of the longest read: blocks that lie together are read at once, and what lies alone needs no larger buffer.
+    fn unit(&self) -> u32 {
+        let longest =
+            self.ranges.as_ref().map(|ranges| ranges.iter().map(|range| range.end.saturating_sub(range.start)).max());
+        let longest = longest.map_or(u64::MAX, Option::unwrap_or_default);
+        let longest = u32::try_from(longest).unwrap_or(READ_BYTES).min(READ_BYTES).next_power_of_two();
+        longest.max(self.block_bytes)
+    }
+
+    /// How often a unit may be halved until it is a block.
+    fn halvings(&self) -> u32 {
+        self.unit().ilog2().saturating_sub(self.block_bytes.max(1).ilog2())
+    }
+
+    /// Reads that may be in flight: no more than there are.
+    fn reads(&self) -> u32 {
+        let unit = u64::from(self.unit());
+        let pieces = |range: &Range<u64>| range.end.div_ceil(unit).saturating_sub(range.start / unit);
+        let all = self.ranges.as_ref().map_or(u64::MAX, |ranges| ranges.iter().map(pieces).sum());
+        u32::try_from(all).unwrap_or(u32::MAX).clamp(1, self.depth)
+    }
+}
+
 /// What reads share, and for whom this one is.
 #[derive(Debug, Clone, Copy)]
 pub struct Means<'a> {
@@ -129,12 +156,13 @@ impl Reading {
                 None => return Err(Error::new(&reason::READ_STOPPED, "before its server was ready")),
             },
         };
-        order.depth = memory.depth(order.depth, order.block_bytes);
-        let share = memory.take(order.depth, order.block_bytes, &cancel).await;
+        order.depth = memory.depth(order.reads(), order.unit());
+        let share = memory.take(order.depth, order.unit(), &cancel).await;
         let share = share.ok_or_else(|| Error::new(&reason::READ_STOPPED, "before its turn"))?;
         let (flag, runtime) = (Arc::clone(&cancel), Handle::current());
         let tuning = means.tuning.clone();
-        let pacer = means.throttle.pacer(means.session, &disk.facts().datastore_name, order.depth as usize);
+        let pacer =
+            means.throttle.pacer(means.session, &disk.facts().datastore_name, (order.depth as usize, order.halvings()));
         thread::Builder::new()
             .name(format!("read-{}", disk.facts().device_key))
             .spawn(move || {
@@ -247,6 +275,7 @@ fn run(
     let whole = [0..prepared.source.size()];
     let ranges = order.ranges.as_deref().unwrap_or(&whole);
     let request = ReadRequest {
+        unit: order.unit(),
         any_order: order.any_order,
         patience: order.patience,
         ..ReadRequest::new(ranges, order.block_bytes, cancel)
@@ -422,6 +451,6 @@ impl Prepared {
 
 fn arena(order: &ReadOrder) -> Result<Arena> {
     let slots = buffers(order.depth);
-    Arena::new(slots, order.block_bytes as usize)
+    Arena::new(slots, order.unit() as usize)
         .map_err(|e| Error::new(&reason::READ_ENGINE, format!("{slots} buffers")).with_source(e))
 }

@@ -120,6 +120,12 @@ impl Throttle {
         this
     }
 
+    /// Whether any limit holds.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.0.limited.load(Ordering::Relaxed)
+    }
+
     /// Another limit from now on, for so long; `None`: until the agent ends.
     pub fn set(&self, scope: Scope, rate: Rate, ttl: Option<Duration>) {
         let mut state = lock(&self.0.state);
@@ -151,7 +157,8 @@ impl Throttle {
 
     /// For one read of a disk.
     #[must_use]
-    pub fn pacer(&self, session: SessionId, datastore: &str, depth: usize) -> Pacer {
+    /// `depth`: most reads in flight; `halvings`: how often the longest of them may be halved.
+    pub fn pacer(&self, session: SessionId, datastore: &str, (depth, halvings): (usize, u32)) -> Pacer {
         let mut state = lock(&self.0.state);
         let served = state.served;
         let flow = state.flows.entry(session).or_insert(Flow { bytes: served, refused: None, readers: 0 });
@@ -159,7 +166,7 @@ impl Throttle {
         drop(state);
         let disk = self.0.disks.fetch_add(1, Ordering::Relaxed);
         let store = Scope::Datastore(datastore.to_owned());
-        Pacer { throttle: self.clone(), session, store, disk, depth: Depth::new(depth, None) }
+        Pacer { throttle: self.clone(), session, store, disk, depth: Depth::new(depth, halvings, None) }
     }
 }
 
@@ -276,7 +283,8 @@ impl Pacer {
 
 impl Pace for Pacer {
     fn admit(&mut self, bytes: u32) -> Result<(), Duration> {
-        if !self.throttle.0.limited.load(Ordering::Relaxed) {
+        if !self.throttle.is_limited() {
+            self.depth.set_ceiling(None);
             return Ok(());
         }
         let throttle = self.throttle.clone();
@@ -289,6 +297,10 @@ impl Pace for Pacer {
 
     fn depth(&self) -> usize {
         self.depth.now()
+    }
+
+    fn halvings(&self) -> u32 {
+        self.depth.halvings()
     }
 
     fn answered(&mut self, latency: Duration) {
@@ -347,8 +359,8 @@ mod tests {
     fn all_together_keep_to_the_agents_limit_and_sessions_share_it() {
         let throttle = Throttle::new(limits(Scope::Agent, 100));
         let (one, two) = (SessionId::new(), SessionId::new());
-        let mut readers: Vec<_> = (0..4).map(|_| throttle.pacer(one, "ds1", 16)).collect();
-        readers.push(throttle.pacer(two, "ds2", 16));
+        let mut readers: Vec<_> = (0..4).map(|_| throttle.pacer(one, "ds1", (16, 0))).collect();
+        readers.push(throttle.pacer(two, "ds2", (16, 0)));
         let got = play(&throttle, &readers, Instant::now(), 20_000);
         let (four, single) = (got[..4].iter().sum::<u64>(), got[4]);
         assert!(close(four + single, 2010), "{got:?}");
@@ -358,10 +370,10 @@ mod tests {
     #[test]
     fn a_session_that_comes_later_gets_its_share_and_not_the_past() {
         let throttle = Throttle::new(limits(Scope::Agent, 100));
-        let first = throttle.pacer(SessionId::new(), "ds1", 16);
+        let first = throttle.pacer(SessionId::new(), "ds1", (16, 0));
         let start = Instant::now();
         play(&throttle, std::slice::from_ref(&first), start, 10_000);
-        let second = throttle.pacer(SessionId::new(), "ds1", 16);
+        let second = throttle.pacer(SessionId::new(), "ds1", (16, 0));
         let got = play(&throttle, &[first, second], start + Duration::from_secs(10), 10_000);
         assert!(close(got[0], 500) && close(got[1], 500), "{got:?}");
     }
@@ -372,7 +384,8 @@ mod tests {
         rates.extend(limits(Scope::Disk, 50));
         let throttle = Throttle::new(rates);
         let session = SessionId::new();
-        let readers: Vec<_> = ["slow", "slow", "fast", "fast"].map(|store| throttle.pacer(session, store, 16)).into();
+        let readers: Vec<_> =
+            ["slow", "slow", "fast", "fast"].map(|store| throttle.pacer(session, store, (16, 0))).into();
         let got = play(&throttle, &readers, Instant::now(), 10_000);
         assert!(close(got[0] + got[1], 202), "{got:?}");
         assert!(close(got[2], 505) && close(got[3], 505), "{got:?}");
@@ -383,15 +396,15 @@ mod tests {
         let mut rates = limits(Scope::Datastore("slow".into()), 1);
         rates.extend(limits(Scope::Datastore("fast".into()), 200));
         let throttle = Throttle::new(rates);
-        let readers = ["slow", "fast"].map(|store| throttle.pacer(SessionId::new(), store, 16));
+        let readers = ["slow", "fast"].map(|store| throttle.pacer(SessionId::new(), store, (16, 0)));
         let got = play(&throttle, &readers, Instant::now(), 10_000);
         assert!(got[0] <= 11 && close(got[1], 2010), "{got:?}");
         let mut rates = limits(Scope::Disk, 10);
         rates.extend(limits(Scope::Agent, 1000));
         let throttle = Throttle::new(rates);
         let (one, many) = (SessionId::new(), SessionId::new());
-        let mut readers = vec![throttle.pacer(one, "a", 16)];
-        readers.extend((0..10).map(|_| throttle.pacer(many, "a", 16)));
+        let mut readers = vec![throttle.pacer(one, "a", (16, 0))];
+        readers.extend((0..10).map(|_| throttle.pacer(many, "a", (16, 0))));
         let got = play(&throttle, &readers, Instant::now(), 10_000);
         assert!(close(got[0], 101) && close(got[1..].iter().sum(), 1010), "ten disks are ten times one: {got:?}");
     }
@@ -399,7 +412,7 @@ mod tests {
     #[test]
     fn a_limit_that_is_raised_is_felt_at_once() {
         let throttle = Throttle::new(limits(Scope::Disk, 1));
-        let mut pacer = throttle.pacer(SessionId::new(), "a", 1);
+        let mut pacer = throttle.pacer(SessionId::new(), "a", (1, 0));
         assert_eq!(pacer.admit(64 * MIB), Ok(()));
         assert!(pacer.admit(MIB).is_err());
         throttle.set(Scope::Disk, Rate { bytes_per_second: Some(100 << 20), ..Rate::default() }, None);
@@ -409,7 +422,7 @@ mod tests {
     #[test]
     fn reads_are_counted_too_and_a_change_ends_with_its_time() {
         let throttle = Throttle::default();
-        let mut pacer = throttle.pacer(SessionId::new(), "ds1", 8);
+        let mut pacer = throttle.pacer(SessionId::new(), "ds1", (8, 0));
         assert_eq!(pacer.admit(MIB), Ok(()));
         let ten = Rate { reads_per_second: Some(10), latency: Some(Duration::from_millis(5)), ..Rate::default() };
         throttle.set(Scope::Disk, ten, Some(Duration::from_secs(3600)));
@@ -430,7 +443,7 @@ mod tests {
     fn nothing_is_kept_of_reads_that_ended() {
         let throttle = Throttle::new(limits(Scope::Disk, 1));
         let session = SessionId::new();
-        let (one, two) = (throttle.pacer(session, "a", 1), throttle.pacer(session, "a", 1));
+        let (one, two) = (throttle.pacer(session, "a", (1, 0)), throttle.pacer(session, "a", (1, 0)));
         play(&throttle, &[one, two], Instant::now(), 10);
         let state = lock(&throttle.0.state);
         assert!(state.flows.is_empty() && state.clocks.is_empty(), "{state:?}");

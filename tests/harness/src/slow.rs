@@ -1,9 +1,10 @@
 //! A block device with latency and parallelism, as a datastore behind a network has them: nbdkit's delay filter, made a file
 //! by nbdfuse, made a read-only loop device with direct I/O. For benchmarks; needs /dev/fuse and root.
 //!
-//! It has a bound of its own, probably from libfuse: its loop has 10 worker threads by default (fuse_loop_config, libfuse 3.12 and newer), each of
-//! which waits for one read, nbdfuse has no option for that, and FUSE's `max_background` is 12. So about ten reads are on their way, of
-//! at most 1 MiB; who asks in 4 KiB pages has requests of 512 KiB, because a loop device takes 128 segments.
+//! It has a bound of its own: each of nbdfuse's connections carries one request at a time, so with eight of them eight reads are on
+//! their way, of at most 1 MiB (with 16 or 32 connections about ten are: libfuse's loop has so many threads, and FUSE's `max_background` is
+//! 12). Nothing can read it more than about eight times as fast as a loop of blocking reads. Who asks in 4 KiB pages has requests of 512
+//! KiB, because a loop device takes 128 segments.
 use std::{
     fs::File,
     path::{Path, PathBuf},

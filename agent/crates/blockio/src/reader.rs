@@ -34,8 +34,11 @@ const HELD_UP: Duration = Duration::from_micros(500);
 pub struct ReadRequest<'a> {
     /// Ascending, not overlapping, inside the device, multiples of its logical block.
     pub ranges: &'a [Range<u64>],
-    /// Block size in bytes: a power of two, at most the arena's slot. Pieces never cross a multiple of it.
+    /// Block size in bytes: a power of two.
     pub block: u32,
+    /// Longest read in bytes: a power of two of at least `block` that fits the arena's slot. No read crosses a multiple of it, so blocks
+    /// that lie together are read at once. The [`Pace`] may halve it down to a block.
+    pub unit: u32,
     /// Set from outside to stop between two blocks.
     pub cancel: &'a AtomicBool,
     /// Blocks are handed over as they are read; else in order of offset.
@@ -45,14 +48,14 @@ pub struct ReadRequest<'a> {
 }
 
 impl<'a> ReadRequest<'a> {
-    /// In order of offset.
+    /// Block by block, in order of offset.
     #[must_use]
     pub fn new(ranges: &'a [Range<u64>], block: u32, cancel: &'a AtomicBool) -> Self {
-        Self { ranges, block, cancel, any_order: false, patience: None }
+        Self { ranges, block, unit: block, cancel, any_order: false, patience: None }
     }
 }
 
-/// One block.
+/// What one read brought: a block, or several that lie together.
 #[derive(Debug)]
 pub struct Block {
     pub offset: u64,
@@ -95,8 +98,10 @@ pub struct ReadStats {
 pub enum ReadError {
     #[error("range {start}..{end} is empty, out of order, outside the disk of {size} bytes, or not aligned to {align}")]
     BadRange { start: u64, end: u64, size: u64, align: u32 },
-    #[error("block size {block} is not a power of two of at least {align} bytes that fits the buffers ({slot})")]
-    BadBlock { block: u32, align: u32, slot: usize },
+    #[error(
+        "block size {block} is not a power of two of at least {align} bytes that fits reads of {unit}, and they the buffers ({slot})"
+    )]
+    BadBlock { block: u32, unit: u32, align: u32, slot: usize },
     #[error("the disk disappeared while it was read (at byte {offset})")]
     Gone { offset: u64 },
     #[error("media error at LBA {lba} (512-byte sectors; byte {offset})")]
@@ -126,6 +131,8 @@ pub fn read(
         source,
         arena,
         pace,
+        block: request.block,
+        unit: request.unit,
         cancel: request.cancel,
         any_order: request.any_order,
         patience: request.patience,
@@ -136,7 +143,7 @@ pub fn read(
         held_up: Instant::now(),
         stats: ReadStats::default(),
     };
-    let outcome = run.pump(engine, &mut pieces(request.ranges, request.block), sink);
+    let outcome = run.pump(engine, Pieces::new(request.ranges), sink);
     let drained = drain(engine, run.stats.stopped);
     run.stats.elapsed = run.start.elapsed();
     outcome.and(drained).map(|()| run.stats)
@@ -144,9 +151,10 @@ pub fn read(
 
 fn validate(source: &dyn Source, arena: &Arena, request: &ReadRequest<'_>) -> Result<(), ReadError> {
     let align = source.logical_block();
-    let block = request.block;
-    if !block.is_power_of_two() || block < align || block as usize > arena.slot_bytes() {
-        return Err(ReadError::BadBlock { block, align, slot: arena.slot_bytes() });
+    let ReadRequest { block, unit, .. } = *request;
+    let slot = arena.slot_bytes();
+    if !block.is_power_of_two() || !unit.is_power_of_two() || block < align || unit < block || unit as usize > slot {
+        return Err(ReadError::BadBlock { block, unit, align, slot });
     }
     let mut previous = 0;
     for range in request.ranges {
@@ -160,21 +168,27 @@ fn validate(source: &dyn Source, arena: &Arena, request: &ReadRequest<'_>) -> Re
     Ok(())
 }
 
-/// Cuts ranges at multiples of `block`.
-fn pieces(ranges: &[Range<u64>], block: u32) -> impl Iterator<Item = (u64, u32)> + '_ {
-    ranges.iter().flat_map(move |range| {
-        let end = range.end;
-        let mut at = range.start;
-        std::iter::from_fn(move || {
-            (at < end).then(|| {
-                let unit = u64::from(block);
-                let stop = (at / unit + 1).saturating_mul(unit).min(end);
-                let piece = (at, u32::try_from(stop - at).unwrap_or(block));
-                at = stop;
-                piece
-            })
-        })
-    })
+/// Cuts ranges at multiples of a unit that may change from piece to piece.
+#[derive(Debug)]
+struct Pieces<'a> {
+    ranges: std::slice::Iter<'a, Range<u64>>,
+    rest: Range<u64>,
+}
+
+impl<'a> Pieces<'a> {
+    fn new(ranges: &'a [Range<u64>]) -> Self {
+        Self { ranges: ranges.iter(), rest: 0..0 }
+    }
+
+    fn next(&mut self, unit: u32) -> Option<(u64, u32)> {
+        if self.rest.is_empty() {
+            self.rest = self.ranges.next()?.clone();
+        }
+        let (at, bytes) = (self.rest.start, u64::from(unit));
+        let stop = (at / bytes + 1).saturating_mul(bytes).min(self.rest.end);
+        self.rest.start = stop;
+        Some((at, u32::try_from(stop - at).unwrap_or(unit)))
+    }
 }
 
 /// A piece in the window: asked, and perhaps answered.
@@ -189,6 +203,8 @@ struct Run<'a> {
     source: &'a dyn Source,
     arena: &'a Arena,
     pace: &'a mut dyn Pace,
+    block: u32,
+    unit: u32,
     cancel: &'a AtomicBool,
     any_order: bool,
     patience: Option<Duration>,
@@ -206,10 +222,10 @@ impl Run<'_> {
     fn pump(
         &mut self,
         engine: &mut dyn ReadEngine,
-        pieces: &mut dyn Iterator<Item = (u64, u32)>,
+        mut pieces: Pieces<'_>,
         sink: &mut dyn FnMut(Block) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
-        let mut next = pieces.next();
+        let mut next = pieces.next(self.piece());
         loop {
             self.depth = engine.depth().min(self.pace.depth());
             while let Some((offset, length)) = next
@@ -217,8 +233,8 @@ impl Run<'_> {
             {
                 let Some(buffer) = self.credit(engine.in_flight()) else { break };
                 if let Err(wait) = self.pace.admit(length) {
-                    // What is in flight is waited for instead.
-                    if engine.in_flight() == 0 {
+                    // What is in flight is waited for instead, and what came is handed over.
+                    if engine.in_flight() == 0 && self.window.is_empty() {
                         let wait = wait.min(CANCEL_POLL);
                         thread::sleep(wait);
                         self.stats.waits.pace += wait;
@@ -226,7 +242,8 @@ impl Run<'_> {
                     break;
                 }
                 self.ask(engine, ReadOp { offset, length, buffer })?;
-                next = pieces.next();
+                self.look_for_first(engine)?;
+                next = pieces.next(self.piece());
             }
             // A wish to stop that comes after the last block takes nothing away.
             if self.window.is_empty() && next.is_none() {
@@ -249,6 +266,11 @@ impl Run<'_> {
                 return Ok(());
             }
         }
+    }
+
+    /// Bytes of the next read, at most.
+    fn piece(&self) -> u32 {
+        self.unit.checked_shr(self.pace.halvings()).unwrap_or(0).max(self.block)
     }
 
     /// A free buffer: at once while reads are in flight, else waited for, because only the consumer can free one.
@@ -276,6 +298,16 @@ impl Run<'_> {
         engine.submit(op).map_err(|rejected| ReadError::Io { offset, length, source: rejected.error })?;
         self.stats.reads += 1;
         self.window.push_back(Asked { offset, length, at: Instant::now(), answer: None });
+        Ok(())
+    }
+
+    /// The first answer is taken when it comes, not when all buffers were made.
+    fn look_for_first(&mut self, engine: &mut dyn ReadEngine) -> Result<(), ReadError> {
+        if self.stats.first_byte.is_none()
+            && let Some(completion) = engine.poll()
+        {
+            self.settle(engine, completion)?;
+        }
         Ok(())
     }
 
@@ -443,8 +475,17 @@ mod tests {
 
     #[test]
     fn pieces_keep_to_the_grid() {
-        let got: Vec<_> = pieces(&[512..1024, 1_048_064..2_097_152 + 512], 1 << 20).collect();
+        let all = |ranges: &[Range<u64>], unit| {
+            let mut pieces = Pieces::new(ranges);
+            std::iter::from_fn(move || pieces.next(unit)).collect::<Vec<_>>()
+        };
+        let got = all(&[512..1024, 1_048_064..2_097_152 + 512], 1 << 20);
         assert_eq!(got, [(512, 512), (1_048_064, 512), (1 << 20, 1 << 20), (2 << 20, 512)]);
-        assert_eq!(pieces(&[0..10], 4).collect::<Vec<_>>(), [(0, 4), (4, 4), (8, 2)]);
+        assert_eq!(all(&[0..10], 4), [(0, 4), (4, 4), (8, 2)]);
+        // A smaller unit goes on where the larger one ended, and the other way round.
+        let (ranges, units) = ([0..32], [8, 4, 8, 4, 4, 8, 8]);
+        let mut pieces = Pieces::new(&ranges);
+        let got: Vec<_> = units.iter().map_while(|unit| pieces.next(*unit)).collect();
+        assert_eq!(got, [(0, 8), (8, 4), (12, 4), (16, 4), (20, 4), (24, 8)]);
     }
 }

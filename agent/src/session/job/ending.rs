@@ -129,10 +129,12 @@ impl Job {
     /// What the disks cost, for the planner.
     async fn measure(&self) {
         let mut samples = Vec::new();
+        let limited = self.jobs.manager.opener().vm.throttle.is_limited();
         self.note(|job| {
             // One that went on by another transport says nothing of either.
             let whole = job.disks.iter().filter(|disk| disk.ok && disk.parts.len() <= 1);
-            samples = whole.filter_map(|disk| Some(measured(disk, disk.timings.as_ref()?))).flatten().collect();
+            samples =
+                whole.filter_map(|disk| Some(measured(disk, disk.timings.as_ref()?, limited))).flatten().collect();
         });
         if !samples.is_empty() {
             self.jobs.manager.opener().measured(samples).await;
@@ -156,7 +158,8 @@ impl Job {
     }
 }
 
-fn measured(disk: &v1::DiskResult, timings: &v1::Timings) -> Option<Measured> {
+/// `limited`: a limit of bytes, reads or latency holds somewhere.
+fn measured(disk: &v1::DiskResult, timings: &v1::Timings, limited: bool) -> Option<Measured> {
     let seconds = |us: u64| Duration::from_micros(us).as_secs_f64();
     let (bytes, transfer) = (disk.bytes_read, seconds(timings.transfer_us));
     match disk.transport() {
@@ -164,7 +167,10 @@ fn measured(disk: &v1::DiskResult, timings: &v1::Timings) -> Option<Measured> {
             attach_seconds: seconds(timings.attach_us + timings.discover_us),
             detach_seconds: seconds(timings.detach_us),
             bytes,
+            data_bytes: disk.bytes_sent,
+            reads: disk.reads,
             transfer_seconds: transfer,
+            source_seconds: disk.stages.filter(|stages| !limited && stages.paced_us == 0).map(|s| seconds(s.source_us)),
         })),
         v1::Transport::Nbd => Some(Measured::Nbd(bytes, transfer)),
         v1::Transport::Export => Some(Measured::Export(bytes, transfer)),

@@ -24,12 +24,13 @@ impl Linked {
     /// The agent has its defaults, and reads past this machine's page cache as the peers do.
     pub(super) fn start(dir: &Path, content: Content, tracked: bool) -> Result<Self> {
         let file = dense(dir, content)?;
-        Self::on(dir, file, content, tracked)
+        Self::with(dir, file, content, tracked, "")
     }
 
-    /// On a file that is there.
-    pub(super) fn on(dir: &Path, file: PathBuf, content: Content, tracked: bool) -> Result<Self> {
+    /// On a file that is there; `toml`: more of agent.toml.
+    pub(super) fn with(dir: &Path, file: PathBuf, content: Content, tracked: bool, toml: &str) -> Result<Self> {
         let mut spec = quiet(dir, &[content]);
+        spec.agent_toml.push_str(toml);
         spec.target().change_tracking = tracked;
         let link = dir.join("source-0.raw");
         symlink(&file, &link)?;

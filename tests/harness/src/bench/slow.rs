@@ -46,8 +46,8 @@ fn named(ms: u32, contender: Contender<'_>) -> Contender<'_> {
 }
 
 /// See [`crate::slow`].
-pub(super) const BOUND: &str = "The device itself works on about ten requests at once, probably for the worker threads of libfuse under nbdfuse; \
-    a request of small pages holds 512 KiB, one of huge pages 1 MiB.";
+pub(super) const BOUND: &str = "The device itself works on eight requests at once, one for each of nbdfuse's connections; a request of small \
+    pages holds 512 KiB, one of huge pages 1 MiB.";
 
 /// More in flight than the device takes, in the largest requests.
 pub(super) fn most(node: &Path, bytes: u64) -> Contender<'static> {

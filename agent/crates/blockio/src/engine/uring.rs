@@ -21,9 +21,23 @@ pub struct IoUring {
     free: Vec<usize>,
     device: Arc<Device>,
     arena: Arena,
-    registered_buffers: bool,
+    registered: Registered,
     /// Entries wait for the next call into the kernel.
     queued: bool,
+}
+
+/// Buffers that the ring knows.
+#[derive(Debug)]
+enum Registered {
+    All,
+    /// By slot, those that were used: a buffer is made (its pages are faulted in and pinned) when it is needed, while others are read
+    /// into. All at once they may cost more than the first read itself. `more`: the kernel takes some still.
+    Used {
+        slots: Vec<bool>,
+        more: bool,
+    },
+    /// The kernel refused, or has too many.
+    None,
 }
 
 struct RingBox(Ring);
@@ -47,7 +61,7 @@ impl IoUring {
         ring.submitter().register_files(&[device.file().as_raw_fd()])?;
         let slots = depth.max(1) as usize;
         Ok(Self {
-            registered_buffers: register_buffers(&ring, arena),
+            registered: register_buffers(&ring, arena),
             ring: ManuallyDrop::new(RingBox(ring)),
             slots: (0..slots).map(|_| None).collect(),
             free: (0..slots).rev().collect(),
@@ -57,11 +71,39 @@ impl IoUring {
         })
     }
 
+    fn is_registered(&self, slot: u16) -> bool {
+        match &self.registered {
+            Registered::All => true,
+            Registered::Used { slots, .. } => slots.get(usize::from(slot)).copied().unwrap_or(false),
+            Registered::None => false,
+        }
+    }
+
+    /// Makes the buffer known if it is not; true: it was its first time.
+    fn prepare(&mut self, op: &mut ReadOp) -> bool {
+        let (slot, address, length) = (op.buffer.slot(), op.buffer.as_mut_ptr(), self.arena.slot_bytes());
+        let Registered::Used { slots, more: more @ true } = &mut self.registered else { return false };
+        let Some(known) = slots.get_mut(slot as usize).filter(|known| !**known) else { return false };
+        if !self.arena.owns(&op.buffer) {
+            return false;
+        }
+        let vector = libc::iovec { iov_base: address.cast(), iov_len: length };
+        // SAFETY: as in `register_buffers`.
+        match unsafe { self.ring.0.submitter().register_buffers_update(slot, &[vector], None) } {
+            Ok(()) => *known = true,
+            Err(error) => {
+                tracing::debug!(%error, slot, "io_uring buffer not registered, reading with READ instead of READ_FIXED");
+                *more = false;
+            }
+        }
+        true
+    }
+
     fn entry(&self, op: &mut ReadOp, index: usize) -> io_uring::squeue::Entry {
         let address = op.buffer.as_mut_ptr();
         let fd = types::Fixed(0);
         let entry = match u16::try_from(op.buffer.slot()) {
-            Ok(slot) if self.registered_buffers && self.arena.owns(&op.buffer) => {
+            Ok(slot) if self.arena.owns(&op.buffer) && self.is_registered(slot) => {
                 opcode::ReadFixed::new(fd, address, op.length, slot).offset(op.offset).build()
             }
             _ => opcode::Read::new(fd, address, op.length).offset(op.offset).build(),
@@ -89,18 +131,21 @@ fn ring(depth: u32, sqpoll: bool) -> io::Result<Ring> {
     Ring::new(depth)
 }
 
-/// Registration needs locked memory; without it reads still work, only slower.
-fn register_buffers(ring: &Ring, arena: &Arena) -> bool {
+/// Registration needs locked memory; without it reads still work, only slower. Before 5.19 there is no empty table to begin with.
+fn register_buffers(ring: &Ring, arena: &Arena) -> Registered {
+    if ring.submitter().register_buffers_sparse(arena.slots()).is_ok() {
+        return Registered::Used { slots: vec![false; arena.slots() as usize], more: true };
+    }
     let length = arena.slot_bytes();
     let vectors: Vec<_> =
         arena.slot_addresses().map(|base| libc::iovec { iov_base: base.cast(), iov_len: length }).collect();
     // SAFETY: the addresses stay mapped while `arena` or a buffer of it lives; IoUring keeps a clone of the arena
     // until after the ring is closed.
     match unsafe { ring.submitter().register_buffers(&vectors) } {
-        Ok(()) => true,
+        Ok(()) => Registered::All,
         Err(error) => {
             tracing::debug!(%error, "io_uring buffers not registered, reading with READ instead of READ_FIXED");
-            false
+            Registered::None
         }
     }
 }
@@ -123,6 +168,7 @@ impl ReadEngine for IoUring {
         let Some(index) = self.free.pop() else {
             return Err(Rejected { op, error: io::ErrorKind::WouldBlock.into() });
         };
+        let first_time = self.prepare(&mut op);
         let entry = self.entry(&mut op, index);
         // SAFETY: the buffer is moved into `slots` below and stays there until its completion was reaped, and the
         // registered file lives in `device`, so every address in the entry is valid while the kernel may use it.
@@ -134,6 +180,10 @@ impl ReadEngine for IoUring {
             *slot = Some(op);
         }
         self.queued = true;
+        // The next buffer is made while this one is read into. What is refused now goes with the next call.
+        if first_time && self.ring.0.submit().is_ok() {
+            self.queued = false;
+        }
         Ok(())
     }
 
