@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+set -euo pipefail
 # Damages that must be seen: damaged CHECK FILE SED TEXT. SED makes the damage in FILE; CHECK must then refuse it and say TEXT (an
 # extended regular expression). Sourced by run. A check without a line here has never been seen to fail.
 # shellcheck disable=SC2016  # sed's text
@@ -133,10 +134,11 @@ damaged access access 's/chmod 0440/chmod 0444/' 'mode of the sudoers file'
 damaged access access '/^usermod --lock root/d' 'usable password'
 damaged access access 's/-d -m 0700/-d -m 0755/' 'owner and modes'
 damaged access access "s/grep -q 'PRIVATE KEY'/grep -q 'NO KEY'/; s/! ssh-keygen -l -f \"\\\$keys\"/false/" 'did not refuse: a private key'
-damaged firewall firewall 's/port="7443"/port="7444"/' 'ports'
-damaged firewall firewall 's/\$ssh$/<service name="cockpit"\/>/' 'services'
-damaged firewall firewall 's/protocol="tcp" //' 'ended with|ports|check-config|services'
-damaged firewall firewall "s/^ssh=\$/ssh='<service name=\"ssh\"\\/>'/" 'services'
+damaged firewall firewall 's/port="7443"/port="7444"/' 'what the zone opens: have'
+damaged firewall firewall 's/\$ssh$/<service name="cockpit"\/>/' 'what the zone opens: have'
+damaged firewall firewall 's/<port protocol="tcp" /<port /' 'what the zone opens: have|check-config'
+damaged firewall firewall "s/^ssh=\$/ssh='<service name=\"ssh\"\\/>'/" 'what the zone opens: have'
+damaged firewall firewall '/--set-default-zone/d' 'default zone afterwards'
 damaged firewall firewall '/^systemctl/d' 'reloaded'
 damaged kernel kernel 's/--install/--upgrade/' 'unexpected call: rpm'
 damaged kernel kernel '/^grubby/d' 'calls'
