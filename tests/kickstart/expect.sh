@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-set -euo pipefail
 # What each installation script finds, and what must be true after it: sourced by scene. main_NAME is the installation as it should go,
 # refusals_NAME what the script must refuse.
 # shellcheck disable=SC2154,SC2016  # R, REPO, SYSTEM, STATUS, LOOPS are scene's; stubs get their text unexpanded
+set -euo pipefail
 
 ADDRESS=0000:03:00.0
 LINK=pci-$ADDRESS-scsi-0:0:0:0
@@ -317,11 +317,11 @@ main_initrd() {
   passes
   equal "images looked into" "$(calls | grep -c ^lsinitrd)" 6
   want "every item exists" items_exist
-  equal "modules left out" "$(dracut_conf; echo "${omit_dracutmodules-}" "$lvmconf")" ' multipath mdraid dmraid  yes'
+  equal "modules left out" "$(dracut_conf; echo "${omit_dracutmodules-}" "${lvmconf-}")" ' multipath mdraid dmraid  yes'
 }
 # shellcheck source=/dev/null
 dracut_conf() { . "$R/etc/dracut.conf.d/90-hotadd.conf"; }
-items_exist() { local item; for item in $(dracut_conf; echo "$install_items"); do [[ -e $R$item ]] || { echo "$item"; return 1; }; done; }
+items_exist() { local item; for item in $(dracut_conf; echo "${install_items-}"); do [[ -e $R$item ]] || { echo "$item"; return 1; }; done; }
 refusals_initrd() {
   stub /stub/lsinitrd '"-f "*" /boot/init"*' ''
   refuses "an image without the rules" 'lacks usr/lib/udev/rules.d/00-hotadd-quarantine.rules'

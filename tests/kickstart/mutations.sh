@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-set -euo pipefail
 # Damages that must be seen: damaged CHECK FILE SED TEXT. SED makes the damage in FILE; CHECK must then refuse it and say TEXT (an
 # extended regular expression). Sourced by run. A check without a line here has never been seen to fail.
 # shellcheck disable=SC2016  # sed's text
+set -euo pipefail
 
 # --- kickstart: syntax
 damaged ksvalidator ks.cfg 's/^text$/txet/' 'Unknown command: txet'
@@ -81,6 +81,9 @@ damaged xml autoinst.xml 's/<package>hotadd-agent<\/package>//' 'packages lack'
 damaged xml autoinst.xml 's/ rd.md=0//' 'bootloader append lacks'
 damaged xml autoinst.xml '0,/<source><!\[CDATA\[/s//<source>/; 0,/^\]\]><\/source>/s//<\/source>/' 'not well-formed|scripts in CDATA'
 damaged xml autoinst.xml '0,/>false<\/chrooted>/s//>true<\/chrooted>/' 'scripts: '
+damaged xml autoinst.xml 's/\(<filename>hotadd-firewall.*\)/\1<interpreter>perl<\/interpreter>/' 'init-scripts/script/interpreter> is not known'
+damaged xml autoinst.xml '0,/<interpreter>shell/s//<interpreter>perl/' 'interpreter of guard'
+damaged xml autoinst.xml 's/^  done <\/root.*/  done < <(cat x)/' 'process substitution in time'
 damaged xml autoinst.xml 's/hotadd-3-hands/hotadd-9-hands/' 'not in the order of their names'
 
 # --- scripts inside both files
@@ -136,7 +139,7 @@ damaged access access 's/-d -m 0700/-d -m 0755/' 'owner and modes'
 damaged access access "s/grep -q 'PRIVATE KEY'/grep -q 'NO KEY'/; s/! ssh-keygen -l -f \"\\\$keys\"/false/" 'did not refuse: a private key'
 damaged firewall firewall 's/port="7443"/port="7444"/' 'what the zone opens: have'
 damaged firewall firewall 's/\$ssh$/<service name="cockpit"\/>/' 'what the zone opens: have'
-damaged firewall firewall 's/<port protocol="tcp" /<port /' 'what the zone opens: have|check-config'
+damaged firewall firewall 's/<port protocol="tcp" /<port /' 'ended with 28'
 damaged firewall firewall "s/^ssh=\$/ssh='<service name=\"ssh\"\\/>'/" 'what the zone opens: have'
 damaged firewall firewall '/--set-default-zone/d' 'default zone afterwards'
 damaged firewall firewall '/^systemctl/d' 'reloaded'
