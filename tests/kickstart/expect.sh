@@ -301,31 +301,31 @@ refusals_kernel() {
   equal "calls without a kernel" "$(calls)" ''
 }
 
-# --- initrd
-image() { if [[ $SYSTEM == el8 ]]; then echo "/boot/initramfs-$1.img"; else echo "/boot/initrd-$1"; fi; }
+# --- initrd: real dracut and lsinitrd, without kernel modules.
+KERNEL=4.18.0-240.el8.x86_64
+image() { if [[ $SYSTEM == el8 ]]; then echo "/boot/initramfs-$KERNEL.img"; else echo "/boot/initrd-$KERNEL"; fi; }
 main_initrd() {
   medium_copy
-  mkdir -p "$R/lib/modules/4.18.0-240.el8.x86_64" "$R/lib/modules/6.6.1" "$R/etc/dracut.conf.d" "$R/etc/lvm"
+  mkdir -p "$R/lib/modules/$KERNEL" "$R/etc/dracut.conf.d"
   [[ -e $R/etc/udev/rules.d/00-hotadd-own-disks.rules ]] || cp "$REPO/systemd/00-hotadd-own-disks.rules.example" "$R/etc/udev/rules.d/00-hotadd-own-disks.rules"
-  [[ -e $R/etc/lvm/lvmlocal.conf ]] || : >"$R/etc/lvm/lvmlocal.conf"
-  no_calls
-  # Puts into its images what the configuration names, and nothing else.
-  stub /stub/dracut '"--force --regenerate-all"' 'install_items=""; lvmconf=no; . /etc/dracut.conf.d/90-hotadd.conf
-      for i in '"$(image 4.18.0-240.el8.x86_64) $(image 6.6.1)"'; do printf "%s\n" $install_items >"$i"; done'
-  stub /stub/lsinitrd '"-f "*" /boot/init"*' 'grep -qx "/$2" "$3" && cat "/$2" || true'
-  echo x >>"$R/etc/lvm/lvmlocal.conf.test"; [[ -s $R/etc/lvm/lvmlocal.conf ]] || mv "$R/etc/lvm/lvmlocal.conf.test" "$R/etc/lvm/lvmlocal.conf"
+  [[ -s $R/root/hotadd-media/steps ]] || echo 'devices {}' >"$R/etc/lvm/lvmlocal.conf"
+  printf '%s\n' no_kernel=yes hostonly=no compress=cat dracutmodules=base do_strip=no do_hardlink=no early_microcode=no nofscks=yes >"$R/etc/dracut.conf.d/99-test.conf"
+  # Debian's has another name for its images.
+  stub /stub/dracut '"--force --regenerate-all"' "/usr/bin/dracut --quiet --force $(image) $KERNEL"
   passes
-  equal "images looked into" "$(calls | grep -c ^lsinitrd)" 6
-  want "every item exists" items_exist
+  local list item
+  list=$(inside lsinitrd "$(image)" 2>/dev/null)
+  for item in usr/lib/udev/rules.d/{00-hotadd-quarantine,60-hotadd-readonly}.rules etc/udev/rules.d/00-hotadd-own-disks.rules etc/lvm/lvmlocal.conf sbin/blockdev; do
+    want "$item is in the image" grep -q " $item\$" <<<"$list"
+  done
   equal "modules left out" "$(dracut_conf; echo "${omit_dracutmodules-}" "${lvmconf-}")" ' multipath mdraid dmraid  yes'
 }
 # shellcheck source=/dev/null
 dracut_conf() { . "$R/etc/dracut.conf.d/90-hotadd.conf"; }
-items_exist() { local item; for item in $(dracut_conf; echo "${install_items-}"); do [[ -e $R$item ]] || { echo "$item"; return 1; }; done; }
 refusals_initrd() {
+  stub /stub/dracut '"--force --regenerate-all"' ''
   stub /stub/lsinitrd '"-f "*" /boot/init"*' ''
   refuses "an image without the rules" 'lacks usr/lib/udev/rules.d/00-hotadd-quarantine.rules'
-  stub /stub/dracut '"--force --regenerate-all"' ''
   rm "$R"/boot/init*
   refuses "no image" 'dracut made no image'
   rm "$R/usr/lib/udev/rules.d/00-hotadd-quarantine.rules"
