@@ -3,6 +3,13 @@
 With FOLDER, the scripts are written there. Needs pykickstart."""
 import re
 import sys
+import types
+
+# pykickstart fetches files that lie on servers by requests, whose import takes longer than everything else here. There are none.
+requests = types.ModuleType("requests")
+requests.exceptions = types.ModuleType("requests.exceptions")
+requests.exceptions.SSLError = requests.exceptions.RequestException = OSError
+sys.modules.update({"requests": requests, "requests.exceptions": requests.exceptions})
 
 from pykickstart.constants import CLEARPART_TYPE_ALL, KS_SCRIPT_POST, KS_SCRIPT_PRE, SELINUX_ENFORCING
 from pykickstart.parser import KickstartParser
