@@ -58,6 +58,13 @@ need() {
   die "could not install ${want[*]}"
 }
 
+# apt_sources SUITE: package sources of this machine, Debian's own only; a foreign source must not decide what an image is made of.
+apt_sources() {
+  # shellcheck disable=SC2016  # apt's own placeholders
+  apt-get indextargets --format '$(ORIGIN)|deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+    awk -F'|' -v suite="$1" '$1 ~ /^Debian/ && $2 ~ suite {print $2}' | sort -u
+}
+
 # Counting, for the parts of ci/test. A part calls `check`, `skip` or `counted_nextest` and ends with `finish`.
 PASSED=0 FAILED=0 SKIPPED=0
 
