@@ -1,7 +1,7 @@
 //! The first boot, and every boot after it: what is done in which order. Everything is written below a root folder, so that tests have one.
 //!
 //! ```text
-//! read ─▶ settings ─▶ network, host name, console ─▶ certificate ─▶ files in new/ ─▶ the agent checks them ─▶ in place, agent.toml last
+//! read ─▶ settings ─▶ network, host name, console ─▶ [certificate] files in new/ ─▶ the agent checks them ─▶ in place, agent.toml last
 //!                          (also with faults)                                            │ refuses: nothing changed
 //!      └─▶ blank the passwords (always) ◀── state ◀──────────────────────────────────────┘
 //! ```
@@ -98,7 +98,7 @@ impl Host {
             self.make_reachable(&settings, state);
         }
         let Some(service) = &settings.service else { return };
-        match self.configure(&settings, service) {
+        match self.configure(&settings, service, state.configured.is_none()) {
             Ok(None) => {
                 state.configured = Some(settings.generation);
                 state.port = service.port;
@@ -108,7 +108,7 @@ impl Host {
         }
     }
 
-    /// Network, names, console and certificate: what a person needs to reach and know the appliance, whatever the rest is.
+    /// Network, names and console: what a person needs to reach the appliance, whatever the rest is.
     fn make_reachable(&self, settings: &Settings, state: &mut State) {
         state.hostname.clone_from(&settings.hostname);
         let files = [
@@ -126,15 +126,13 @@ impl Host {
         {
             state.faults.push(Fault::new(reasons::WRITE, format!("the password of root: {error}")));
         }
-        if let Err(error) = self.certify(settings) {
-            state.faults.push(Fault::new(reasons::WRITE, format!("the certificate: {error}")));
-        }
     }
 
-    /// Once: who knows the fingerprint must not lose it by a change of a property.
-    fn certify(&self, settings: &Settings) -> io::Result<()> {
+    /// New until the appliance is configured, since the host name may change until then; after that the same for ever: who knows the
+    /// fingerprint must not lose it by a change of a property.
+    fn certify(&self, settings: &Settings, new: bool) -> io::Result<()> {
         let (certificate, key) = (self.path(ETC).join(config::CERTIFICATE), self.path(ETC).join(config::KEY));
-        if certificate.exists() && key.exists() {
+        if !new && certificate.exists() && key.exists() {
             return Ok(());
         }
         let address = settings.network.address.map(|prefix| prefix.address);
@@ -144,7 +142,8 @@ impl Host {
     }
 
     /// Why the agent does not take it, if so; then nothing of what it runs with has changed.
-    fn configure(&self, settings: &Settings, service: &Service) -> io::Result<Option<String>> {
+    fn configure(&self, settings: &Settings, service: &Service, first: bool) -> io::Result<Option<String>> {
+        self.certify(settings, first)?;
         let etc = self.path(ETC);
         let trial = etc.join("new");
         fs::remove_dir_all(&trial).or_else(absent_is_fine)?;

@@ -140,7 +140,7 @@ fn what_is_wrong_leaves_a_reachable_appliance_without_an_agent() {
         assert!(!state.faults.is_empty());
         assert_eq!(boot.file("etc/hotadd/agent.toml"), None);
         assert!(boot.file(NETWORK).unwrap().contains("DHCP=yes"));
-        assert!(boot.host.fingerprint().is_some());
+        assert!(boot.host.fingerprint().is_none());
         assert!(!boot.guestinfo().contains("hunter2"), "{}", boot.guestinfo());
     }
 }
@@ -154,10 +154,12 @@ fn what_the_agent_refuses_is_not_put_in_place() {
     assert!(state.faults[0].message.contains("HA-CFG-001 no"));
     assert_eq!(boot.file("etc/hotadd/agent.toml"), None);
     assert_eq!(boot.file("etc/hotadd/vcenter-password"), None);
-    // The next boot tries again.
+    // The next boot tries again, with a certificate of the name that it has by then.
+    let before = boot.host.fingerprint();
     boot.host.agent = script(&boot.folder.path().join("agent"), "exit 0");
-    boot.given(&properties(""));
+    boot.given(&properties("<Property key=\"hotadd.hostname\" value=\"another\"/>"));
     assert_eq!(boot.host.apply().unwrap().configured, Some(1));
+    assert!(boot.host.fingerprint().is_some() && boot.host.fingerprint() != before);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use hotadd_appliance::{machine, properties};
+use hotadd_appliance::{machine, properties, reasons};
 use hotadd_ova::{Archive, DiskWriter, Error, Package, Signer};
 
 /// How much is read and compressed at once.
@@ -28,6 +28,8 @@ enum Command {
     Pack(Pack),
     /// Print the table of properties, as docs/appliance.md has it
     Properties,
+    /// Print the table of reasons, as docs/appliance.md has it
+    Reasons,
 }
 
 #[derive(Debug, Args)]
@@ -57,6 +59,10 @@ fn main() -> ExitCode {
         Command::Pack(args) => pack(&args),
         Command::Properties => {
             print!("{}", properties::table());
+            Ok(())
+        }
+        Command::Reasons => {
+            print!("{}", reasons::table());
             Ok(())
         }
     };
