@@ -17,5 +17,6 @@ pub mod own_disks;
 pub mod properties;
 pub mod reasons;
 pub mod settings;
+pub mod signature;
 pub mod source;
 pub mod state;

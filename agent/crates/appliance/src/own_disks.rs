@@ -41,21 +41,26 @@ fn is_function(part: &str) -> bool {
     part.len() == 12 && part.bytes().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(&byte))
 }
 
+/// Device path of what is mounted at /.
+///
+/// # Errors
+/// What can't be read.
+pub fn root(proc: &Path, sys: &Path) -> io::Result<PathBuf> {
+    let mounts = fs::read_to_string(proc.join("self/mountinfo"))?;
+    let number = root_device(&mounts).ok_or_else(|| io::Error::other("nothing is mounted at /"))?;
+    fs::canonicalize(sys.join("dev/block").join(number))
+}
+
 /// Writes it. Without a SCSI disk under / nothing is written: then the quarantine does nothing and the agent refuses every disk.
 ///
 /// # Errors
 /// What can't be read or written.
-pub fn write(proc: &Path, sys: &Path, out: &Path) -> io::Result<PathBuf> {
-    let other = |why: &str| io::Error::other(why.to_owned());
-    let mounts = fs::read_to_string(proc.join("self/mountinfo"))?;
-    let number = root_device(&mounts).ok_or_else(|| other("nothing is mounted at /"))?;
-    let device = fs::canonicalize(sys.join("dev/block").join(number))?;
-    let text = rule(&device.to_string_lossy()).ok_or_else(|| other("/ is on no SCSI disk"))?;
+pub fn write(device: &Path, out: &Path) -> io::Result<()> {
+    let text = rule(&device.to_string_lossy()).ok_or_else(|| io::Error::other("/ is on no SCSI disk"))?;
     if let Some(folder) = out.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::write(out, text)?;
-    Ok(device)
+    fs::write(out, text)
 }
 
 #[cfg(test)]

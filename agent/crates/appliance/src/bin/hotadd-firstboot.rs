@@ -13,6 +13,8 @@ use hotadd_appliance::{
     apply::{Host, STATE},
     console::{self, Agent},
     own_disks,
+    reasons::{self, Fault},
+    signature,
     source::Source,
     state::State,
 };
@@ -54,17 +56,23 @@ enum Told {
     Stopped,
 }
 
+impl From<Told> for Agent {
+    fn from(told: Told) -> Self {
+        match told {
+            Told::Serving => Self::Serving,
+            Told::Starting => Self::Starting,
+            Told::Stopped => Self::Stopped,
+        }
+    }
+}
+
 const ISSUE: &str = "/etc/issue.d/hotadd.issue";
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Apply { rpctool, file } => apply(Source::choose(&file, &rpctool)),
-        Command::Console { agent } => show(match agent {
-            Told::Serving => Agent::Serving,
-            Told::Starting => Agent::Starting,
-            Told::Stopped => Agent::Stopped,
-        }),
-        Command::OwnDisks { out } => own_disks::write(Path::new("/proc"), Path::new("/sys"), &out).map(|_| ()),
+        Command::Console { agent } => show(&State::load(&Path::new("/").join(STATE)), agent.into()),
+        Command::OwnDisks { out } => root().and_then(|device| own_disks::write(&device, &out)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,21 +87,39 @@ fn host(source: Source) -> Host {
     Host { root: "/".into(), source, agent: "/usr/bin/hotadd-agent".into(), chpasswd: "/usr/sbin/chpasswd".into() }
 }
 
+fn root() -> io::Result<PathBuf> {
+    own_disks::root(Path::new("/proc"), Path::new("/sys"))
+}
+
 fn apply(source: Source) -> io::Result<()> {
-    let state = host(source).apply()?;
-    // The kernel's name is what agetty and the log show before anything else reads the file.
-    fs::write("/proc/sys/kernel/hostname", &state.hostname)?;
+    // Before the first state is kept: a disk that is signed twice harms nobody, one that never is may.
+    if !Path::new("/").join(STATE).exists()
+        && let Err(error) = sign_disk()
+    {
+        eprintln!("the system disk keeps the signature of the image: {error}");
+    }
+    // Whatever happens, the console tells it.
+    let state = host(source).apply().unwrap_or_else(|error| State {
+        faults: vec![Fault::new(reasons::WRITE, error.to_string())],
+        ..State::default()
+    });
     for fault in &state.faults {
         eprintln!("{} {}; {}", fault.code, fault.message, fault.next);
     }
-    show(if state.configured.is_some() { Agent::Starting } else { Agent::Stopped })
+    show(&state, if state.configured.is_some() { Agent::Starting } else { Agent::Stopped })?;
+    // The kernel's name is what agetty and the log show before anything else reads the file.
+    fs::write("/proc/sys/kernel/hostname", &state.hostname)
+}
+
+fn sign_disk() -> io::Result<()> {
+    let disk = signature::disk_of(&root()?, Path::new("/dev"));
+    signature::renew(&disk.ok_or_else(|| io::Error::other("/ is on no partition"))?)
 }
 
 /// For agetty, and at once on every console: who deploys looks at the one that is there.
-fn show(agent: Agent) -> io::Result<()> {
-    let state = State::load(&Path::new("/").join(STATE));
+fn show(state: &State, agent: Agent) -> io::Result<()> {
     let fingerprint = host(Source::File(PathBuf::new())).fingerprint();
-    let text = console::issue(&state, fingerprint.as_deref(), agent);
+    let text = console::issue(state, fingerprint.as_deref(), agent);
     if let Some(folder) = Path::new(ISSUE).parent() {
         fs::create_dir_all(folder)?;
     }
