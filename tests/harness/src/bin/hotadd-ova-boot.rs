@@ -21,6 +21,8 @@ use hotadd_harness::{
 };
 
 const HOSTNAME: &str = "proxy-under-test";
+/// What QEMU's network gives by DHCP.
+const ADDRESS: &str = "10.0.2.15";
 const DISK: u64 = 48 << 20;
 /// An external entity: a parser that resolves it would show a file of the appliance.
 const ATTACK: &str = r#"<?xml version="1.0"?><!DOCTYPE Environment [<!ENTITY x SYSTEM "file:///etc/shadow">]>
@@ -82,6 +84,8 @@ async fn boot(args: &Args, checks: &mut Checks) -> Result<()> {
     let console = appliance.console("the agent serves on port 7443")?;
     checks.that("good properties and a power-on are all that it takes to serve", Ok(()));
     let first = fingerprint(&console)?;
+    let address = appliance.console(&format!("Address: {ADDRESS}")).map(drop);
+    checks.that("the console shows the address", address);
     let pem = appliance.certificate()?.context("nobody answers")?;
     checks.that("the service shows the certificate of the console", shown(dir.path(), &pem, &first));
 
@@ -127,8 +131,8 @@ fn unconfigured(console: &str) -> Result<()> {
 
 /// The last one that the console shows.
 fn fingerprint(console: &str) -> Result<String> {
-    let lines = console.lines().filter_map(|line| line.split_once("Certificate SHA-256: "));
-    Ok(lines.last().context("no fingerprint on the console")?.1.trim().to_owned())
+    let mut lines = console.lines().filter_map(|line| line.split_once("Certificate SHA-256: "));
+    Ok(lines.next_back().context("no fingerprint on the console")?.1.trim().to_owned())
 }
 
 /// The environment that vCenter would make, with what vSphere's client does to PEM: one line.
