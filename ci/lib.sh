@@ -58,6 +58,13 @@ need() {
   die "could not install ${want[*]}"
 }
 
+# apt_sources SUITE: package sources of this machine, Debian's own only; a foreign source must not decide what an image is made of.
+apt_sources() {
+  # shellcheck disable=SC2016  # apt's own placeholders
+  apt-get indextargets --format '$(ORIGIN)|deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+    awk -F'|' -v suite="$1" '$1 ~ /^Debian/ && $2 ~ suite {print $2}' | sort -u
+}
+
 # Counting, for the parts of ci/test. A part calls `check`, `skip` or `counted_nextest` and ends with `finish`.
 PASSED=0 FAILED=0 SKIPPED=0
 
@@ -82,7 +89,7 @@ skip() { SKIPPED=$((SKIPPED + 1)); printf 'SKIPPED %s: %s\n' "$1" "$2"; }
 
 # tally FILE: takes the counts from a last line "N passed, N failed, N skipped" of another program's output; no such line is a failure.
 tally() {
-  local line; line=$(grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$1" | tail -n 1)
+  local line; line=$(grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$1" | tail -n 1) || true
   [[ -n $line ]] || { FAILED=$((FAILED + 1)); printf 'FAILED  no count in the output\n'; return; }
   local -a counts; mapfile -t counts < <(grep -oE '[0-9]+' <<<"$line")
   PASSED=$((PASSED + counts[0])) FAILED=$((FAILED + counts[1])) SKIPPED=$((SKIPPED + counts[2]))

@@ -2,6 +2,7 @@
 //! on this host or in a lab guest, and hotaddctl as a user would run it. No assertion lives here.
 #![forbid(unsafe_code)]
 
+pub mod appliance;
 pub mod bench;
 pub mod content;
 pub mod ctl;

@@ -201,7 +201,7 @@ pub async fn start(opt: Options) -> Result<Running> {
     })
 }
 
-/// The disks that the proxy has from the start (its anchors) appear when the backend connects.
+/// The disks that the proxy has from the start (its anchors) appear when the backend connects, if the machine does not have them anyhow.
 async fn attach_boot_disks(sim: &Sim) -> Result<usize> {
     let requests = {
         let mut s = sim.lock();
@@ -212,7 +212,11 @@ async fn attach_boot_disks(sim: &Sim) -> Result<usize> {
         ops::reconfig::boot_requests(&mut s, sim, &id).map_err(|f| anyhow::anyhow!(f.text))?
     };
     for req in &requests {
-        if let Err(e) = ops::reconfig::attach_now(sim, req).await {
+        let attached = match sim.backend.has(req).await {
+            Ok(false) => ops::reconfig::attach_now(sim, req).await,
+            known => known.map(drop),
+        };
+        if let Err(e) = attached {
             sim.backend.shutdown().await;
             anyhow::bail!("{}: {e}", req.path);
         }

@@ -89,11 +89,11 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Writes the tables and the end.
+    /// Writes the tables and the end, and gives the output back.
     ///
     /// # Errors
     /// A stream that grows too large, or the output's error.
-    pub fn finish(mut self) -> Result<Written, Error> {
+    pub fn finish(mut self) -> Result<(Written, W), Error> {
         self.close_table()?;
         let directory = words(&self.directory);
         self.put(&marker(directory.len().div_ceil(SECTOR) as u64, MARK_DIRECTORY))?;
@@ -103,7 +103,8 @@ impl<W: Write> Writer<W> {
         self.put(&header(self.capacity, place.into()))?;
         self.put(&marker(0, MARK_END))?;
         self.out.flush()?;
-        Ok(Written { bytes: self.position * SECTOR as u64, populated: self.grains * GRAIN as u64 })
+        let written = Written { bytes: self.position * SECTOR as u64, populated: self.grains * GRAIN as u64 };
+        Ok((written, self.out))
     }
 
     fn grain(&mut self, index: u64, packed: Option<Vec<u8>>) -> Result<(), Error> {
@@ -191,12 +192,12 @@ mod tests {
     fn zeros_cost_nothing_and_tables_come_only_with_grains() {
         let mut zeros = writer(100 * G);
         zeros.write(0, &vec![0; 10 * GRAIN]).unwrap();
-        let empty = writer(100 * G).finish().unwrap();
-        assert_eq!(zeros.finish().unwrap(), empty);
+        let empty = writer(100 * G).finish().unwrap().0;
+        assert_eq!(zeros.finish().unwrap().0, empty);
         assert_eq!(empty.populated, 0);
         let mut one = writer(100 * G);
         one.write(99 * G, &vec![1; GRAIN]).unwrap();
-        let one = one.finish().unwrap();
+        let one = one.finish().unwrap().0;
         // A grain of one byte's repetition is one sector; a marker and a table of four sectors follow.
         assert_eq!((one.populated, one.bytes - empty.bytes), (G, 6 * 512));
     }

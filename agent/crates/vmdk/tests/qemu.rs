@@ -42,7 +42,7 @@ fn same(capacity: u64, pieces: &[(u64, Vec<u8>)]) {
         writer.write(*offset, bytes).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&image, bytes, *offset).unwrap();
     }
-    let written = writer.finish().unwrap();
+    let (written, _) = writer.finish().unwrap();
     assert_eq!(fs::metadata(&vmdk).unwrap().len(), written.bytes);
     assert!(qemu_img(&["check", "-f", "vmdk"], &[&vmdk]));
     assert!(qemu_img(&["compare", "-f", "raw", "-F", "vmdk"], &[&raw, &vmdk]));

@@ -113,6 +113,14 @@ pub(crate) enum Live {
 }
 
 impl Live {
+    /// Whether the guest has this disk without us: a machine that boots from its own disks.
+    pub(crate) async fn has(&self, req: &AttachReq) -> Result<bool, String> {
+        match self {
+            Live::Qemu(b) => b.has(req).await,
+            Live::Loop(_) | Live::None => Ok(false),
+        }
+    }
+
     pub(crate) async fn attach(&self, req: &AttachReq) -> Result<(), String> {
         match self {
             Live::None => Ok(()),

@@ -78,6 +78,26 @@ impl QemuBackend {
         self.qmp.lock().await.command("device_add", args).await.map(drop)
     }
 
+    /// Whether the machine was started with this disk: at that place, with that serial number.
+    pub(crate) async fn has(&self, req: &AttachReq) -> Result<bool, String> {
+        let mut qmp = self.qmp.lock().await;
+        let list = qmp.command("qom-list", json!({"path": "/machine/peripheral"})).await?;
+        let disks = list.as_array().into_iter().flatten().filter(|child| child["type"] == "child<scsi-hd>");
+        let bus = format!("/pvscsi{}.0", req.bus);
+        for name in disks.filter_map(|child| child["name"].as_str()) {
+            let mut found = Vec::new();
+            for property in ["parent_bus", "scsi-id", "serial"] {
+                let path = format!("/machine/peripheral/{name}");
+                found.push(qmp.command("qom-get", json!({"path": path, "property": property})).await?);
+            }
+            let here = found[0].as_str().is_some_and(|path| path.ends_with(&bus)) && found[1] == json!(req.unit);
+            if here && found[2].as_str() == req.hex().as_deref() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     pub(crate) async fn attach(&self, req: &AttachReq) -> Result<(), String> {
         self.attach_id(&req.id(), req).await
     }

@@ -2,6 +2,7 @@
 use std::collections::BTreeSet;
 
 use hotadd_api::manifest::{ControllerKind, ControllerRecord, Firmware, Manifest, VmConfig};
+use hotadd_ova::{Bus, Class, Machine, Place};
 
 /// What every supported ESXi runs (6.5: vmx-13) and knows PVSCSI.
 const DEFAULT_VERSION: &str = "vmx-13";
@@ -33,6 +34,31 @@ impl Hardware {
         match &manifest.vm_config {
             Some(config) => Self::told(manifest, config),
             None => Self::least(manifest.disks.len()),
+        }
+    }
+
+    /// What the descriptor of this backup tells.
+    pub(super) fn machine(&self, manifest: &Manifest) -> Machine<'static> {
+        let mut config = Vec::new();
+        if self.firmware == Firmware::Efi {
+            config.push(("firmware", "efi"));
+            config.extend(self.secure_boot.then_some(("bootOptions.efiSecureBootEnabled", "true")));
+        }
+        let bus = |controller: &ControllerRecord| Bus { class: class(controller.kind), number: controller.bus };
+        Machine {
+            name: manifest.vm_name.clone(),
+            info: format!("{}, backed up {}", manifest.vm_name, manifest.created),
+            guest_id: self.guest_id.clone(),
+            version: self.version.clone(),
+            cpus: self.cpus,
+            cores_per_socket: self.cores_per_socket,
+            memory_mib: self.memory_mib,
+            controllers: self.controllers.iter().map(bus).collect(),
+            places: self.places.iter().map(|&(controller, unit)| Place { controller, unit }).collect(),
+            adapters: Vec::new(),
+            config,
+            extra_config: Vec::new(),
+            product: None,
         }
     }
 
@@ -99,5 +125,17 @@ fn has_unit(kind: ControllerKind, unit: u32) -> bool {
         Ide => unit < 2,
         Sata => unit < 30,
         Nvme => unit < 64,
+    }
+}
+
+fn class(kind: ControllerKind) -> Class {
+    match kind {
+        ControllerKind::Pvscsi => Class::Pvscsi,
+        ControllerKind::Lsilogic => Class::Lsilogic,
+        ControllerKind::LsilogicSas => Class::LsilogicSas,
+        ControllerKind::Buslogic => Class::Buslogic,
+        ControllerKind::Ide => Class::Ide,
+        ControllerKind::Sata => Class::Sata,
+        ControllerKind::Nvme => Class::Nvme,
     }
 }

@@ -1,27 +1,16 @@
-//! `export`: a backup, over its whole chain, as an OVA. This file holds the order of things and the disks' way through.
-//!
-//! ```text
-//! FILE.part:  NAME.ovf (room)  NAME.mf (room)  NAME-disk1.vmdk …        streamed, hashed, sizes known at the end
-//!             └──────── filled in last ───────┘                         synced, renamed to FILE
-//! ```
-//! Nothing is written twice: OVF and manifest come first in the archive and are known last, but their size is known
-//! before, so room is kept for them.
+//! `export`: a backup, over its whole chain, as an OVA. This file holds the order of things and the disks' way through; what an OVA is
+//! made of is known by hotadd-ova.
 mod hardware;
-mod ovf;
-mod tar;
 #[cfg(test)]
 mod tests;
 
 use std::path::Path;
 
-use hotadd_vmdk::{Error, GRAIN, Head, Writer};
+use hotadd_ova::{Archive, DiskFile, DiskWriter, Error, Machine, Package};
+use hotadd_vmdk::GRAIN;
 use serde_json::json;
 
-use self::{
-    hardware::Hardware,
-    ovf::DiskFile,
-    tar::{Archive, Slot},
-};
+use self::hardware::Hardware;
 use crate::{
     backup::staging::file_name,
     chain::{Chain, ChainDisk, compose::Composer},
@@ -37,8 +26,6 @@ use crate::{
 const CHUNK: usize = 64 * GRAIN;
 /// Names in a tar header end at 100 bytes.
 const LONGEST_NAME: usize = 60;
-/// Hex digits of SHA-256.
-const DIGITS: usize = 64;
 
 /// # Errors
 /// Exit 2 for input that can't be used, 7 when writing fails, 130 when stopped, 8 when the chain is not what its manifests say.
@@ -49,18 +36,21 @@ pub fn run(args: &ExportArgs, out: &Output, stop: &Stop) -> Result<Exit, Failure
     if manifest.vm_config.is_none() {
         out.warning("the manifest does not tell the VM's hardware: the OVA gets 1 CPU, 1 GiB and its disks on PVSCSI; set them after the import");
     }
+    let failed = |error| failure(&args.ova, error);
     let name = &file_name(&manifest.vm_name).chars().take(LONGEST_NAME).collect::<String>();
-    let mut archive = Archive::create(&args.ova)?;
-    let mut files: Vec<_> = chain.disks().enumerate().map(|(index, disk)| file_of(name, index, &disk)).collect();
-    let room = ovf::largest(manifest, &hardware, &files);
-    let descriptor = archive.reserve(&format!("{name}.ovf"), room)?;
-    let hashes = archive.reserve(&format!("{name}.mf"), ovf::manifest(name, &"0".repeat(DIGITS), &files).len())?;
-    for (disk, file) in chain.disks().zip(&mut files) {
-        write(&disk, file, &mut archive, out, stop)?;
+    let machine: Machine<'_> = hardware.machine(manifest);
+    let disks: Vec<_> = chain.disks().map(|disk| (disk.top().label.clone(), disk.top().capacity_bytes)).collect();
+    let archive = Archive::create(&args.ova).map_err(failed)?;
+    let mut package = Package::begin(archive, name, &machine, &disks, None).map_err(failed)?;
+    for disk in chain.disks() {
+        let id = disk.top().root.as_bytes();
+        // The two highest ids mean "none".
+        let content_id = u32::from_le_bytes([id[0], id[1], id[2], id[3]]) & 0x7fff_ffff;
+        let mut writer = package.disk(content_id).map_err(failed)?;
+        write(&disk, &mut writer, &args.ova, out, stop)?;
+        writer.end().map_err(failed)?;
     }
-    fill(&archive, &descriptor, ovf::padded(manifest, &hardware, &files, room))
-        .and_then(|hash| fill(&archive, &hashes, ovf::manifest(name, &hash, &files)))?;
-    let size = archive.finish()?;
+    let (size, files) = package.finish().map_err(failed)?;
     tell(args, &chain, &files, size, out);
     Ok(Exit::Ok)
 }
@@ -75,64 +65,43 @@ fn tell(args: &ExportArgs, chain: &Chain, files: &[DiskFile], size: u64, out: &O
     });
 }
 
-fn file_of(name: &str, index: usize, disk: &ChainDisk<'_>) -> DiskFile {
-    let name = format!("{name}-disk{}.vmdk", index + 1);
-    let top = disk.top();
-    let (capacity, label) = (top.capacity_bytes, top.label.clone());
-    DiskFile { name, label, capacity, size: 0, populated: 0, sha256: "0".repeat(DIGITS) }
-}
-
-/// One disk into the archive; what became of it goes into `file`.
+/// One disk into the archive.
 fn write(
     disk: &ChainDisk<'_>,
-    file: &mut DiskFile,
-    archive: &mut Archive,
+    writer: &mut DiskWriter<'_>,
+    ova: &Path,
     out: &Output,
     stop: &Stop,
 ) -> Result<(), Failure> {
     let mut source = Composer::open(disk)?;
-    let id = disk.top().root.as_bytes();
-    // The two highest ids mean "none".
-    let content_id = u32::from_le_bytes([id[0], id[1], id[2], id[3]]) & 0x7fff_ffff;
-    let head = Head { capacity_bytes: file.capacity, file_name: &file.name, content_id };
-    let bar = out.bar(&disk.top().label, file.capacity);
-    let path = archive.path().to_owned();
-    let failed = |error| vmdk_failure(&path, error);
-    let mut entry = archive.entry(&file.name)?;
-    let mut vmdk = Writer::new(&mut entry, &head).map_err(failed)?;
+    let capacity = disk.top().capacity_bytes;
+    let bar = out.bar(&disk.top().label, capacity);
     let (mut offset, mut chunk) = (0, vec![0; CHUNK]);
-    while offset < file.capacity {
+    while offset < capacity {
         stop.check()?;
         let grain = GRAIN as u64;
         let zeros = (source.zeros_until(offset) - offset) / grain * grain;
         let length = if zeros > 0 {
             zeros
         } else {
-            let length = (CHUNK as u64).min(file.capacity - offset);
+            let length = (CHUNK as u64).min(capacity - offset);
             let chunk = &mut chunk[..usize::try_from(length).unwrap_or(CHUNK)];
             source.read(offset, chunk)?;
-            vmdk.write(offset, chunk).map_err(failed)?;
+            writer.write(offset, chunk).map_err(|error| failure(ova, error))?;
             length
         };
         offset += length;
         bar.inc(length);
     }
-    file.populated = vmdk.finish().map_err(failed)?.populated;
-    (file.size, file.sha256) = entry.end()?;
     bar.finish_and_clear();
     Ok(())
 }
 
-/// Fills a slot and gives the hash of its content.
-fn fill(archive: &Archive, slot: &Slot, content: String) -> Result<String, Failure> {
-    archive.fill(slot, content.as_bytes())?;
-    Ok(tar::hex(ring::digest::digest(&ring::digest::SHA256, content.as_bytes()).as_ref()))
-}
-
-fn vmdk_failure(path: &Path, error: Error) -> Failure {
+fn failure(path: &Path, error: Error) -> Failure {
     match error {
-        Error::Io(error) => Failure::write(&path.display().to_string(), &error),
-        error => refused(path, &error.to_string()),
+        Error::Refused(why) => refused(path, &why),
+        Error::Io { path, error } => Failure::write(&path, &error),
+        error => Failure::internal(error.to_string()),
     }
 }
 

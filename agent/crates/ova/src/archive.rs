@@ -9,8 +9,7 @@ use std::{
 
 use ring::digest::{Context, SHA256};
 
-use super::refused;
-use crate::error::Failure;
+use crate::Error;
 
 const BLOCK: usize = 512;
 /// An archive is a multiple of 20 blocks.
@@ -20,7 +19,7 @@ const OCTAL_MAX: u64 = 0o777_7777_7777;
 
 /// A file that becomes an archive under its own name once it is whole.
 #[derive(Debug)]
-pub(super) struct Archive {
+pub struct Archive {
     path: PathBuf,
     part: PathBuf,
     file: File,
@@ -30,13 +29,13 @@ pub(super) struct Archive {
 
 /// Room for an entry whose content comes later.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub struct Slot {
     at: u64,
     length: usize,
 }
 
 /// An entry that is being written.
-pub(super) struct Entry<'a> {
+pub struct Entry<'a> {
     archive: &'a mut Archive,
     name: String,
     header: u64,
@@ -44,46 +43,63 @@ pub(super) struct Entry<'a> {
 }
 
 impl Archive {
-    pub(super) fn create(path: &Path) -> Result<Self, Failure> {
+    /// Begins an archive beside its name.
+    ///
+    /// # Errors
+    /// When the name is taken or can't be written.
+    pub fn create(path: &Path) -> Result<Self, Error> {
         if path.symlink_metadata().is_ok() {
-            return Err(refused(path, "exists"));
+            return Err(Error::Refused(format!("{}: exists", path.display())));
         }
         let mut part = path.as_os_str().to_owned();
         part.push(".part");
         let part = PathBuf::from(part);
-        let file = File::create(&part).map_err(|error| refused(path, &error.to_string()))?;
+        let file = File::create(&part).map_err(|error| Error::Refused(format!("{}: {error}", path.display())))?;
         Ok(Self { path: path.to_owned(), part, file, at: 0, whole: false })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Its name once it is whole.
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn reserve(&mut self, name: &str, length: usize) -> Result<Slot, Failure> {
+    /// Keeps room.
+    ///
+    /// # Errors
+    /// A write that failed.
+    pub fn reserve(&mut self, name: &str, length: usize) -> Result<Slot, Error> {
         let header = header(name, length as u64);
-        self.put(&header).map_err(|error| self.failed(&error))?;
+        self.put(&header).map_err(|error| self.failed(error))?;
         let slot = Slot { at: self.at, length };
         self.at += length.next_multiple_of(BLOCK) as u64;
         Ok(slot)
     }
 
     /// The content must be as long as was said.
-    pub(super) fn fill(&self, slot: &Slot, content: &[u8]) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// Content of another length, or a write that failed.
+    pub fn fill(&self, slot: &Slot, content: &[u8]) -> Result<(), Error> {
         if content.len() != slot.length {
             let what = format!("{} bytes for a slot of {} in the archive", content.len(), slot.length);
-            return Err(Failure::internal(what));
+            return Err(Error::Internal(what));
         }
-        self.file.write_all_at(content, slot.at).map_err(|error| self.failed(&error))
+        self.file.write_all_at(content, slot.at).map_err(|error| self.failed(error))
     }
 
-    pub(super) fn entry(&mut self, name: &str) -> Result<Entry<'_>, Failure> {
+    /// Begins an entry of any length.
+    pub fn entry(&mut self, name: &str) -> Entry<'_> {
         let header = self.at;
         self.at += BLOCK as u64;
-        Ok(Entry { archive: self, name: name.to_owned(), header, hash: Context::new(&SHA256) })
+        Entry { archive: self, name: name.to_owned(), header, hash: Context::new(&SHA256) }
     }
 
     /// Ends the archive and gives it its name. Bytes of it all.
-    pub(super) fn finish(mut self) -> Result<u64, Failure> {
+    ///
+    /// # Errors
+    /// A write that failed, or somebody took the name meanwhile.
+    pub fn finish(mut self) -> Result<u64, Error> {
         let size = (self.at + 2 * BLOCK as u64).next_multiple_of(RECORD);
         let folder = match self.path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -100,7 +116,7 @@ impl Archive {
             }
             File::open(folder)?.sync_all()
         };
-        end().map_err(|error| self.failed(&error))?;
+        end().map_err(|error| self.failed(error))?;
         self.whole = true;
         Ok(size)
     }
@@ -111,8 +127,8 @@ impl Archive {
         Ok(())
     }
 
-    fn failed(&self, error: &io::Error) -> Failure {
-        Failure::write(&self.path.display().to_string(), error)
+    fn failed(&self, error: io::Error) -> Error {
+        Error::Io { path: self.path.display().to_string(), error }
     }
 }
 
@@ -133,10 +149,13 @@ impl std::fmt::Debug for Entry<'_> {
 
 impl Entry<'_> {
     /// Size and SHA-256 of the content.
-    pub(super) fn end(self) -> Result<(u64, String), Failure> {
+    ///
+    /// # Errors
+    /// A write that failed.
+    pub fn end(self) -> Result<(u64, String), Error> {
         let size = self.archive.at - self.header - BLOCK as u64;
         let header = header(&self.name, size);
-        self.archive.file.write_all_at(&header, self.header).map_err(|error| self.archive.failed(&error))?;
+        self.archive.file.write_all_at(&header, self.header).map_err(|error| self.archive.failed(error))?;
         self.archive.at = self.archive.at.next_multiple_of(BLOCK as u64);
         Ok((size, hex(self.hash.finish().as_ref())))
     }
@@ -154,7 +173,7 @@ impl Write for Entry<'_> {
     }
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -180,4 +199,31 @@ fn header(name: &str, size: u64) -> [u8; BLOCK] {
     let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     block
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn tar_reads_sizes_that_eight_octal_gigabytes_do_not_hold() {
+        if Command::new("tar").arg("--version").output().is_err() {
+            eprintln!("skipped: tar is not installed");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut archive = Archive::create(&folder.path().join("a.tar")).unwrap();
+        // Both are holes: nothing of it is written.
+        archive.reserve("small", (8 << 30) - 1).unwrap();
+        archive.reserve("large", 9 << 30).unwrap();
+        archive.finish().unwrap();
+        let output = Command::new("tar").args(["-tvf", "a.tar"]).current_dir(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let listed = String::from_utf8(output.stdout).unwrap();
+        let sizes: Vec<_> = listed.lines().map(|line| line.split_whitespace().nth(2).unwrap()).collect();
+        assert_eq!(sizes, [((8u64 << 30) - 1).to_string(), (9u64 << 30).to_string()]);
+    }
 }

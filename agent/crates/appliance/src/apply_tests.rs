@@ -1,0 +1,171 @@
+//! First boots in a folder, with programs that stand for the agent and for chpasswd.
+#![allow(clippy::unwrap_used, reason = "tests")]
+use super::*;
+use crate::source::tests::tool;
+
+struct Boot {
+    folder: tempfile::TempDir,
+    host: Host,
+}
+
+fn script(path: &Path, text: &str) -> PathBuf {
+    fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    path.to_owned()
+}
+
+/// A property list with all that is needed, and more.
+fn properties(more: &str) -> String {
+    let ca = certificate::create("ca", None).unwrap().certificate.replace('\n', " ");
+    let own = [
+        ("vcenter_address", "vc.example"),
+        ("vcenter_user", "u"),
+        ("vcenter_password", "hunter2-vc"),
+        ("grpc_client_ca", &ca),
+        ("vcenter_ca", &ca),
+    ];
+    let own: String =
+        own.iter().map(|(key, value)| format!("<Property key=\"hotadd.{key}\" value=\"{value}\"/>")).collect();
+    format!("<Environment><PropertySection>{own}{more}</PropertySection></Environment>")
+}
+
+impl Boot {
+    fn new(environment: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let host = Host {
+            root: path.join("root"),
+            source: tool(path, environment, false),
+            agent: script(
+                &path.join("agent"),
+                "[ \"$1 $2\" = 'check-config --config' ] && grep -q '^\\[vcenter\\]' \"$3\"",
+            ),
+            chpasswd: script(&path.join("chpasswd"), &format!("cat >>'{}'", path.join("passwords").display())),
+        };
+        Self { folder, host }
+    }
+
+    fn given(&mut self, environment: &str) {
+        self.host.source = tool(self.folder.path(), environment, false);
+    }
+
+    fn file(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.host.root.join(name)).ok()
+    }
+
+    fn guestinfo(&self) -> String {
+        fs::read_to_string(self.folder.path().join("variable")).unwrap()
+    }
+
+    fn codes(&self) -> Vec<String> {
+        self.host.apply().unwrap().faults.into_iter().map(|fault| fault.code).collect()
+    }
+}
+
+#[test]
+fn a_whole_environment_makes_a_configured_appliance() {
+    let boot = Boot::new(&properties(
+        "<Property key=\"hotadd.hostname\" value=\"px\"/><Property key=\"hotadd.console_password\" value=\"hunter2-root\"/>",
+    ));
+    let state = boot.host.apply().unwrap();
+    assert_eq!((state.configured, &*state.faults, state.port), (Some(1), &[][..], 7443));
+    assert_eq!(boot.file("etc/hostname").as_deref(), Some("px\n"));
+    assert_eq!(boot.file("etc/hotadd/vcenter-password").as_deref(), Some("hunter2-vc"));
+    for (name, mode) in [("vcenter-password", 0o600), ("server.key", 0o600), ("agent.toml", 0o644)] {
+        let found = fs::metadata(boot.host.root.join("etc/hotadd").join(name)).unwrap().permissions().mode();
+        assert_eq!(found & 0o777, mode, "{name}");
+    }
+    assert!(boot.file("etc/hotadd/agent.toml").unwrap().contains("password_file = \"/etc/hotadd/vcenter-password\""));
+    assert!(!boot.host.root.join("etc/hotadd/new").exists());
+    assert_eq!(fs::read_to_string(boot.folder.path().join("passwords")).unwrap(), "root:hunter2-root\n");
+    // Taken once: nobody in the guest sees them any more, and they are nowhere else.
+    assert!(!boot.guestinfo().contains("hunter2"));
+    assert!(!boot.file(STATE).unwrap().contains("hunter2"));
+    assert_eq!(boot.host.fingerprint().unwrap().len(), 95);
+}
+
+#[test]
+fn a_later_boot_changes_nothing_but_blanks_again() {
+    let mut boot = Boot::new(&properties(""));
+    boot.host.apply().unwrap();
+    let (toml, fingerprint) = (boot.file("etc/hotadd/agent.toml"), boot.host.fingerprint());
+    // The blanked environment of a reboot, and the one with passwords that a power-on brings.
+    assert_eq!(boot.codes(), [""; 0]);
+    boot.given(&properties("<Property key=\"hotadd.hostname\" value=\"other\"/>"));
+    assert_eq!(boot.codes(), [""; 0]);
+    assert!(!boot.guestinfo().contains("hunter2"));
+    // None at all, and one that can't be read.
+    boot.given("");
+    assert_eq!(boot.codes(), [""; 0]);
+    boot.given("<broken");
+    assert_eq!(boot.codes(), [reasons::UNREADABLE.id]);
+    assert_eq!((boot.file("etc/hotadd/agent.toml"), boot.host.fingerprint()), (toml, fingerprint));
+    assert_eq!(boot.file("etc/hostname").as_deref(), Some("hotadd-proxy\n"));
+}
+
+#[test]
+fn another_generation_is_applied_and_a_faulty_one_is_not() {
+    let mut boot = Boot::new(&properties(""));
+    boot.host.apply().unwrap();
+    let fingerprint = boot.host.fingerprint();
+    let next = |more: &str| properties(&format!("<Property key=\"hotadd.generation\" value=\"2\"/>{more}"));
+    boot.given(&next(
+        "<Property key=\"hotadd.grpc_port\" value=\"no\"/><Property key=\"hotadd.hostname\" value=\"b\"/>",
+    ));
+    let state = boot.host.apply().unwrap();
+    assert_eq!((state.configured, state.faults.len()), (Some(1), 1));
+    assert_eq!(boot.file("etc/hostname").as_deref(), Some("hotadd-proxy\n"));
+    boot.given(&next("<Property key=\"hotadd.hostname\" value=\"b\"/>"));
+    assert_eq!(boot.host.apply().unwrap().configured, Some(2));
+    assert_eq!(boot.file("etc/hostname").as_deref(), Some("b\n"));
+    assert_eq!(boot.host.fingerprint(), fingerprint);
+}
+
+#[test]
+fn what_is_wrong_leaves_a_reachable_appliance_without_an_agent() {
+    for (environment, code) in [
+        ("", reasons::NO_ENVIRONMENT),
+        ("<Environment>", reasons::UNREADABLE),
+        ("<!DOCTYPE a [<!ENTITY b \"c\">]><Environment/>", reasons::UNREADABLE),
+        ("<Environment/>", reasons::MISSING),
+        (&*properties("<Property key=\"hotadd.network_address\" value=\"1.2.3.4\"/>"), reasons::INVALID),
+    ] {
+        let boot = Boot::new(environment);
+        let state = boot.host.apply().unwrap();
+        assert!(
+            state.configured.is_none() && state.faults.iter().all(|fault| fault.code == code.id),
+            "{:?}",
+            state.faults
+        );
+        assert!(!state.faults.is_empty());
+        assert_eq!(boot.file("etc/hotadd/agent.toml"), None);
+        assert!(boot.file(NETWORK).unwrap().contains("DHCP=yes"));
+        assert!(boot.host.fingerprint().is_none());
+        assert!(!boot.guestinfo().contains("hunter2"), "{}", boot.guestinfo());
+    }
+}
+
+#[test]
+fn what_the_agent_refuses_is_not_put_in_place() {
+    let mut boot = Boot::new(&properties(""));
+    boot.host.agent = script(&boot.folder.path().join("agent"), "echo 'HA-CFG-001 no'; exit 78");
+    let state = boot.host.apply().unwrap();
+    assert_eq!((state.configured, &*state.faults[0].code), (None, reasons::REFUSED.id));
+    assert!(state.faults[0].message.contains("HA-CFG-001 no"));
+    assert_eq!(boot.file("etc/hotadd/agent.toml"), None);
+    assert_eq!(boot.file("etc/hotadd/vcenter-password"), None);
+    // The next boot tries again, with a certificate of the name that it has by then.
+    let before = boot.host.fingerprint();
+    boot.host.agent = script(&boot.folder.path().join("agent"), "exit 0");
+    boot.given(&properties("<Property key=\"hotadd.hostname\" value=\"another\"/>"));
+    assert_eq!(boot.host.apply().unwrap().configured, Some(1));
+    assert!(boot.host.fingerprint().is_some() && boot.host.fingerprint() != before);
+}
+
+#[test]
+fn passwords_that_stay_visible_are_told() {
+    let mut boot = Boot::new(&properties(""));
+    boot.host.source = tool(boot.folder.path(), &properties(""), true);
+    let state = boot.host.apply().unwrap();
+    assert_eq!((state.configured, &*state.faults[0].code), (Some(1), reasons::NOT_BLANKED.id));
+}

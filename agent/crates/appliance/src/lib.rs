@@ -1,0 +1,22 @@
+//! The appliance: what its OVA asks of whoever deploys it (`properties`, used by `hotadd-ova pack`), and what its first boot makes of
+//! the answers (`hotadd-firstboot`). Knows nothing of the agent but its configuration file, which the agent itself checks.
+//!
+//! ```text
+//! guestinfo ─▶ environment (XML, hostile) ─▶ settings (typed, or faults) ─▶ apply (files, the agent's check) ─▶ state ─▶ console
+//!      └──────────── redacted: passwords are taken once ◀──────────────────────────┘
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod apply;
+pub mod certificate;
+pub mod config;
+pub mod console;
+pub mod environment;
+pub mod machine;
+pub mod own_disks;
+pub mod properties;
+pub mod reasons;
+pub mod settings;
+pub mod signature;
+pub mod source;
+pub mod state;

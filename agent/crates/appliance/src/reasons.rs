@@ -1,0 +1,62 @@
+//! Why the appliance is not configured (HA-APP-nnn). A number is never used again. docs/appliance.md holds the same table; a test keeps
+//! them equal.
+
+/// A stable reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code {
+    pub id: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+    /// What a person can do.
+    pub next: &'static str,
+}
+
+macro_rules! codes {
+    ($($name:ident = $id:literal, $meaning:literal, $next:literal;)*) => {
+        $(#[doc = $meaning] pub const $name: Code = Code { id: $id, meaning: $meaning, next: $next };)*
+        /// Every reason, in order.
+        pub const ALL: &[Code] = &[$($name),*];
+    };
+}
+
+codes! {
+    NO_ENVIRONMENT = "HA-APP-001", "the guest was given no OVF properties",
+        "deploy the OVA through vCenter and power on there; with ovftool on a bare host use --X:injectOvfEnv --powerOn";
+    UNREADABLE = "HA-APP-002", "the OVF properties can't be read",
+        "power the VM off and on by vCenter; if it stays, deploy the OVA anew";
+    MISSING = "HA-APP-003", "a required property has no value",
+        "set it in the vApp options of the powered-off VM, then power on";
+    INVALID = "HA-APP-004", "a property has a value that can't be used",
+        "correct it in the vApp options of the powered-off VM, then power on";
+    REFUSED = "HA-APP-005", "the agent refuses the configuration that the properties make",
+        "correct what it names in the vApp options of the powered-off VM, then power on";
+    WRITE = "HA-APP-006", "a file of the appliance can't be written",
+        "check the system disk on the console (df, dmesg), then power off and on";
+    NOT_BLANKED = "HA-APP-007", "the passwords could not be blanked in the guest's view of the properties",
+        "clear them in the vApp options; any process in the guest and who may read the VM's settings sees them until then";
+    NO_MATCH = "HA-APP-008", "a property of this appliance is not known",
+        "correct its name; the value was left out";
+}
+
+/// One cause, as it is shown and kept.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Fault {
+    pub code: String,
+    pub message: String,
+    pub next: String,
+}
+
+impl Fault {
+    /// Messages hold names and reasons, never a value of a property: one of them may be a password in a wrong field.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code: code.id.to_owned(), message: message.into(), next: code.next.to_owned() }
+    }
+}
+
+/// The table of docs/appliance.md.
+#[must_use]
+pub fn table() -> String {
+    let rows = ALL.iter().map(|Code { id, meaning, next }| format!("| `{id}` | {meaning} | {next} |\n"));
+    format!("| code | meaning | next step |\n|---|---|---|\n{}", rows.collect::<String>())
+}

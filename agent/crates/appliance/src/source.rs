@@ -1,0 +1,89 @@
+//! Where the environment comes from and how it is blanked there: VMware's guestinfo by its own tool, or QEMU's fw_cfg, which can't be written.
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::environment::{self, MAX_BYTES};
+
+const VARIABLE: &str = "guestinfo.ovfEnv";
+/// Linux refuses longer arguments of a program.
+const LONGEST_ARGUMENT: usize = 120 << 10;
+/// What stands in for an environment that is too long to be written back without its secrets.
+const EMPTIED: &str = "<Environment/>";
+
+/// A place that may hold an environment.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// `vmware-rpctool`, or what stands for it.
+    Guestinfo(PathBuf),
+    /// A file that is only read.
+    File(PathBuf),
+}
+
+impl Source {
+    /// The file where there is one: QEMU has it, vSphere does not.
+    #[must_use]
+    pub fn choose(file: &Path, tool: &Path) -> Self {
+        if file.exists() { Self::File(file.to_owned()) } else { Self::Guestinfo(tool.to_owned()) }
+    }
+
+    /// `None`: nobody gave this VM anything.
+    ///
+    /// # Errors
+    /// When it can't be asked.
+    pub fn read(&self) -> io::Result<Option<Vec<u8>>> {
+        let bytes = match self {
+            Self::File(path) => bounded(fs::File::open(path)?)?,
+            Self::Guestinfo(tool) => {
+                let mut child = Command::new(tool)
+                    .arg(format!("info-get {VARIABLE}"))
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::null())
+                    .spawn()?;
+                let bytes = child.stdout.take().map(bounded).transpose()?.unwrap_or_default();
+                // "No value found" is an answer: the tool ends with 1.
+                if !child.wait()?.success() {
+                    return Ok(None);
+                }
+                bytes
+            }
+        };
+        Ok((!bytes.trim_ascii().is_empty()).then_some(bytes))
+    }
+
+    /// Blanks the secrets of `bytes`, which were read before, and looks whether they are gone. True: nothing secret is to be seen there any more.
+    ///
+    /// # Errors
+    /// When it can't be asked.
+    pub fn blank(&self, bytes: &[u8]) -> io::Result<bool> {
+        let clean = match environment::redacted(bytes) {
+            Ok(None) => return Ok(true),
+            Ok(Some(clean)) if clean.len() <= LONGEST_ARGUMENT => clean,
+            // Nobody can say what a document that can't be read holds.
+            Ok(Some(_)) | Err(_) => EMPTIED.to_owned(),
+        };
+        let Self::Guestinfo(tool) = self else { return Ok(false) };
+        let set = Command::new(tool)
+            .arg(format!("info-set {VARIABLE} {clean}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()?;
+        let now = self.read()?.unwrap_or_default();
+        Ok(set.success() && matches!(environment::redacted(&now), Ok(None) | Err(environment::Refused::Empty)))
+    }
+}
+
+/// One byte more than is accepted, so that too much is seen.
+fn bounded(from: impl io::Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(from, MAX_BYTES as u64 + 1), &mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+pub(crate) mod tests;

@@ -1,0 +1,61 @@
+//! Guestinfo as a script that keeps it in a file.
+#![allow(clippy::unwrap_used, reason = "tests")]
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+
+const SECRET: &str = r#"<Environment><PropertySection><Property key="hotadd.vcenter_password" value="it's $(x) &quot;`"/></PropertySection></Environment>"#;
+
+/// A tool that takes and gives one variable; `deaf`: says yes and changes nothing.
+pub(crate) fn tool(folder: &Path, content: &str, deaf: bool) -> Source {
+    let (tool, file) = (folder.join("rpctool"), folder.join("variable"));
+    fs::write(&file, content).unwrap();
+    let set = if deaf { ":" } else { "printf '%s' \"${1#info-set guestinfo.ovfEnv }\" >\"$f\"" };
+    let script = format!(
+        "#!/bin/sh\nf='{}'\ncase $1 in\n'info-get guestinfo.ovfEnv') [ -s \"$f\" ] || exit 1; cat \"$f\";;\n\
+         'info-set guestinfo.ovfEnv '*) {set};;\n*) exit 2;;\nesac\n",
+        file.display()
+    );
+    fs::write(&tool, script).unwrap();
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    Source::Guestinfo(tool)
+}
+
+#[test]
+fn what_is_blanked_is_gone_and_what_is_not_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = tool(folder.path(), SECRET, false);
+    let bytes = source.read().unwrap().unwrap();
+    assert_eq!(bytes, SECRET.as_bytes());
+    assert!(source.blank(&bytes).unwrap());
+    let now = fs::read_to_string(folder.path().join("variable")).unwrap();
+    assert!(now.contains("value=\"\"") && !now.contains("$(x)"), "{now}");
+    assert!(source.blank(now.as_bytes()).unwrap());
+    let source = tool(folder.path(), SECRET, true);
+    assert!(!source.blank(SECRET.as_bytes()).unwrap());
+}
+
+#[test]
+fn what_can_not_be_read_is_blanked_as_a_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = tool(folder.path(), "<Environment><Property hunter2", false);
+    let bytes = source.read().unwrap().unwrap();
+    assert!(source.blank(&bytes).unwrap());
+    assert_eq!(fs::read_to_string(folder.path().join("variable")).unwrap(), EMPTIED);
+}
+
+#[test]
+fn nothing_given_is_no_error_and_no_tool_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(tool(folder.path(), "", false).read().unwrap(), None);
+    assert!(Source::Guestinfo(folder.path().join("absent")).read().is_err());
+}
+
+#[test]
+fn more_than_guestinfo_can_hold_is_cut_and_so_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("raw");
+    fs::write(&file, " ".repeat(MAX_BYTES) + "<Environment/>").unwrap();
+    let bytes = Source::choose(&file, Path::new("/absent")).read().unwrap().unwrap();
+    assert_eq!(environment::Environment::parse(&bytes), Err(environment::Refused::Large));
+}
