@@ -1,14 +1,22 @@
 //! The command line of the daemon, shared with test binaries that bring another platform.
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
     app, bench,
     config::Config,
     discover::Platform,
     error::{Error, Result},
-    journal::{Record, file::read_records},
+    journal::{
+        Record,
+        file::{read_records, read_state},
+    },
     reason, telemetry,
 };
 
@@ -37,7 +45,7 @@ enum Command {
     },
     /// Tests the configuration and reports every fault.
     CheckConfig(ConfigArg),
-    /// Prints the journal, a record a line; works while the agent runs.
+    /// Reads the journal; works while the agent runs.
     Journal {
         #[command(subcommand)]
         verb: JournalVerb,
@@ -46,11 +54,21 @@ enum Command {
     Bench(bench::Args),
     /// Prints the registry of reasons as Markdown.
     Reasons,
+    /// Writes man pages and shell completions into a folder; for packages.
+    #[command(hide = true)]
+    Manual { dir: PathBuf },
 }
 
 #[derive(Debug, Subcommand)]
 enum JournalVerb {
+    /// Prints it, a record a line.
     Show {
+        /// The state directory.
+        #[arg(long, default_value = "/var/lib/hotadd")]
+        state_dir: PathBuf,
+    },
+    /// Prints what is owed to vSphere, a duty a line; exit status 1 if that is anything, or unknown.
+    Open {
         /// The state directory.
         #[arg(long, default_value = "/var/lib/hotadd")]
         state_dir: PathBuf,
@@ -92,32 +110,52 @@ fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<()> {
         }
         Command::CheckConfig(config) => config.load().map(|_| println!("ok")),
         Command::Journal { verb: JournalVerb::Show { state_dir } } => show(&state_dir.join("journal")),
+        Command::Journal { verb: JournalVerb::Open { state_dir } } => open(&state_dir),
         Command::Bench(args) => bench::run(&args),
         Command::Reasons => {
             print!("{}", reason::markdown());
             Ok(())
         }
+        Command::Manual { dir } => hotadd_manual::write(Cli::command(), &dir)
+            .map_err(|e| Error::new(&reason::INTERNAL, dir.display().to_string()).with_source(e)),
     }
 }
 
-fn show(path: &std::path::Path) -> Result<()> {
+fn show(path: &Path) -> Result<()> {
     let (records, opened) = read_records(path).map_err(|e| Error::new(&reason::DUTY_JOURNAL, "").with_source(e))?;
-    for mut record in records {
-        // A vCenter session's key is nobody's business who reads along.
-        if let Record::Began(duty) = &mut record
-            && duty.login.is_some()
-        {
-            duty.login = Some("(hidden)".to_owned());
-        }
-        match serde_json::to_string(&record) {
-            Ok(line) => println!("{line}"),
-            Err(error) => eprintln!("unprintable record: {error}"),
-        }
-    }
+    records.into_iter().for_each(print_record);
     if opened != crate::journal::Opened::default() {
         eprintln!("warning: {opened:?}");
     }
     Ok(())
+}
+
+/// Whoever removes the agent, its state or its VM asks this first. A journal that was damaged, and not compared with vCenter since,
+/// may have forgotten something.
+fn open(state_dir: &Path) -> Result<()> {
+    let (state, opened) = read_state(state_dir).map_err(|e| Error::new(&reason::DUTY_JOURNAL, "").with_source(e))?;
+    state.duties().cloned().map(Record::Began).for_each(print_record);
+    let owed = state.duties().count();
+    if opened.unreconciled {
+        return Err(Error::new(&reason::DUTY_OWED, "the journal was damaged and what it forgot is unknown").owing());
+    }
+    if owed > 0 {
+        return Err(Error::new(&reason::DUTY_OWED, format!("{owed} duties are open")).owing());
+    }
+    Ok(())
+}
+
+fn print_record(mut record: Record) {
+    // A vCenter session's key is nobody's business who reads along.
+    if let Record::Began(duty) = &mut record
+        && duty.login.is_some()
+    {
+        duty.login = Some("(hidden)".to_owned());
+    }
+    match serde_json::to_string(&record) {
+        Ok(line) => println!("{line}"),
+        Err(error) => eprintln!("unprintable record: {error}"),
+    }
 }
 
 fn with_runtime<F: Future<Output = Result<()>>>(start: impl FnOnce() -> Result<F>) -> Result<()> {

@@ -225,6 +225,22 @@ pub fn read_records(path: &Path) -> Result<(Vec<Record>, Opened), JournalError> 
     Ok((scan.records, Opened { torn_bytes: scan.torn, unreconciled: damage.is_some(), damage }))
 }
 
+/// What the journal in `dir` amounts to, without opening it for writing: for `hotadd-agent journal open`. No journal is nothing owed.
+///
+/// # Errors
+/// When there is a file that can't be read, or that is not a journal.
+pub fn read_state(dir: &Path) -> Result<(State, Opened), JournalError> {
+    let path = dir.join("journal");
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        read => read.map_err(|source| JournalError::Io { path: path.clone(), source })?,
+    };
+    let scan = Scan::run(&bytes, &path)?;
+    let damage = scan.damage.map(|what| (path, what));
+    let unreconciled = damage.is_some() || dir.join(MARKER).exists();
+    Ok((scan.state, Opened { torn_bytes: scan.torn, unreconciled, damage }))
+}
+
 /// The result of reading a whole file.
 struct Scan {
     records: Vec<Record>,

@@ -3,7 +3,7 @@ use std::{collections::BTreeSet, fs};
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{file::read_state, *};
 use crate::id::{BackingPath, Moref, Slot};
 
 fn attach(id: DutyId) -> Duty {
@@ -317,4 +317,37 @@ proptest! {
         let got: BTreeMap<_, _> = Journal::open(dir.path()).unwrap().0.state().duties().map(|d| (d.id, d.phase)).collect();
         prop_assert_eq!(got, model);
     }
+}
+
+/// Whoever removes the agent looks at the journal of one that runs, or of one that never ran.
+#[test]
+fn what_is_open_is_read_beside_the_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(read_state(dir.path()).unwrap(), (State::default(), Opened::default()));
+    let (journal, _) = Journal::open(dir.path()).unwrap();
+    let (records, open) = history();
+    journal.append(&records).unwrap();
+    let (state, opened) = read_state(dir.path()).unwrap();
+    assert_eq!(state.duties().map(|duty| duty.id).collect::<Vec<_>>(), [open]);
+    assert!(!opened.unreconciled);
+    journal.append(&[retired(open)]).unwrap();
+    assert!(read_state(dir.path()).unwrap().0.is_empty());
+}
+
+#[test]
+fn damage_that_nobody_compared_with_vcenter_is_not_read_as_nothing_owed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(dir.path()).unwrap();
+    journal.append(&history().0).unwrap();
+    drop(journal);
+    let path = dir.path().join("journal");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[40] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert!(read_state(dir.path()).unwrap().1.unreconciled);
+    // The next start cleans the file; what it forgot is unknown all the same.
+    drop(Journal::open(dir.path()).unwrap());
+    assert!(read_state(dir.path()).unwrap().1.unreconciled);
+    file::reconciled(dir.path()).unwrap();
+    assert!(!read_state(dir.path()).unwrap().1.unreconciled);
 }

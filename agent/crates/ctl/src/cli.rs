@@ -114,6 +114,9 @@ pub enum Command {
     Info,
     /// Show one job
     Job(JobArgs),
+    /// Write man pages and shell completions into a folder; for packages
+    #[command(hide = true)]
+    Manual { dir: PathBuf },
 }
 
 #[derive(Debug, Clone, Args)]
@@ -367,10 +370,7 @@ pub enum Refused {
 /// Help, version, or wrong usage.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> {
     let args: Vec<OsString> = args.into_iter().collect();
-    let parsed = Cli::command()
-        .after_help(exit::help())
-        .try_get_matches_from(&args)
-        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    let parsed = command().try_get_matches_from(&args).and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
     parsed.map_err(|error| {
         if !error.use_stderr() {
             return Refused::Shown(error.to_string());
@@ -382,6 +382,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> {
         };
         Refused::Usage { failure: Failure::new(Exit::Usage, reasons::USAGE, cause), json }
     })
+}
+
+/// With the exit codes, which the derived one lacks.
+pub fn command() -> clap::Command {
+    Cli::command().after_help(exit::help())
 }
 
 /// Clap explains in paragraphs; the first one holds the cause.

@@ -89,6 +89,9 @@ async fn dispatch(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
         Command::Limits(args) => operator::limits(args, &cli.global.agent, out).await,
         Command::Info => show::info(&cli.global.agent, out).await,
         Command::Job(args) => show::job(args, &cli.global.agent, out).await,
+        Command::Manual { dir } => hotadd_manual::write(cli::command(), dir)
+            .map(|()| Exit::Ok)
+            .map_err(|error| Failure::internal(format!("{}: {error}", dir.display()))),
     }
 }
 
