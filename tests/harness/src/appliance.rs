@@ -23,10 +23,23 @@ fn uuid(disk: usize) -> String {
     format!("6000c290-0a9b-4c8d-9e7f-00000000000{disk}")
 }
 
+fn image_tool() -> String {
+    std::env::var("QEMU_IMG").unwrap_or_else(|_| "qemu-img".to_owned())
+}
+
+fn overlay(of: &Path, to: &Path) -> Result<()> {
+    let made =
+        Run::of(Command::new(image_tool()).args(["create", "-q", "-f", "qcow2", "-F", "vmdk", "-b"]).arg(of).arg(to))?;
+    ensure!(made.code == 0, "an overlay of {}: {}", of.display(), made.stderr);
+    Ok(())
+}
+
 /// A deployed appliance, powered on or off.
 #[derive(Debug)]
 pub struct Appliance {
     dir: PathBuf,
+    /// As it is in the OVA.
+    system: PathBuf,
     options: Vec<String>,
     qemu: Option<Process>,
 }
@@ -42,16 +55,32 @@ impl Appliance {
         ensure!(proxy.disks.len() == DISKS, "a proxy with {} disks", proxy.disks.len());
         for (n, disk) in proxy.disks.iter_mut().enumerate() {
             let file = unpacked.join(format!("hotadd-proxy-disk{}.vmdk", n + 1));
-            let overlay = dir.join(format!("disk{n}.qcow2"));
-            let image = std::env::var("QEMU_IMG").unwrap_or_else(|_| "qemu-img".to_owned());
-            let made = Run::of(
-                Command::new(image).args(["create", "-q", "-f", "qcow2", "-F", "vmdk", "-b"]).arg(&file).arg(&overlay),
-            )?;
-            ensure!(made.code == 0, "an overlay of {}: {}", file.display(), made.stderr);
+            let own = dir.join(format!("disk{n}.qcow2"));
+            overlay(&file, &own)?;
             disk.uuid = Some(uuid(n));
-            options.extend(["--disk".to_owned(), format!("{n}:0:{}:{}", uuid(n), overlay.display())]);
+            options.extend(["--disk".to_owned(), format!("{n}:0:{}:{}", uuid(n), own.display())]);
         }
-        Ok(Self { dir: dir.to_owned(), options, qemu: None })
+        Ok(Self { dir: dir.to_owned(), system: unpacked.join("hotadd-proxy-disk1.vmdk"), options, qemu: None })
+    }
+
+    /// From the next power-on another appliance's disk is attached, as it is after a deployment: with the same label, UUID and signature as
+    /// the system disk, on a controller that the kernel finds before the system's. Gives its file.
+    pub fn attach_a_twin(&mut self) -> Result<PathBuf> {
+        let twin = self.dir.join("twin.qcow2");
+        overlay(&self.system, &twin)?;
+        let uuid = uuid(DISKS);
+        self.options.extend(["--order", "1,0,2,3", "--disk"].map(str::to_owned));
+        self.options.push(format!("1:1:{uuid}:{}", twin.display()));
+        Ok(twin)
+    }
+
+    /// Whether a disk holds what the system disk held when it was deployed.
+    pub fn unchanged(&self, disk: &Path) -> Result<()> {
+        let run = Run::of(
+            Command::new(image_tool()).args(["compare", "-f", "qcow2", "-F", "vmdk"]).arg(disk).arg(&self.system),
+        )?;
+        ensure!(run.code == 0, "{}{}", run.stdout, run.stderr);
+        Ok(())
     }
 
     /// `environment`: what vCenter would put into guestinfo.

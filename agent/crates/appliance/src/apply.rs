@@ -1,14 +1,14 @@
 //! The first boot, and every boot after it: what is done in which order. Everything is written below a root folder, so that tests have one.
 //!
 //! ```text
-//! read ─▶ settings ─▶ network, host name, console ─▶ [certificate] files in new/ ─▶ the agent checks them ─▶ in place, agent.toml last
-//!                          (also with faults)                                            │ refuses: nothing changed
-//!      └─▶ blank the passwords (always) ◀── state ◀──────────────────────────────────────┘
+//! copy? ─▶ read ─▶ settings ─▶ network, host name, console ─▶ files in new/, key included ─▶ the agent checks them ─▶ in place, agent.toml last
+//!                                  (also with faults)                                            │ refuses: nothing changed
+//!            └─▶ blank the passwords (always) ◀── state ◀────────────────────────────────────────┘
 //! ```
 use std::{
     fs, io,
     io::Write as _,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -16,23 +16,32 @@ use std::{
 use crate::{
     certificate, config,
     environment::Environment,
+    properties,
     reasons::{self, Fault},
-    settings::{self, Service, Settings, Trust},
+    settings::{self, Console, Service, Settings, Trust},
     source::Source,
-    state::State,
+    state::{Configured, State},
 };
 
 /// The folder of the agent's files, below the root.
 pub const ETC: &str = "etc/hotadd";
+const AGENT: &str = "agent.toml";
 /// Where [`State`] is kept, below the root.
 pub const STATE: &str = "var/lib/hotadd-appliance/state.json";
 const NETWORK: &str = "etc/systemd/network/10-hotadd.network";
+
+/// The rule of [`crate::own_disks`], below the root.
+pub const OWN_DISKS: &str = "run/udev/rules.d/00-hotadd-own-disks.rules";
+/// The agent's journal of duties, below the root.
+const JOURNAL: &str = "var/lib/hotadd";
 
 /// Where and with what.
 #[derive(Debug, Clone)]
 pub struct Host {
     pub root: PathBuf,
     pub source: Source,
+    /// Identity of this virtual machine, if it can be told.
+    pub machine: Option<String>,
     /// `hotadd-agent`
     pub agent: PathBuf,
     /// `chpasswd`
@@ -44,65 +53,119 @@ impl Host {
         self.root.join(below)
     }
 
+    fn etc(&self, name: &str) -> PathBuf {
+        self.path(ETC).join(name)
+    }
+
     /// Does everything and tells what it came to.
-    ///
-    /// # Errors
-    /// When not even the state can be kept.
-    pub fn apply(&self) -> io::Result<State> {
+    #[must_use]
+    pub fn apply(&self) -> State {
         let path = self.path(STATE);
         let mut state = State::load(&path);
         state.faults.clear();
-        let found = self.source.read();
-        match found.as_ref().map(|bytes| bytes.as_deref()) {
-            Ok(Some(bytes)) => self.given(bytes, &mut state),
-            Ok(None) => self.nothing("guestinfo holds none", &mut state),
-            Err(error) => self.nothing(&format!("guestinfo can't be asked: {error}"), &mut state),
+        if !self.path(OWN_DISKS).exists() {
+            state.faults.push(Fault::new(reasons::OWN_DISKS, format!("/{OWN_DISKS}")));
         }
-        state.save(&path)?;
-        // After everything is kept: what is blanked can't be taken again.
+        let found = self.source.read();
+        match (self.leave_the_original(&mut state), found.as_ref().map(|bytes| bytes.as_deref())) {
+            (Err(error), _) => state.faults.push(Fault::new(reasons::WRITE, format!("a copy is not cleared: {error}"))),
+            (Ok(()), Ok(Some(bytes))) => self.given(bytes, &mut state),
+            (Ok(()), Ok(None)) => self.nothing("guestinfo holds none", &mut state),
+            (Ok(()), Err(error)) => self.nothing(&format!("guestinfo can't be asked: {error}"), &mut state),
+        }
+        // Whatever came before: agent.toml has what was taken, and nobody else needs a password in guestinfo.
         if let Ok(Some(bytes)) = &found
             && matches!(self.source, Source::Guestinfo(_))
             && !self.source.blank(bytes).unwrap_or(false)
         {
             state.faults.push(Fault::new(reasons::NOT_BLANKED, "guestinfo.ovfEnv"));
-            state.save(&path)?;
         }
-        Ok(state)
+        if let Err(error) = state.save(&path) {
+            state.faults.push(Fault::new(reasons::WRITE, format!("/{STATE}: {error}")));
+        }
+        state
+    }
+
+    /// Whether there is a configuration, and the text of it.
+    #[must_use]
+    pub fn configured(&self) -> (Configured, String) {
+        let text = fs::read(self.etc(AGENT)).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        (Configured::of(text.as_deref()), text.unwrap_or_default())
+    }
+
+    /// A copy of a configured appliance would serve with its key, at its address, under its name. It keeps nothing of it; the journal,
+    /// whose duties are the original's, is put aside.
+    fn leave_the_original(&self, state: &mut State) -> io::Result<()> {
+        let Some(now) = &self.machine else { return Ok(()) };
+        let Some(before) = state.machine.clone().filter(|before| before != now) else {
+            state.machine = Some(now.clone());
+            return Ok(());
+        };
+        let configured = self.configured().0;
+        if let Configured::Properties(generation) = configured {
+            state.spent = Some(generation);
+        }
+        // First what makes it serve.
+        for name in std::iter::once(AGENT).chain(config::FILES) {
+            fs::remove_file(self.etc(name)).or_else(absent_is_fine)?;
+        }
+        let name: String = before.chars().filter(char::is_ascii_alphanumeric).collect();
+        let aside = self.path("var/lib/hotadd-appliance").join(format!("journal-of-{name}"));
+        fs::create_dir_all(self.path("var/lib/hotadd-appliance"))?;
+        if !aside.exists() {
+            fs::rename(self.path(JOURNAL), aside).or_else(absent_is_fine)?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(self.path(JOURNAL))?;
+        }
+        // Its own file is written here, with the name of the new machine: a power cut before does all this again.
+        state.machine = Some(now.clone());
+        state.save(&self.path(STATE))?;
+        if configured != Configured::No {
+            state.faults.push(Fault::new(reasons::COPY, "this virtual machine is a copy of a configured appliance"));
+        }
+        Ok(())
     }
 
     /// No properties: normal for an appliance that has its configuration.
     fn nothing(&self, why: &str, state: &mut State) {
-        if state.configured.is_none() {
+        if self.configured().0 == Configured::No {
             state.faults.push(Fault::new(reasons::NO_ENVIRONMENT, why));
             self.make_reachable(&settings::read(&Environment::default()), state);
         }
     }
 
     fn given(&self, bytes: &[u8], state: &mut State) {
-        let environment = match Environment::parse(bytes) {
-            Ok(environment) => environment,
-            Err(error) if state.configured.is_some() => {
-                return state.faults.push(Fault::new(reasons::UNREADABLE, error.to_string()));
-            }
-            Err(error) => {
-                state.faults.push(Fault::new(reasons::UNREADABLE, error.to_string()));
-                return self.make_reachable(&settings::read(&Environment::default()), state);
-            }
-        };
-        let settings = settings::read(&environment);
-        if state.configured.is_some_and(|generation| generation == settings.generation) {
+        let configured = self.configured().0;
+        if configured == Configured::ByHand {
             return;
         }
+        let unconfigured = configured == Configured::No;
+        let settings = match Environment::parse(bytes) {
+            Ok(environment) => settings::read(&environment),
+            Err(error) => {
+                state.faults.push(Fault::new(reasons::UNREADABLE, error.to_string()));
+                if unconfigured {
+                    self.make_reachable(&settings::read(&Environment::default()), state);
+                }
+                return;
+            }
+        };
+        if configured == Configured::Properties(settings.generation) {
+            return;
+        }
+        if unconfigured && state.spent == Some(settings.generation) {
+            // Its address and name may be those of the original, which runs.
+            let of = format!("{}.{} {}", properties::CLASS, properties::GENERATION, settings.generation);
+            state.faults.retain(|fault| fault.code != reasons::COPY.id);
+            state.faults.push(Fault::new(reasons::COPY, format!("these properties ({of}) are those of the original")));
+            return self.make_reachable(&settings::read(&Environment::default()), state);
+        }
         state.faults.extend(settings.faults.iter().cloned());
-        if state.configured.is_none() || settings.service.is_some() {
+        if unconfigured || settings.service.is_some() {
             self.make_reachable(&settings, state);
         }
         let Some(service) = &settings.service else { return };
-        match self.configure(&settings, service, state.configured.is_none()) {
-            Ok(None) => {
-                state.configured = Some(settings.generation);
-                state.port = service.port;
-            }
+        match self.configure(&settings, service, unconfigured) {
+            Ok(None) => {}
             Ok(Some(why)) => state.faults.push(Fault::new(reasons::REFUSED, why)),
             Err(error) => state.faults.push(Fault::new(reasons::WRITE, error.to_string())),
         }
@@ -121,60 +184,53 @@ impl Host {
                 state.faults.push(Fault::new(reasons::WRITE, format!("/{name}: {error}")));
             }
         }
-        if let Some(console) = &settings.console
-            && let Err(error) = self.set_password(&console.0)
-        {
+        if let Err(error) = self.set_password(settings.console.as_ref()) {
             state.faults.push(Fault::new(reasons::WRITE, format!("the password of root: {error}")));
         }
     }
 
-    /// New until the appliance is configured, since the host name may change until then; after that the same for ever: who knows the
-    /// fingerprint must not lose it by a change of a property.
-    fn certify(&self, settings: &Settings, new: bool) -> io::Result<()> {
-        let (certificate, key) = (self.path(ETC).join(config::CERTIFICATE), self.path(ETC).join(config::KEY));
-        if !new && certificate.exists() && key.exists() {
-            return Ok(());
+    /// Certificate and key. New until the appliance is configured, since the host name may change until then; after that the same for
+    /// ever: who knows the fingerprint must not lose it by a change of a property.
+    fn pair(&self, settings: &Settings, new: bool) -> io::Result<certificate::Pair> {
+        if !new {
+            let (certificate, key) = (self.etc(config::CERTIFICATE), self.etc(config::KEY));
+            return Ok(certificate::Pair {
+                certificate: fs::read_to_string(certificate)?,
+                key: fs::read_to_string(key)?,
+            });
         }
         let address = settings.network.address.map(|prefix| prefix.address);
-        let pair = certificate::create(&settings.hostname, address).map_err(io::Error::other)?;
-        install(&key, pair.key.as_bytes(), 0o600)?;
-        install(&certificate, pair.certificate.as_bytes(), 0o644)
+        certificate::create(&settings.hostname, address).map_err(io::Error::other)
     }
 
     /// Why the agent does not take it, if so; then nothing of what it runs with has changed.
     fn configure(&self, settings: &Settings, service: &Service, first: bool) -> io::Result<Option<String>> {
-        self.certify(settings, first)?;
-        let etc = self.path(ETC);
-        let trial = etc.join("new");
+        let pair = self.pair(settings, first)?;
+        let trial = self.etc("new");
         fs::remove_dir_all(&trial).or_else(absent_is_fine)?;
         let mut files = vec![
-            (config::CLIENT_CA, service.client_ca.as_bytes(), 0o644),
-            (config::PASSWORD, service.password.as_bytes(), 0o600),
+            (config::KEY, &*pair.key, 0o600),
+            (config::CERTIFICATE, &*pair.certificate, 0o644),
+            (config::CLIENT_CA, &*service.client_ca, 0o644),
+            (config::PASSWORD, &*service.password, 0o600),
         ];
         if let Trust::Authority(pem) = &service.trust {
-            files.push((config::VCENTER_CA, pem.as_bytes(), 0o644));
+            files.push((config::VCENTER_CA, pem, 0o644));
         }
         for (name, content, mode) in &files {
-            install(&trial.join(name), content, *mode)?;
-        }
-        for (name, mode) in [(config::CERTIFICATE, 0o644), (config::KEY, 0o600)] {
-            install(&trial.join(name), &fs::read(etc.join(name))?, mode)?;
+            install(&trial.join(name), content.as_bytes(), *mode)?;
         }
         let toml = |folder: &Path| config::agent(service, &folder.display().to_string()).map_err(io::Error::other);
-        let draft = trial.join("agent.toml");
+        let draft = trial.join(AGENT);
         install(&draft, toml(&trial)?.as_bytes(), 0o644)?;
         let refused = self.check(&draft)?;
         if refused.is_none() {
             for (name, content, mode) in &files {
-                install(&etc.join(name), content, *mode)?;
+                install(&self.etc(name), content.as_bytes(), *mode)?;
             }
             // Of the system that runs, not of the folder that stands for its root.
-            let text = format!(
-                "# Made by hotadd-firstboot, generation {}.\n{}",
-                settings.generation,
-                toml(&Path::new("/").join(ETC))?
-            );
-            install(&etc.join("agent.toml"), text.as_bytes(), 0o644)?;
+            let text = Configured::mark(settings.generation) + &toml(&Path::new("/").join(ETC))?;
+            install(&self.etc(AGENT), text.as_bytes(), 0o644)?;
         }
         fs::remove_dir_all(&trial)?;
         Ok(refused)
@@ -195,10 +251,16 @@ impl Host {
         Ok(Some(text))
     }
 
-    fn set_password(&self, password: &str) -> io::Result<()> {
-        let mut child = Command::new(&self.chpasswd).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+    /// Without one nobody can log in, whatever was set before.
+    fn set_password(&self, password: Option<&Console>) -> io::Result<()> {
+        let (arguments, line): (&[&str], _) = match password {
+            Some(Console(password)) => (&[], format!("root:{password}")),
+            None => (&["--encrypted"], "root:!".to_owned()),
+        };
+        let mut child =
+            Command::new(&self.chpasswd).args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
         if let Some(mut input) = child.stdin.take() {
-            writeln!(input, "root:{password}")?;
+            writeln!(input, "{line}")?;
         }
         let status = child.wait()?;
         if status.success() { Ok(()) } else { Err(io::Error::other(format!("chpasswd: {status}"))) }
@@ -207,7 +269,7 @@ impl Host {
     /// The fingerprint of the service's certificate.
     #[must_use]
     pub fn fingerprint(&self) -> Option<String> {
-        let pem = fs::read_to_string(self.path(ETC).join(config::CERTIFICATE)).ok()?;
+        let pem = fs::read_to_string(self.etc(config::CERTIFICATE)).ok()?;
         certificate::fingerprint(&pem)
     }
 }

@@ -36,13 +36,19 @@ impl Boot {
         let host = Host {
             root: path.join("root"),
             source: tool(path, environment, false),
+            machine: Some("VMware-42 1c".to_owned()),
             agent: script(
                 &path.join("agent"),
                 "[ \"$1 $2\" = 'check-config --config' ] && grep -q '^\\[vcenter\\]' \"$3\"",
             ),
-            chpasswd: script(&path.join("chpasswd"), &format!("cat >>'{}'", path.join("passwords").display())),
+            chpasswd: script(
+                &path.join("chpasswd"),
+                &format!("(echo \"$*\"; cat) >>'{}'", path.join("passwords").display()),
+            ),
         };
-        Self { folder, host }
+        let boot = Self { folder, host };
+        install(&boot.host.root.join(OWN_DISKS), b"", 0o644).unwrap();
+        boot
     }
 
     fn given(&mut self, environment: &str) {
@@ -57,8 +63,16 @@ impl Boot {
         fs::read_to_string(self.folder.path().join("variable")).unwrap()
     }
 
+    fn configured(&self) -> Configured {
+        self.host.configured().0
+    }
+
+    fn passwords(&self) -> String {
+        fs::read_to_string(self.folder.path().join("passwords")).unwrap_or_default()
+    }
+
     fn codes(&self) -> Vec<String> {
-        self.host.apply().unwrap().faults.into_iter().map(|fault| fault.code).collect()
+        self.host.apply().faults.into_iter().map(|fault| fault.code).collect()
     }
 }
 
@@ -67,8 +81,9 @@ fn a_whole_environment_makes_a_configured_appliance() {
     let boot = Boot::new(&properties(
         "<Property key=\"hotadd.hostname\" value=\"px\"/><Property key=\"hotadd.console_password\" value=\"hunter2-root\"/>",
     ));
-    let state = boot.host.apply().unwrap();
-    assert_eq!((state.configured, &*state.faults, state.port), (Some(1), &[][..], 7443));
+    let state = boot.host.apply();
+    assert_eq!((boot.configured(), &*state.faults), (Configured::Properties(1), &[][..]));
+    assert_eq!(config::port(&boot.host.configured().1), Some(7443));
     assert_eq!(boot.file("etc/hostname").as_deref(), Some("px\n"));
     assert_eq!(boot.file("etc/hotadd/vcenter-password").as_deref(), Some("hunter2-vc"));
     for (name, mode) in [("vcenter-password", 0o600), ("server.key", 0o600), ("agent.toml", 0o644)] {
@@ -77,7 +92,7 @@ fn a_whole_environment_makes_a_configured_appliance() {
     }
     assert!(boot.file("etc/hotadd/agent.toml").unwrap().contains("password_file = \"/etc/hotadd/vcenter-password\""));
     assert!(!boot.host.root.join("etc/hotadd/new").exists());
-    assert_eq!(fs::read_to_string(boot.folder.path().join("passwords")).unwrap(), "root:hunter2-root\n");
+    assert_eq!(boot.passwords(), "\nroot:hunter2-root\n");
     // Taken once: nobody in the guest sees them any more, and they are nowhere else.
     assert!(!boot.guestinfo().contains("hunter2"));
     assert!(!boot.file(STATE).unwrap().contains("hunter2"));
@@ -87,7 +102,7 @@ fn a_whole_environment_makes_a_configured_appliance() {
 #[test]
 fn a_later_boot_changes_nothing_but_blanks_again() {
     let mut boot = Boot::new(&properties(""));
-    boot.host.apply().unwrap();
+    assert_eq!(boot.codes(), [""; 0]);
     let (toml, fingerprint) = (boot.file("etc/hotadd/agent.toml"), boot.host.fingerprint());
     // The blanked environment of a reboot, and the one with passwords that a power-on brings.
     assert_eq!(boot.codes(), [""; 0]);
@@ -106,17 +121,18 @@ fn a_later_boot_changes_nothing_but_blanks_again() {
 #[test]
 fn another_generation_is_applied_and_a_faulty_one_is_not() {
     let mut boot = Boot::new(&properties(""));
-    boot.host.apply().unwrap();
+    assert_eq!(boot.codes(), [""; 0]);
     let fingerprint = boot.host.fingerprint();
     let next = |more: &str| properties(&format!("<Property key=\"hotadd.generation\" value=\"2\"/>{more}"));
     boot.given(&next(
         "<Property key=\"hotadd.grpc_port\" value=\"no\"/><Property key=\"hotadd.hostname\" value=\"b\"/>",
     ));
-    let state = boot.host.apply().unwrap();
-    assert_eq!((state.configured, state.faults.len()), (Some(1), 1));
+    let state = boot.host.apply();
+    assert_eq!((boot.configured(), state.faults.len()), (Configured::Properties(1), 1));
     assert_eq!(boot.file("etc/hostname").as_deref(), Some("hotadd-proxy\n"));
     boot.given(&next("<Property key=\"hotadd.hostname\" value=\"b\"/>"));
-    assert_eq!(boot.host.apply().unwrap().configured, Some(2));
+    assert_eq!(boot.codes(), [""; 0]);
+    assert_eq!(boot.configured(), Configured::Properties(2));
     assert_eq!(boot.file("etc/hostname").as_deref(), Some("b\n"));
     assert_eq!(boot.host.fingerprint(), fingerprint);
 }
@@ -131,9 +147,9 @@ fn what_is_wrong_leaves_a_reachable_appliance_without_an_agent() {
         (&*properties("<Property key=\"hotadd.network_address\" value=\"1.2.3.4\"/>"), reasons::INVALID),
     ] {
         let boot = Boot::new(environment);
-        let state = boot.host.apply().unwrap();
+        let state = boot.host.apply();
         assert!(
-            state.configured.is_none() && state.faults.iter().all(|fault| fault.code == code.id),
+            boot.configured() == Configured::No && state.faults.iter().all(|fault| fault.code == code.id),
             "{:?}",
             state.faults
         );
@@ -149,8 +165,9 @@ fn what_is_wrong_leaves_a_reachable_appliance_without_an_agent() {
 fn what_the_agent_refuses_is_not_put_in_place() {
     let mut boot = Boot::new(&properties(""));
     boot.host.agent = script(&boot.folder.path().join("agent"), "echo 'HA-CFG-001 no'; exit 78");
-    let state = boot.host.apply().unwrap();
-    assert_eq!((state.configured, &*state.faults[0].code), (None, reasons::REFUSED.id));
+    let state = boot.host.apply();
+    assert_eq!((boot.configured(), &*state.faults[0].code), (Configured::No, reasons::REFUSED.id));
+    assert!(!boot.host.root.join("etc/hotadd/server.key").exists());
     assert!(state.faults[0].message.contains("HA-CFG-001 no"));
     assert_eq!(boot.file("etc/hotadd/agent.toml"), None);
     assert_eq!(boot.file("etc/hotadd/vcenter-password"), None);
@@ -158,7 +175,7 @@ fn what_the_agent_refuses_is_not_put_in_place() {
     let before = boot.host.fingerprint();
     boot.host.agent = script(&boot.folder.path().join("agent"), "exit 0");
     boot.given(&properties("<Property key=\"hotadd.hostname\" value=\"another\"/>"));
-    assert_eq!(boot.host.apply().unwrap().configured, Some(1));
+    assert_eq!(boot.codes(), [""; 0]);
     assert!(boot.host.fingerprint().is_some() && boot.host.fingerprint() != before);
 }
 
@@ -166,6 +183,86 @@ fn what_the_agent_refuses_is_not_put_in_place() {
 fn passwords_that_stay_visible_are_told() {
     let mut boot = Boot::new(&properties(""));
     boot.host.source = tool(boot.folder.path(), &properties(""), true);
-    let state = boot.host.apply().unwrap();
-    assert_eq!((state.configured, &*state.faults[0].code), (Some(1), reasons::NOT_BLANKED.id));
+    let state = boot.host.apply();
+    assert_eq!((boot.configured(), &*state.faults[0].code), (Configured::Properties(1), reasons::NOT_BLANKED.id));
+}
+
+#[test]
+fn passwords_are_blanked_also_when_nothing_can_be_kept() {
+    let boot = Boot::new(&properties(""));
+    // A file where the folder of the state should be.
+    install(&boot.host.root.join("var/lib/hotadd-appliance"), b"", 0o644).unwrap();
+    let state = boot.host.apply();
+    assert_eq!(state.faults.iter().map(|fault| &*fault.code).collect::<Vec<_>>(), [reasons::WRITE.id]);
+    assert!(!boot.guestinfo().contains("hunter2"));
+    // What it came to is known all the same.
+    assert_eq!(boot.configured(), Configured::Properties(1));
+    fs::remove_file(boot.host.root.join("var/lib/hotadd-appliance")).unwrap();
+    assert_eq!(boot.codes(), [""; 0]);
+}
+
+#[test]
+fn an_empty_console_password_withdraws_the_old_one() {
+    let with = "<Property key=\"hotadd.console_password\" value=\"hunter2-root\"/>";
+    let mut boot = Boot::new(&properties(with));
+    assert_eq!(boot.codes(), [""; 0]);
+    boot.given(&properties("<Property key=\"hotadd.generation\" value=\"2\"/>"));
+    assert_eq!(boot.codes(), [""; 0]);
+    assert_eq!(boot.passwords(), "\nroot:hunter2-root\n--encrypted\nroot:!\n");
+}
+
+#[test]
+fn a_copy_keeps_nothing_of_the_original() {
+    let mut boot = Boot::new(&properties("<Property key=\"hotadd.hostname\" value=\"original\"/>"));
+    assert_eq!(boot.codes(), [""; 0]);
+    let fingerprint = boot.host.fingerprint();
+    install(&boot.host.root.join("var/lib/hotadd/journal"), b"duties", 0o600).unwrap();
+    let same = boot.host.machine.replace("VMware-42 1d".to_owned());
+    // The same properties: those of the original, whose address and name they hold.
+    boot.given(&properties("<Property key=\"hotadd.hostname\" value=\"original\"/>"));
+    for _ in 0..2 {
+        assert_eq!(boot.codes(), [reasons::COPY.id]);
+        assert_eq!((boot.configured(), boot.host.fingerprint()), (Configured::No, None));
+        for name in config::FILES {
+            assert_eq!(boot.file(&format!("etc/hotadd/{name}")), None, "{name}");
+        }
+        assert_eq!(boot.file("etc/hostname").as_deref(), Some("hotadd-proxy\n"));
+        assert_eq!(boot.file("var/lib/hotadd/journal"), None);
+        assert_eq!(boot.file("var/lib/hotadd-appliance/journal-of-VMware421c/journal").as_deref(), Some("duties"));
+    }
+    // Properties of its own.
+    boot.given(&properties("<Property key=\"hotadd.generation\" value=\"2\"/>"));
+    assert_eq!(boot.codes(), [""; 0]);
+    assert!(boot.host.fingerprint().is_some_and(|own| Some(own) != fingerprint));
+    // The machine that it is now is no copy.
+    assert_eq!(boot.codes(), [""; 0]);
+    assert_ne!(boot.host.machine, same);
+}
+
+#[test]
+fn a_template_that_was_never_configured_makes_appliances() {
+    let mut boot = Boot::new("");
+    assert_eq!(boot.codes(), [reasons::NO_ENVIRONMENT.id]);
+    boot.host.machine = Some("VMware-42 1d".to_owned());
+    boot.given(&properties(""));
+    assert_eq!(boot.codes(), [""; 0]);
+    assert_eq!(boot.configured(), Configured::Properties(1));
+}
+
+#[test]
+fn what_a_person_configured_is_not_changed() {
+    let boot = Boot::new(&properties("<Property key=\"hotadd.generation\" value=\"2\"/>"));
+    install(&boot.host.root.join("etc/hotadd/agent.toml"), b"listen = '[::]:99'\n", 0o644).unwrap();
+    assert_eq!(boot.codes(), [""; 0]);
+    assert_eq!(boot.configured(), Configured::ByHand);
+    assert_eq!(boot.file("etc/hotadd/agent.toml").as_deref(), Some("listen = '[::]:99'\n"));
+    assert!(!boot.guestinfo().contains("hunter2"));
+}
+
+#[test]
+fn a_system_disk_that_udev_does_not_know_is_told() {
+    let boot = Boot::new(&properties(""));
+    fs::remove_file(boot.host.root.join(OWN_DISKS)).unwrap();
+    assert_eq!(boot.codes(), [reasons::OWN_DISKS.id]);
+    assert_eq!(boot.configured(), Configured::Properties(1));
 }

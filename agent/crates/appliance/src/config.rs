@@ -9,6 +9,8 @@ pub const KEY: &str = "server.key";
 pub const CLIENT_CA: &str = "client-ca.pem";
 pub const VCENTER_CA: &str = "vcenter-ca.pem";
 pub const PASSWORD: &str = "vcenter-password";
+/// All of them.
+pub const FILES: [&str; 5] = [KEY, PASSWORD, CERTIFICATE, CLIENT_CA, VCENTER_CA];
 
 #[derive(Serialize)]
 struct Agent {
@@ -85,7 +87,11 @@ pub fn network(network: &Network) -> String {
     let mut put = |key: &str, value: &str| text.push_str(&format!("{key}={value}\n"));
     match network.address {
         None => put("DHCP", "yes"),
-        Some(prefix) => put("Address", &format!("{}/{}", prefix.address, prefix.length)),
+        Some(prefix) => {
+            put("Address", &format!("{}/{}", prefix.address, prefix.length));
+            // Who asks for an address wants that one, not also what a router offers.
+            put("IPv6AcceptRA", "no");
+        }
     }
     if let Some(gateway) = network.gateway {
         put("Gateway", &gateway.to_string());
@@ -112,4 +118,10 @@ pub fn hosts(hostname: &str) -> String {
     let short = hostname.split('.').next().unwrap_or(hostname);
     let names = if short == hostname { hostname.to_owned() } else { format!("{hostname} {short}") };
     format!("127.0.0.1 localhost\n127.0.1.1 {names}\n::1 localhost ip6-localhost ip6-loopback\n")
+}
+
+/// TCP port of the agent, out of its configuration.
+#[must_use]
+pub fn port(agent: &str) -> Option<u16> {
+    agent.parse::<toml::Table>().ok()?.get("listen")?.as_str()?.rsplit_once(':')?.1.parse().ok()
 }

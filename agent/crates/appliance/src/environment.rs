@@ -39,7 +39,7 @@ pub enum Refused {
     #[error("it is not UTF-8")]
     NotText,
     #[error("it is not XML: {0}")]
-    Malformed(String),
+    Malformed(&'static str),
     #[error("it holds a document type, which may define entities")]
     DocType,
     #[error("it nests deeper than {MAX_DEPTH}")]
@@ -52,8 +52,16 @@ pub enum Refused {
     Twice(String),
 }
 
-fn malformed(error: impl std::fmt::Display) -> Refused {
-    Refused::Malformed(error.to_string())
+/// What is wrong, without a word of the document: it may be a password in a wrong place.
+fn malformed(error: quick_xml::Error) -> Refused {
+    use quick_xml::Error as E;
+    Refused::Malformed(match error {
+        E::Syntax(_) => "something is not closed",
+        E::IllFormed(_) => "its tags don't match",
+        E::InvalidAttr(_) => "an attribute is none",
+        E::Escape(_) => "it has an entity that is not XML's own, or a character that is none",
+        _ => "it can't be read",
+    })
 }
 
 impl Environment {
@@ -106,7 +114,7 @@ pub fn redacted(bytes: &[u8]) -> Result<Option<String>, Refused> {
             _ => None,
         };
         blanked |= clean.is_some();
-        writer.write_event(clean.unwrap_or_else(|| event.clone())).map_err(malformed)
+        writer.write_event(clean.unwrap_or_else(|| event.clone())).map_err(|error| malformed(error.into()))
     })?;
     let text = String::from_utf8(writer.into_inner()).map_err(|_| Refused::NotText)?;
     Ok(blanked.then_some(text))
@@ -148,7 +156,7 @@ fn walk<'a>(text: &'a str, mut see: impl FnMut(&Event<'a>, bool) -> Result<(), R
                 }
             }
             Event::End(_) => {
-                path.pop().ok_or_else(|| malformed("end tag without start"))?;
+                path.pop().ok_or(Refused::Malformed("an end tag has no start"))?;
             }
             Event::DocType(_) => return Err(Refused::DocType),
             Event::Eof => break,
@@ -159,7 +167,7 @@ fn walk<'a>(text: &'a str, mut see: impl FnMut(&Event<'a>, bool) -> Result<(), R
     match (path.is_empty(), roots) {
         (true, 1) => Ok(()),
         (true, _) => Err(Refused::Root),
-        (false, _) => Err(malformed("it ends inside an element")),
+        (false, _) => Err(Refused::Malformed("it ends inside an element")),
     }
 }
 
@@ -167,7 +175,7 @@ fn walk<'a>(text: &'a str, mut see: impl FnMut(&Event<'a>, bool) -> Result<(), R
 fn property(start: &BytesStart<'_>) -> Result<(Option<String>, String), Refused> {
     let (mut key, mut value) = (None, String::new());
     for attribute in start.attributes() {
-        let attribute = attribute.map_err(malformed)?;
+        let attribute = attribute.map_err(|error| malformed(error.into()))?;
         let text = attribute.normalized_value(XmlVersion::Implicit1_0).map_err(malformed)?;
         match attribute.key.local_name().into_inner() {
             "key" => key = Some(text.into_owned()),
@@ -186,7 +194,7 @@ fn blank<'a>(start: &BytesStart<'a>) -> Result<Option<BytesStart<'a>>, Refused> 
     }
     let mut clean = BytesStart::new(start.name().into_inner().to_owned());
     for attribute in start.attributes() {
-        let attribute = attribute.map_err(malformed)?;
+        let attribute = attribute.map_err(|error| malformed(error.into()))?;
         let name = attribute.key.into_inner();
         let raw: Cow<'_, str> = if attribute.key.local_name().into_inner() == "value" {
             Cow::Borrowed("")

@@ -146,7 +146,7 @@ fn the_network_file_holds_what_was_asked() {
     ];
     let text = config::network(&changed(&all).network);
     let body = text.split_once("[Network]\n").unwrap().1;
-    let expected = "Address=192.0.2.10/24\nGateway=192.0.2.1\nDNS=192.0.2.53\nDNS=192.0.2.54\nDomains=example.org\nNTP=ntp.example\n";
+    let expected = "Address=192.0.2.10/24\nIPv6AcceptRA=no\nGateway=192.0.2.1\nDNS=192.0.2.53\nDNS=192.0.2.54\nDomains=example.org\nNTP=ntp.example\n";
     assert_eq!(body, expected);
     assert!(config::network(&Network::default()).contains("DHCP=yes\n"));
 }

@@ -1,9 +1,12 @@
-//! What the first boot came to, kept over reboots.
+//! What the boots came to. Whether the appliance is configured is told by agent.toml alone, which is put in place last and as a whole; what
+//! else a boot has to know or to show is kept beside it.
 //!
 //! ```text
 //! UNCONFIGURED ──apply without fault──▶ CONFIGURED(generation) ──another generation, without fault──▶ CONFIGURED(that one)
-//!   ▲    │ tried again at each boot                       └── with faults: stays as it was, the faults are shown
-//!   └────┘
+//!   ▲    │ tried again at each boot         │        └── with faults: stays as it was, the faults are shown
+//!   └────┘                                  │ the machine is another one: this is a copy
+//!   ▲                                       ▼
+//!   └───── files of the service gone, the generation is spent
 //! ```
 use std::{fs, io, path::Path};
 
@@ -11,21 +14,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::reasons::Fault;
 
+/// Begins the file that the first boot makes; the generation follows.
+const MADE: &str = "# Made by hotadd-firstboot, generation ";
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// Of the properties that the agent runs with.
-    pub configured: Option<u16>,
+    /// Identity of the virtual machine for which all this was made.
+    #[serde(default)]
+    pub machine: Option<String>,
+    /// Generation of the properties that belong to the appliance of which this one is a copy.
+    #[serde(default)]
+    pub spent: Option<u16>,
     /// Of the last boot.
     #[serde(default)]
     pub faults: Vec<Fault>,
     #[serde(default)]
     pub hostname: String,
-    #[serde(default)]
-    pub port: u16,
 }
 
 impl State {
-    /// A state that is not there or can't be read is none: then everything is done again.
+    /// A state that is not there or can't be read is none.
     #[must_use]
     pub fn load(path: &Path) -> Self {
         fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
@@ -35,6 +43,48 @@ impl State {
     /// A write that failed.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(self)?;
-        crate::apply::install(path, &text, 0o644)
+        crate::apply::install(path, &text, 0o600)
+    }
+}
+
+/// Whether there is a configuration, and whose.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Configured {
+    #[default]
+    No,
+    /// Made of the properties of this generation.
+    Properties(u16),
+    /// By a person: properties change nothing.
+    ByHand,
+}
+
+impl Configured {
+    /// Of the text of agent.toml, if it is there.
+    #[must_use]
+    pub fn of(toml: Option<&str>) -> Self {
+        let Some(toml) = toml else { return Self::No };
+        let generation = toml.lines().next().and_then(|line| line.strip_prefix(MADE)?.strip_suffix('.')?.parse().ok());
+        generation.map_or(Self::ByHand, Self::Properties)
+    }
+
+    /// First line of a file made of properties.
+    #[must_use]
+    pub fn mark(generation: u16) -> String {
+        format!("{MADE}{generation}.\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_tells_who_made_it() {
+        let made = format!("{}listen = 'x'\n", Configured::mark(7));
+        assert_eq!(Configured::of(Some(&made)), Configured::Properties(7));
+        for text in ["", "listen = 'x'\n", "# Made by hotadd-firstboot, generation x.\n", &format!("\n{made}")] {
+            assert_eq!(Configured::of(Some(text)), Configured::ByHand, "{text}");
+        }
+        assert_eq!(Configured::of(None), Configured::No);
     }
 }

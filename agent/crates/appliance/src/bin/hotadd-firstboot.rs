@@ -10,13 +10,12 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 use hotadd_appliance::{
-    apply::{Host, STATE},
-    console::{self, Agent},
-    own_disks,
-    reasons::{self, Fault},
-    signature,
+    apply::{Host, OWN_DISKS, STATE},
+    config,
+    console::{self, Agent, Service},
+    identity, own_disks,
     source::Source,
-    state::State,
+    state::{Configured, State},
 };
 
 #[derive(Debug, Parser)]
@@ -44,7 +43,7 @@ enum Command {
     },
     /// Write the udev rule that names the system disk
     OwnDisks {
-        #[arg(long, default_value = "/run/udev/rules.d/00-hotadd-own-disks.rules")]
+        #[arg(long, default_value_os_t = Path::new("/").join(OWN_DISKS))]
         out: PathBuf,
     },
 }
@@ -72,7 +71,9 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Apply { rpctool, file } => apply(Source::choose(&file, &rpctool)),
         Command::Console { agent } => show(&State::load(&Path::new("/").join(STATE)), agent.into()),
-        Command::OwnDisks { out } => root().and_then(|device| own_disks::write(&device, &out)),
+        Command::OwnDisks { out } => {
+            own_disks::root(Path::new("/proc"), Path::new("/sys")).and_then(|device| own_disks::write(&device, &out))
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -84,42 +85,35 @@ fn main() -> ExitCode {
 }
 
 fn host(source: Source) -> Host {
-    Host { root: "/".into(), source, agent: "/usr/bin/hotadd-agent".into(), chpasswd: "/usr/sbin/chpasswd".into() }
-}
-
-fn root() -> io::Result<PathBuf> {
-    own_disks::root(Path::new("/proc"), Path::new("/sys"))
+    Host {
+        root: "/".into(),
+        source,
+        machine: identity::of(Path::new("/sys")),
+        agent: "/usr/bin/hotadd-agent".into(),
+        chpasswd: "/usr/sbin/chpasswd".into(),
+    }
 }
 
 fn apply(source: Source) -> io::Result<()> {
-    // Before the first state is kept: a disk that is signed twice harms nobody, one that never is may.
-    if !Path::new("/").join(STATE).exists()
-        && let Err(error) = sign_disk()
-    {
-        eprintln!("the system disk keeps the signature of the image: {error}");
-    }
-    // Whatever happens, the console tells it.
-    let state = host(source).apply().unwrap_or_else(|error| State {
-        faults: vec![Fault::new(reasons::WRITE, error.to_string())],
-        ..State::default()
-    });
+    let host = host(source);
+    let state = host.apply();
     for fault in &state.faults {
         eprintln!("{} {}; {}", fault.code, fault.message, fault.next);
     }
-    show(&state, if state.configured.is_some() { Agent::Starting } else { Agent::Stopped })?;
+    show(&state, if host.configured().0 == Configured::No { Agent::Stopped } else { Agent::Starting })?;
     // The kernel's name is what agetty and the log show before anything else reads the file.
     fs::write("/proc/sys/kernel/hostname", &state.hostname)
 }
 
-fn sign_disk() -> io::Result<()> {
-    let disk = signature::disk_of(&root()?, Path::new("/dev"));
-    signature::renew(&disk.ok_or_else(|| io::Error::other("/ is on no partition"))?)
+fn service() -> Service {
+    let host = host(Source::File(PathBuf::new()));
+    let (configured, text) = host.configured();
+    Service { configured, port: config::port(&text), fingerprint: host.fingerprint() }
 }
 
 /// For agetty, and at once on every console: who deploys looks at the one that is there.
 fn show(state: &State, agent: Agent) -> io::Result<()> {
-    let fingerprint = host(Source::File(PathBuf::new())).fingerprint();
-    let text = console::issue(state, fingerprint.as_deref(), agent);
+    let text = console::issue(state, &service(), agent);
     if let Some(folder) = Path::new(ISSUE).parent() {
         fs::create_dir_all(folder)?;
     }
