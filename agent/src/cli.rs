@@ -17,7 +17,7 @@ use crate::{
         Record,
         file::{read_records, read_state},
     },
-    reason, telemetry,
+    reason, setup, telemetry,
 };
 
 /// Exit status for what a restart can't heal (EX_CONFIG of sysexits.h): the unit does not restart on it.
@@ -42,6 +42,12 @@ enum Command {
         /// Seconds to try.
         #[arg(long, default_value_t = 120)]
         seconds: u64,
+    },
+    /// Asks what the agent has to know and writes /etc/hotadd/agent.toml, its certificate included.
+    Setup {
+        /// Of the appliance: also network, host name and the password of root.
+        #[arg(long)]
+        appliance: bool,
     },
     /// Tests the configuration and reports every fault.
     CheckConfig(ConfigArg),
@@ -107,6 +113,9 @@ fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<()> {
         Command::Serve(config) => with_runtime(|| Ok(app::serve(config.load()?, platform))),
         Command::Reap { config, seconds } => {
             with_runtime(|| Ok(app::reap(config.load()?, platform, Duration::from_secs(seconds))))
+        }
+        Command::Setup { appliance } => {
+            setup::run(appliance).map_err(|error| Error::new(&reason::CFG_SETUP, error.to_string()).with_source(error))
         }
         Command::CheckConfig(config) => config.load().map(|_| println!("ok")),
         Command::Journal { verb: JournalVerb::Show { state_dir } } => show(&state_dir.join("journal")),

@@ -23,6 +23,7 @@ pub mod journal;
 pub mod plan;
 pub mod reason;
 pub mod session;
+mod setup;
 pub mod systemd;
 pub mod telemetry;
 pub mod transport;

@@ -34,6 +34,7 @@ registry! {
     CFG_INVALID = "HA-CFG-001", InvalidArgument, "the configuration has faults", "correct the listed keys of agent.toml; `hotadd-agent check-config` tests it";
     CFG_IDENTITY = "HA-CFG-002", FailedPrecondition, "the agent can't tell which VM it runs in", "run it in a VMware VM with a unique BIOS UUID that this vCenter manages; a cloned proxy needs a new UUID or distinct MACs";
     CFG_SECOND = "HA-CFG-003", FailedPrecondition, "another agent runs on this proxy", "stop one of them: two agents would choose the same slots";
+    CFG_SETUP = "HA-CFG-004", Aborted, "the setup dialogue ended before a configuration was written", "run `hotadd-agent setup` again, as root on a terminal; nothing was changed unless the message names a file";
 
     VC_UNREACHABLE = "HA-VC-001", Unavailable, "vCenter can't be reached", "check address, port 443, DNS and routing from the proxy; the agent retries";
     VC_TLS = "HA-VC-002", Unavailable, "vCenter's certificate is not trusted", "set vcenter.ca_file to the issuing CA, or vcenter.pin_sha256 to the certificate's fingerprint";

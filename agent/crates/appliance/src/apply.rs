@@ -32,6 +32,8 @@ const NETWORK: &str = "etc/systemd/network/10-hotadd.network";
 
 /// The rule of [`crate::own_disks`], below the root.
 pub const OWN_DISKS: &str = "run/udev/rules.d/00-hotadd-own-disks.rules";
+/// There: this boot found no properties.
+pub const ASK: &str = "run/hotadd-appliance/no-properties";
 /// The agent's journal of duties, below the root.
 const JOURNAL: &str = "var/lib/hotadd";
 
@@ -128,6 +130,10 @@ impl Host {
     /// No properties: normal for an appliance that has its configuration.
     fn nothing(&self, why: &str, state: &mut State) {
         if self.configured().0 == Configured::No {
+            // Then a person is asked on the console (getty@tty1.service).
+            if let Err(error) = install(&self.path(ASK), b"", 0o644) {
+                state.faults.push(Fault::new(reasons::WRITE, format!("/{ASK}: {error}")));
+            }
             state.faults.push(Fault::new(reasons::NO_ENVIRONMENT, why));
             self.make_reachable(&settings::read(&Environment::default()), state);
         }
@@ -164,7 +170,8 @@ impl Host {
             self.make_reachable(&settings, state);
         }
         let Some(service) = &settings.service else { return };
-        match self.configure(&settings, service, unconfigured) {
+        let mark = Configured::mark(settings.generation);
+        match self.configure(&settings, service, unconfigured, &mark) {
             Ok(None) => {}
             Ok(Some(why)) => state.faults.push(Fault::new(reasons::REFUSED, why)),
             Err(error) => state.faults.push(Fault::new(reasons::WRITE, error.to_string())),
@@ -203,9 +210,39 @@ impl Host {
         certificate::create(&settings.hostname, address).map_err(io::Error::other)
     }
 
+    /// Whether agent.toml says anything: the package's own is all comments.
+    #[must_use]
+    pub fn has_settings(&self) -> bool {
+        let (configured, text) = self.configured();
+        configured != Configured::No && text.parse::<toml::Table>().map_or(true, |table| !table.is_empty())
+    }
+
+    /// What a person answered (see [`crate::setup`]): as properties would do it, but kept from them. A certificate that is there stays.
+    ///
+    /// # Errors
+    /// A file that can't be written.
+    pub fn set_up(&self, settings: &Settings, service: &Service, appliance: bool) -> io::Result<Option<String>> {
+        let new = !(self.etc(config::CERTIFICATE).exists() && self.etc(config::KEY).exists());
+        if self.has_settings() {
+            fs::copy(self.etc(AGENT), self.etc("agent.toml.old"))?;
+        }
+        let refused = self.configure(settings, service, new, "# Made by hotadd-agent setup.\n")?;
+        if refused.is_none() && appliance {
+            let path = self.path(STATE);
+            let mut state = State::load(&path);
+            state.faults.clear();
+            self.make_reachable(settings, &mut state);
+            state.save(&path)?;
+            if let Some(fault) = state.faults.first() {
+                return Err(io::Error::other(fault.message.clone()));
+            }
+        }
+        Ok(refused)
+    }
+
     /// Why the agent does not take it, if so; then nothing of what it runs with has changed.
-    fn configure(&self, settings: &Settings, service: &Service, first: bool) -> io::Result<Option<String>> {
-        let pair = self.pair(settings, first)?;
+    fn configure(&self, settings: &Settings, service: &Service, new: bool, mark: &str) -> io::Result<Option<String>> {
+        let pair = self.pair(settings, new)?;
         let trial = self.etc("new");
         fs::remove_dir_all(&trial).or_else(absent_is_fine)?;
         let mut files = vec![
@@ -229,7 +266,7 @@ impl Host {
                 install(&self.etc(name), content.as_bytes(), *mode)?;
             }
             // Of the system that runs, not of the folder that stands for its root.
-            let text = Configured::mark(settings.generation) + &toml(&Path::new("/").join(ETC))?;
+            let text = mark.to_owned() + &toml(&Path::new("/").join(ETC))?;
             install(&self.etc(AGENT), text.as_bytes(), 0o644)?;
         }
         fs::remove_dir_all(&trial)?;

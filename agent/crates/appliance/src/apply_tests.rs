@@ -157,6 +157,7 @@ fn what_is_wrong_leaves_a_reachable_appliance_without_an_agent() {
         assert_eq!(boot.file("etc/hotadd/agent.toml"), None);
         assert!(boot.file(NETWORK).unwrap().contains("DHCP=yes"));
         assert!(boot.host.fingerprint().is_none());
+        assert_eq!(boot.host.root.join(ASK).exists(), code == reasons::NO_ENVIRONMENT);
         assert!(!boot.guestinfo().contains("hunter2"), "{}", boot.guestinfo());
     }
 }

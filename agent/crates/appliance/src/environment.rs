@@ -86,6 +86,13 @@ impl Environment {
         Ok(Self(properties))
     }
 
+    /// Of answers to keys of our class.
+    #[must_use]
+    pub fn of(answers: &BTreeMap<&'static str, String>) -> Self {
+        let full = |(key, value): (&&str, &String)| (format!("{}.{key}", crate::properties::CLASS), value.clone());
+        Self(answers.iter().map(full).filter(|(_, value)| !value.trim().is_empty()).collect())
+    }
+
     /// The value of a key of our class.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {

@@ -18,5 +18,6 @@ pub mod own_disks;
 pub mod properties;
 pub mod reasons;
 pub mod settings;
+pub mod setup;
 pub mod source;
 pub mod state;

@@ -21,7 +21,7 @@ macro_rules! codes {
 
 codes! {
     NO_ENVIRONMENT = "HA-APP-001", "the guest was given no OVF properties",
-        "deploy the OVA through vCenter and power on there; with ovftool on a bare host use --X:injectOvfEnv --powerOn";
+        "answer the questions on the console; or deploy the OVA through vCenter and power on there (with ovftool on a bare host: --X:injectOvfEnv --powerOn)";
     UNREADABLE = "HA-APP-002", "the OVF properties can't be read",
         "power the VM off and on by vCenter; if it stays, deploy the OVA anew";
     MISSING = "HA-APP-003", "a required property has no value",

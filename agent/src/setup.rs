@@ -1,0 +1,68 @@
+//! `hotadd-agent setup` on a real terminal. The dialogue itself is hotadd-appliance's.
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use hotadd_appliance::{apply::Host, identity, setup, source::Source};
+use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
+
+struct Stdio;
+
+/// The terminal without echo, until this goes out of scope.
+struct Silent(Termios);
+
+impl Silent {
+    /// `None`: standard input is no terminal, and nothing is shown anyway.
+    fn begin() -> io::Result<Option<Self>> {
+        if !io::stdin().is_terminal() {
+            return Ok(None);
+        }
+        let before = tcgetattr(io::stdin())?;
+        let mut silent = before.clone();
+        silent.local_flags.remove(LocalFlags::ECHO);
+        tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &silent)?;
+        Ok(Some(Self(before)))
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        // The terminal may be gone; then nobody types on it.
+        let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.0);
+        println!();
+    }
+}
+
+impl setup::Terminal for Stdio {
+    fn say(&mut self, text: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.flush()
+    }
+
+    fn line(&mut self, secret: bool) -> io::Result<Option<String>> {
+        let _silent = if secret { Silent::begin()? } else { None };
+        let mut line = String::new();
+        let read = io::stdin().lock().read_line(&mut line)?;
+        Ok((read > 0).then(|| line.trim_end_matches(['\n', '\r']).to_owned()))
+    }
+}
+
+/// Asks and configures this system; files lie in /etc/hotadd. `appliance`: also network, host name and password of root.
+///
+/// # Errors
+/// See [`setup::run`].
+pub fn run(appliance: bool) -> io::Result<()> {
+    let host = Host {
+        root: "/".into(),
+        source: Source::File(std::path::PathBuf::new()),
+        machine: identity::of(std::path::Path::new("/sys")),
+        agent: std::env::current_exe()?,
+        chpasswd: "/usr/sbin/chpasswd".into(),
+    };
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
+    setup::run(&mut Stdio, &host, name.trim(), appliance)?;
+    if let Some(fingerprint) = host.fingerprint() {
+        println!("Certificate SHA-256: {fingerprint}");
+    }
+    println!("Start the agent: systemctl enable --now hotadd-agent");
+    Ok(())
+}
