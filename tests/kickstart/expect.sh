@@ -36,7 +36,7 @@ blocks() {
   printf '%s\n' "$(($(stat -c %s "$R/dev/sda") / 512))" >"$R/sys/block/sda/size"
 }
 # medium_copy: what script media leaves, unless it has just run.
-medium_copy() { [[ -d $R/root/hotadd-media ]] || mkdir -m 0700 "$R/root/hotadd-media"; }
+medium_copy() { [[ -d $R/root/hotadd-media ]] || { mkdir -m 0700 "$R/root/hotadd-media"; : >"$R/root/hotadd-media/steps"; }; }
 
 # --- guard
 cmdline() { printf '%s\n' "$1" >"$R/tmp/cmdline"; mount --bind "$R/tmp/cmdline" "$R/proc/cmdline"; }
@@ -117,7 +117,8 @@ f 600 kernel/kernel-ml-modules-6.6.1-1.el8.elrepo.x86_64.rpm
 f 600 site/authorized_keys
 f 600 site/hotadd/agent.toml
 f 600 site/hotadd/vcenter-password
-f 600 site/ntp-servers'
+f 600 site/ntp-servers
+f 600 steps'
 main_media() {
   local target=$R/mnt
   no_calls
@@ -147,7 +148,7 @@ refusals_media() {
   if [[ $SYSTEM == el8 ]]; then
     rm -rf "$R/run/install/repo/hotadd"
     passes
-    equal "without a folder on the medium" "$(copied "$R/mnt/sysimage")" 'd 700 '
+    equal "without a folder on the medium" "$(copied "$R/mnt/sysimage")" $'d 700 \nf 600 steps'
   else
     rm -rf "$R/medium/hotadd" "$R"/run/hotadd-medium-*
     stub /stub/umount '/run/hotadd-medium-sr'[12]
@@ -173,6 +174,9 @@ refusals_own_disks() {
   want_not "target 11 is not own" own "$root:11/3:0:11:0/block/sdc"
   want_not "target 0 is not own" own "$root:0/3:0:0:0/block/sda"
   want_not "another controller's target is not own" own "/devices/pci0000:00/0000:00:15.0/$ADDRESS/host0/target0:0:1/0:0:1:0/block/sda"
+  rm "$R/root/hotadd-media/steps"
+  refuses "a copy that is mounted elsewhere" 'does not see the copy'
+  : >"$R/root/hotadd-media/steps"
   sysfs pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0
   refuses "a SATA disk" 'no disk of a SCSI controller'
   sysfs pci0000:00/0000:00:05.0/virtio1
