@@ -24,7 +24,9 @@ suse_register - | suse_register/do_registration boolean
 language - | language/language - | keyboard - | keyboard/keymap - | timezone - | timezone/hwclock - | timezone/timezone -
 add-on - | add-on/add_on_products list | add-on/add_on_products/listentry - | add-on/add_on_products/listentry/media_url -
 add-on/add_on_products/listentry/product - | add-on/add_on_products/listentry/product_dir -
-add-on/add_on_products/listentry/alias - | add-on/add_on_products/listentry/name -
+add-on/add_on_products/listentry/name - | add-on/add_on_products/listentry/signature-handling -
+add-on/add_on_products/listentry/signature-handling/accept_unsigned_file boolean
+add-on/add_on_products/listentry/signature-handling/accept_file_without_checksum boolean
 software - | software/products list | software/products/product - | software/patterns list | software/patterns/pattern -
 software/packages list | software/packages/package - | software/remove-packages list | software/remove-packages/package -
 software/install_recommended boolean
@@ -53,7 +55,7 @@ scripts/init-scripts/script - | scripts/init-scripts/script/filename - | scripts
 KNOWN = dict(entry.split() for line in ELEMENTS.strip().splitlines() for entry in line.split("|"))
 VALUES = {"boolean": r"true|false", "integer": r"\d+", "symbol": r"[A-Za-z_]\w*"}
 SCRIPTS = ([("pre-scripts", "guard", None), ("chroot-scripts", "media", "false")]
-           + [("chroot-scripts", name, "true") for name in ("own-disks", "hands-off", "time", "access", "initrd", "agent")]
+           + [("chroot-scripts", name, "true") for name in ("own-disks", "hands-off", "time", "access", "initrd", "console", "agent")]
            + [("init-scripts", "firewall", None)])
 
 
@@ -139,6 +141,15 @@ def sources(profile, faults):
     faults.equal("products", values(profile, "software/products/product"), ["SLES"])
     for url in values(profile, "add-on/add_on_products/listentry/media_url"):
         faults.need(re.fullmatch(r"dvd:///\?devices=/dev/sr\d", url), f"media_url is no drive: {url}")
+    # yast-packager (AddOnProduct, SetSignatureCallbacks) and yast-autoinstallation (PkgGpgCheckHandler): an add-on's own settings are found
+    # by its product and its media_url, so both must be of one entry alone.
+    faults.equal("general/signature-handling", {e.text for e in profile.findall(f"{YAST}general/{YAST}signature-handling/*")}, {"false"})
+    entries = profile.findall(f"{YAST}add-on/{YAST}add_on_products/{YAST}listentry")
+    lenient = [value(e, "name") for e in entries if e.find(f"{YAST}signature-handling") is not None]
+    faults.equal("add-ons with a signature-handling of their own", lenient, ["hotadd"])
+    for key in ("product", "media_url"):
+        found = [value(e, key) for e in entries]
+        faults.need(not common.duplicates(str(f) for f in found), f"two add-ons with one {key}: {found}")
     folders = values(profile, "add-on/add_on_products/listentry/product_dir")
     faults.equal("product_dir", folders, ["/Module-Basesystem", "/hotadd/repo"])
     missing = (common.PACKAGES | {"openssh"}) - set(values(profile, "software/packages/package"))

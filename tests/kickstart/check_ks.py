@@ -20,7 +20,7 @@ import common
 # In this order: (name, type, in the new system?)
 SCRIPTS = [("guard", KS_SCRIPT_PRE, False), ("media", KS_SCRIPT_POST, False)] + [
     (name, KS_SCRIPT_POST, True)
-    for name in ("own-disks", "hands-off", "time", "access", "firewall", "kernel", "initrd", "agent", "labels")]
+    for name in ("own-disks", "hands-off", "time", "access", "firewall", "kernel", "initrd", "console", "agent", "labels")]
 
 
 def disks(ks, faults):
@@ -77,6 +77,7 @@ def sources(ks, faults):
     faults.equal("services --enabled", set(ks.services.enabled), common.SERVICES)
     missing = (common.PACKAGES | {"policycoreutils"}) - set(ks.packages.packageList)
     faults.need(not missing, f"%packages lacks {sorted(missing)}")
+    faults.need("dracut-config-rescue" in ks.packages.excludedList, "%packages does not exclude dracut-config-rescue")
     faults.need(not ks.packages.handleMissing, "%packages ignores what is missing")
 
 

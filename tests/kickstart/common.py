@@ -7,7 +7,7 @@ ADMIN = "hotadd-admin"
 GROUP = "vg_hotadd"  # known to scripts/hands-off
 SERVICES = {"sshd", "chronyd", "vmtoolsd", "firewalld"}
 PACKAGES = {"chrony", "firewalld", "hotadd-agent", "lvm2", "open-vm-tools", "sudo"}
-KERNEL = {"rd.auto=0", "rd.md=0", "rd.dm=0", "rd.multipath=0", "systemd.gpt_auto=0"}
+KERNEL = {"rd.auto=0", "rd.md=0", "rd.dm=0", "rd.multipath=0", "systemd.gpt_auto=0", "rd.shell=0", "rd.emergency=reboot", "panic=60"}
 
 # (pattern, what is wrong). Comments are looked at too: an example is copied sooner or later.
 FORBIDDEN = [
