@@ -39,6 +39,7 @@ use crate::{
         Servers,
         vddk::{self, Vddk},
     },
+    watchdog,
 };
 
 /// Calls that are running get their answers before a fatal end.
@@ -297,11 +298,14 @@ async fn run(listener: TcpListener, config: &Config, context: Context) -> Result
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let (manager, jobs) = (context.manager.clone(), context.jobs.clone());
-    let vm = Arc::clone(&manager.opener().vm);
+    let (vm, settler) = (Arc::clone(&manager.opener().vm), manager.opener().settler.clone());
     let serving = server::serve(listener, &config.tls, context, stop.clone().cancelled_owned());
     let mut serving = std::pin::pin!(serving);
     systemd::status(&format!("serving on {address}"));
     systemd::ready();
+    if let Some(period) = watchdog::period() {
+        vm.supervise("the watchdog's feeder panicked", watchdog::feed(period, settler, vm.deadlines.stall));
+    }
     tracing::info!(%address, "serving");
     tokio::select! {
         ended = &mut serving => {

@@ -4,7 +4,7 @@
 //! In reading order: [`config`] and [`app`] (what starts in which order) → [`api`] (gRPC) → [`session`] (who holds
 //! which disks) → [`plan`] (what may be attached) → [`attach`] (the invariant) → [`journal`] (what is owed) →
 //! [`hypervisor`] (vSphere as a port) and [`discover`] (the host as a port) → [`transport`] (bytes out).
-//! Aside: [`mod@bench`] (how fast this site reads one device). Leaves: [`id`], [`reason`], [`error`], [`telemetry`], [`systemd`].
+//! Aside: [`mod@bench`] (how fast this site reads one device). Leaves: [`id`], [`reason`], [`error`], [`telemetry`], [`systemd`], [`watchdog`].
 #![forbid(unsafe_code)]
 
 pub mod api;
@@ -27,3 +27,4 @@ mod setup;
 pub mod systemd;
 pub mod telemetry;
 pub mod transport;
+pub mod watchdog;

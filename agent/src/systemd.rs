@@ -8,6 +8,11 @@ pub fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
+/// Feeds the watchdog; see [`crate::watchdog`] for when.
+pub fn alive() {
+    notify(&[NotifyState::Watchdog]);
+}
+
 pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }

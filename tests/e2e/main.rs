@@ -40,3 +40,4 @@ mod snapshots;
 mod stream;
 mod support;
 mod vddk;
+mod watchdog;

@@ -10,3 +10,4 @@ mod many;
 mod mixed;
 mod reading;
 mod support;
+mod units;

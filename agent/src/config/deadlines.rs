@@ -83,6 +83,9 @@ deadlines! {
     retry_first, retry_first_seconds = 0.25, at least 0.001;
     /// Longest pause of the settler between two passes.
     retry_last, retry_last_seconds = 30.0, at least 0.001;
+    /// How long the settler may take for one step before the agent counts as hung and systemd's watchdog is no longer fed. Longer than
+    /// several `reconfigure` in a row: the gate may be held by others meanwhile.
+    stall, stall_seconds = 3600.0, at least 0.01;
     /// How long a request waits for its clean-up before it answers OWED. The clean-up itself never ends unproven.
     cleanup, cleanup_seconds = 120.0, at least 0.01;
     /// How long the deletion of a SCSI device may take; then the disk is detached all the same.

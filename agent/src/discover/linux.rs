@@ -40,7 +40,7 @@ impl Platform for Linux {
     }
 
     fn lock_file(&self) -> PathBuf {
-        // The unit's RuntimeDirectory.
+        // Made by hotadd.tmpfiles.conf; the unit opens it for writing.
         PathBuf::from("/run/hotadd/lock")
     }
 

@@ -18,6 +18,7 @@ const DEADLINES: &[(&str, f64, f64)] = &[
     ("sweep_seconds", 30.0, 0.1),
     ("retry_first_seconds", 0.25, 0.01),
     ("retry_last_seconds", 30.0, 0.1),
+    ("stall_seconds", 3600.0, 60.0),
     ("cleanup_seconds", 120.0, 1.0),
     ("delete_seconds", 40.0, 0.5),
     ("guest_seconds", 60.0, 1.0),

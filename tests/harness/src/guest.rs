@@ -90,6 +90,20 @@ impl Guest {
         gone
     }
 
+    /// `systemctl VERB`, reboot or poweroff, which stops everything in order. Then [`Self::wait_ready`] or [`Self::wait_off`].
+    pub fn go_down(&self, verb: &str) -> Result<()> {
+        self.sh(&format!("systemctl --no-block {verb}"))?;
+        // The shared connection would outlive the machine, and the next command wait for it.
+        Run::of(self.login().arg("--close")).map(drop)
+    }
+
+    /// The machine has switched itself off.
+    pub fn wait_off(&mut self, patience: Duration) -> Result<()> {
+        let status = self.qemu.wait(patience)?;
+        ensure!(status.success(), "QEMU ended with {status}");
+        Ok(())
+    }
+
     fn console(&self) -> String {
         fs::read_to_string(self.dir.join("serial.log")).unwrap_or_default()
     }
@@ -172,14 +186,8 @@ fn payload(dir: &Path) -> Result<PathBuf> {
         fs::copy(&from, &to).with_context(|| from.display().to_string())?;
         Ok(fs::set_permissions(&to, fs::Permissions::from_mode(mode))?)
     };
-    let systemd = root().join("systemd");
     place(binary("hotadd-agent")?, "usr/bin/hotadd-agent", 0o755)?;
-    place(systemd.join("hotadd-agent.service"), "usr/lib/systemd/system/hotadd-agent.service", 0o644)?;
-    place(systemd.join("hotadd.tmpfiles.conf"), "usr/lib/tmpfiles.d/hotadd.conf", 0o644)?;
-    place(systemd.join("hotadd.modules-load.conf"), "usr/lib/modules-load.d/hotadd.conf", 0o644)?;
-    for rules in ["00-hotadd-quarantine.rules", "60-hotadd-readonly.rules"] {
-        place(systemd.join(rules), &format!("usr/lib/udev/rules.d/{rules}"), 0o644)?;
-    }
+    run(Command::new(root().join("systemd/install")).arg(&tree))?;
     // Symbols are of no use in the guest and take seconds to unpack there.
     run(Command::new("strip").arg(tree.join("usr/bin/hotadd-agent")))?;
     fs::create_dir_all(tree.join("etc/hotadd"))?;

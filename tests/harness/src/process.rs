@@ -153,6 +153,18 @@ impl Notify {
         Ok(Self { socket, path: path.to_owned() })
     }
 
+    /// What came since the last call, a message each.
+    pub fn messages(&self) -> Result<Vec<String>> {
+        let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            match self.socket.recv(&mut buffer) {
+                Ok(length) => all.push(String::from_utf8_lossy(&buffer[..length]).into_owned()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(all),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Waits for READY=1 and gives the last STATUS before it.
     pub fn ready(&self, process: &mut Process, patience: Duration) -> Result<String> {
         let mut status = String::new();

@@ -402,18 +402,29 @@ impl Scene {
 
     /// Starts the agent and waits for READY.
     pub fn start_agent(&mut self) -> Result<()> {
+        self.start_agent_with(&[]).map(drop)
+    }
+
+    /// As [`Self::start_agent`] with more environment; gives what systemd would go on hearing.
+    pub fn start_agent_with(&mut self, environment: &[(&str, &str)]) -> Result<Notify> {
         let notify = Notify::bind(&self.dir.join("notify"))?;
-        let mut process = self.spawn_agent(Some(&notify))?;
+        let mut process = self.spawn_agent_with(Some(&notify), environment)?;
         let status = notify.ready(&mut process, START)?;
         let address = status.strip_prefix("serving on ").with_context(|| format!("status {status:?}"))?;
         self.stage.url = format!("https://{}", address.replace("127.0.0.1", "localhost"));
         self.agent = Some(process);
-        Ok(())
+        Ok(notify)
     }
 
     /// Starts the agent without waiting, for tests whose agent must not become ready.
     pub fn spawn_agent(&self, notify: Option<&Notify>) -> Result<Process> {
+        self.spawn_agent_with(notify, &[])
+    }
+
+    /// As [`Self::spawn_agent`] with more environment.
+    pub fn spawn_agent_with(&self, notify: Option<&Notify>, environment: &[(&str, &str)]) -> Result<Process> {
         let mut command = self.agent_command("serve")?;
+        command.envs(environment.iter().copied());
         if let Some(notify) = notify {
             command.env("NOTIFY_SOCKET", &notify.path);
         }

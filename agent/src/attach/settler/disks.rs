@@ -56,6 +56,7 @@ impl Shared {
             return;
         }
         for disk in disks {
+            self.pulse.beat();
             if let Err(error) = self.vm.hypervisor.detach(&self.vm.moref, std::slice::from_ref(disk)).await {
                 tracing::warn!(op = "detach", key = disk.0.device_key, %error, "detach failed");
                 if *error.reason() != reason::VC_FAULT {

@@ -24,6 +24,7 @@ impl Shared {
     pub(super) async fn sweep(&self) {
         let state = self.vm.journal.state();
         for late in state.late() {
+            self.pulse.beat();
             let id = late.duty.id;
             if late.duty.is_of_another(self.vm.hypervisor.about().instance_uuid.as_deref(), &self.vm.moref) {
                 self.note(Record::Lapsed { duty: id }).await;

@@ -16,6 +16,7 @@ mod disks;
 mod exports;
 mod guards;
 mod late;
+mod pulse;
 mod snapshots;
 
 use std::{
@@ -29,7 +30,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use self::snapshots::Removing;
+use self::{pulse::Pulse, snapshots::Removing};
 use super::proxy_vm::{ProxyVm, now};
 use crate::{
     error::{Error, Result},
@@ -66,6 +67,7 @@ struct Shared {
     fresh: Mutex<BTreeSet<String>>,
     /// Something changed that another duty may have waited for.
     wake: Notify,
+    pulse: Pulse,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -110,6 +112,7 @@ impl Settler {
             fenced: Mutex::default(),
             fresh: Mutex::default(),
             wake: Notify::new(),
+            pulse: Pulse::new(),
         });
         vm.supervise("the settler panicked", run(Arc::clone(&shared), orders));
         Self { inbox, shared }
@@ -179,6 +182,18 @@ impl Settler {
         }
     }
 
+    /// How long the loop has taken no step; waits for the locks that each step of it needs.
+    #[must_use]
+    pub fn silent_for(&self) -> Duration {
+        let (_open, _state) = (lock(&self.shared.open).len(), self.shared.vm.journal.state());
+        self.shared.pulse.silent_for()
+    }
+
+    /// Has an idle loop take a step; one that works takes its own.
+    pub fn ask(&self) {
+        self.shared.pulse.ask();
+    }
+
     fn still_open<'a>(&self, duties: &'a [DutyId]) -> impl Iterator<Item = DutyId> + use<'a> {
         let state = self.shared.vm.journal.state();
         duties.iter().copied().filter(move |id| state.get(*id).is_some())
@@ -215,24 +230,12 @@ async fn run(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<DutyId>) {
         let watching = shared.vm.journal.state().late().next().is_some();
         let retry = (!idle).then(|| Instant::now() + pause);
         let next = retry.into_iter().chain(watching.then_some(next_sweep)).min();
-        let nap = async {
-            match next {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            order = orders.recv() => {
-                let Some(duty) = order else { return };
-                shared.admit(duty);
-                while let Ok(more) = orders.try_recv() {
-                    shared.admit(more);
-                }
-                pause = deadlines.retry_first;
-            }
-            () = shared.wake.notified() => {}
-            () = nap => {}
+        match wait(&shared, &mut orders, next).await {
+            Woken::Over => return,
+            Woken::Order => pause = deadlines.retry_first,
+            Woken::Time => {}
         }
+        shared.pulse.beat();
         if watching && next_sweep <= Instant::now() {
             shared.sweep().await;
             next_sweep = Instant::now() + deadlines.sweep;
@@ -241,6 +244,39 @@ async fn run(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<DutyId>) {
         shared.pass().await;
         pause = if shared.ids().len() < before { deadlines.retry_first } else { (pause * 2).min(deadlines.retry_last) };
         shared.passes.send_modify(|n| *n += 1);
+    }
+}
+
+enum Woken {
+    Order,
+    Time,
+    /// Nobody is left to give orders.
+    Over,
+}
+
+/// Until there is work. A question whether the loop lives is answered here, and is no reason for a pass.
+async fn wait(shared: &Shared, orders: &mut mpsc::UnboundedReceiver<DutyId>, next: Option<Instant>) -> Woken {
+    let nap = async {
+        match next {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut nap = std::pin::pin!(nap);
+    loop {
+        tokio::select! {
+            order = orders.recv() => {
+                let Some(duty) = order else { return Woken::Over };
+                shared.admit(duty);
+                while let Ok(more) = orders.try_recv() {
+                    shared.admit(more);
+                }
+                return Woken::Order;
+            }
+            () = shared.wake.notified() => return Woken::Time,
+            () = &mut nap => return Woken::Time,
+            () = shared.pulse.asked() => shared.pulse.beat(),
+        }
     }
 }
 
@@ -277,6 +313,7 @@ impl Shared {
         for duty in &duties {
             if let Some(export) = duty.export() {
                 self.end_export(duty, export).await;
+                self.pulse.beat();
             }
         }
         for duty in duties.iter().filter(|duty| duty.snapshot().is_some()) {
@@ -285,6 +322,7 @@ impl Shared {
         for duty in &duties {
             if let Some(guard) = duty.guard() {
                 self.end_guard(duty, guard).await;
+                self.pulse.beat();
             }
         }
     }
@@ -292,11 +330,13 @@ impl Shared {
     /// All that are open once the gate is ours: those of jobs that ended meanwhile go into the same reconfigure.
     async fn settle_attached(&self) {
         let gate = self.vm.gate.lock().await;
+        self.pulse.beat();
         let (ids, state) = (self.ids(), self.vm.journal.state());
         let open = ids.iter().filter_map(|id| state.get(*id));
         let attached: Vec<(Duty, AttachDuty)> = open.filter_map(|d| Some((d.clone(), d.attach()?.clone()))).collect();
         let findings = self.look_at(&attached).await;
         drop(gate);
+        self.pulse.beat();
         match findings {
             Ok(findings) => self.conclude(findings).await,
             Err(error) => attached.iter().for_each(|(d, _)| self.waits(d, &error.message(), false)),
