@@ -39,15 +39,15 @@ impl Pulse {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn silence_grows_until_a_step_and_a_question_is_kept_for_a_loop_that_is_busy() {
+        const LONG: Duration = Duration::from_secs(7000);
         let pulse = Pulse::new();
-        tokio::time::advance(Duration::from_secs(7)).await;
-        assert_eq!(pulse.silent_for(), Duration::from_secs(7));
+        *pulse.last.lock().unwrap_or_else(PoisonError::into_inner) -= LONG;
         pulse.ask();
-        assert_eq!(pulse.silent_for(), Duration::from_secs(7), "a question alone is no step");
+        assert!(pulse.silent_for() >= LONG, "a question alone is no step");
         pulse.asked().await;
         pulse.beat();
-        assert_eq!(pulse.silent_for(), Duration::ZERO);
+        assert!(pulse.silent_for() < LONG);
     }
 }
