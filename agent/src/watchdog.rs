@@ -30,7 +30,8 @@ pub async fn feed(period: Duration, settler: Settler, stall: Duration) {
         clock.tick().await;
         let silent = settler.silent_for();
         if silent < stall {
-            systemd::alive();
+            // It waits as long as systemd does not read: that may hold this task, never a thread of the runtime.
+            drop(tokio::task::spawn_blocking(systemd::alive).await);
         } else {
             tracing::error!(silent_s = silent.as_secs(), "the settler takes no step; systemd's watchdog is not fed");
         }
