@@ -144,7 +144,7 @@ impl Platform for SimHost {
     }
 
     /// Loop devices stand for disks here, and the rules of the machine that plays this host are not looked at; the lab has real ones.
-    fn quarantine(&self) -> Vec<Finding> {
+    fn quarantine(&self) -> Vec<hotadd_agent::quarantine::Finding> {
         Vec::new()
     }
 }
