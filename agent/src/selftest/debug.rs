@@ -42,6 +42,8 @@ impl Debug {
         if Path::new(MODULE).exists() {
             return Err(io::Error::other("scsi_debug is loaded already, by somebody else"));
         }
+        // udev would load it for the first disk, and udev will be held.
+        command::run("modprobe", &["sd_mod"])?;
         // Dropped after `held`: its end waits for udev.
         let mut debug = Self { shown: false };
         let held = Held::new()?;

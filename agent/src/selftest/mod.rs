@@ -74,6 +74,7 @@ pub fn run(args: &Args, platform: &dyn Platform) -> Result<ExitCode> {
     };
     let mut findings = platform.quarantine();
     findings.extend(trap.iter_mut().flat_map(|trap| trap.findings.drain(..)));
+    findings.sort_by_key(|finding| finding.code);
     let report = Report { format: "hotadd-selftest/1", passed: findings.is_empty(), findings, trap };
     print(&report, args.json)?;
     Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -92,8 +93,15 @@ fn print(report: &Report, json: bool) -> Result<()> {
             println!("not installed, so not tested: {}", trap.missing.join(", "));
         }
     }
+    let mut advised = "";
     for finding in &report.findings {
-        println!("{finding}\n    next: {}", finding.next_step);
+        println!("{finding}");
+    }
+    for finding in &report.findings {
+        if finding.code != advised {
+            println!("next, {}: {}", finding.code, finding.next_step);
+            advised = finding.code;
+        }
     }
     println!("selftest: {}", if report.passed { "passed" } else { "FAILED" });
     Ok(())

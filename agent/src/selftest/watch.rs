@@ -1,11 +1,13 @@
-//! Who opens, reads or writes the nodes of a disk, told by the kernel (fanotify(7); needs CAP_SYS_ADMIN). Each opener is held until it was
-//! looked at, so that a program which lives for a millisecond has a name, too; all are let through. A watcher that dies lets them through as well.
+//! Who opens, reads or writes the nodes of a disk, told by the kernel (fanotify(7); needs CAP_SYS_ADMIN and Linux 5.1).
 //!
-//! Marks are on nodes: what another file system's node or an open descriptor does is not seen.
+//! One group a node, since fanotify tells of special files only without opening them (FAN_REPORT_FID), and then the group has to say which
+//! it was. One more group hears of every program that is started: a process that lived for a millisecond has a name, too.
+//!
+//! Marks are on nodes: what a node on another file system or an open descriptor does is not seen. Equal events may come as one.
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    os::fd::{AsFd as _, AsRawFd as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -18,15 +20,16 @@ use nix::{
     errno::Errno,
     fcntl::AT_FDCWD,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        fanotify::{EventFFlags, Fanotify, FanotifyEvent, FanotifyResponse, InitFlags, MarkFlags, MaskFlags, Response},
-        stat::fstat,
-    },
+    sys::fanotify::{EventFFlags, Fanotify, FanotifyEvent, InitFlags, MarkFlags, MaskFlags},
 };
 use serde::Serialize;
 
 /// How often the thread looks whether it shall end.
 const END_POLL_MS: u16 = 50;
+/// FAN_REPORT_FID of linux/fanotify.h, which nix does not name.
+const REPORT_FID: u32 = 0x200;
+/// File systems that programs are started from.
+const PROGRAMS: [&str; 2] = ["/", "/usr"];
 
 /// What one process did to one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -38,9 +41,8 @@ pub struct Opener {
     pub program: PathBuf,
     /// Kernel name of the node.
     pub device: String,
-    pub opens: u32,
-    pub reads: u32,
-    pub writes: u32,
+    pub read: bool,
+    pub wrote: bool,
 }
 
 /// Watches until it is asked.
@@ -56,20 +58,20 @@ impl Watcher {
     /// # Errors
     /// Of fanotify, or of a node that is not there.
     pub fn start(names: &[String]) -> io::Result<Self> {
-        let group = Fanotify::init(
-            InitFlags::FAN_CLASS_CONTENT | InitFlags::FAN_CLOEXEC | InitFlags::FAN_NONBLOCK,
-            EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC | EventFFlags::O_LARGEFILE | EventFFlags::O_NONBLOCK,
-        )?;
-        let mut nodes = BTreeMap::new();
-        for name in names {
-            let path = Path::new("/dev").join(name);
-            nodes.insert(fs::metadata(&path)?.rdev(), name.clone());
-            let mask = MaskFlags::FAN_OPEN_PERM | MaskFlags::FAN_ACCESS | MaskFlags::FAN_MODIFY;
-            group.mark(MarkFlags::FAN_MARK_ADD, mask, AT_FDCWD, Some(&path))?;
-        }
+        let programs = group(InitFlags::empty())?;
+        let whole = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
+        PROGRAMS.iter().try_for_each(|path| programs.mark(whole, MaskFlags::FAN_OPEN_EXEC, AT_FDCWD, Some(*path)))?;
+        let nodes = names.iter().map(|name| {
+            let node = group(InitFlags::from_bits_retain(REPORT_FID))?;
+            let mask = MaskFlags::FAN_OPEN | MaskFlags::FAN_ACCESS | MaskFlags::FAN_MODIFY;
+            node.mark(MarkFlags::FAN_MARK_ADD, mask, AT_FDCWD, Some(&Path::new("/dev").join(name)))?;
+            Ok((name.clone(), node))
+        });
+        let log =
+            Log { programs, nodes: nodes.collect::<io::Result<_>>()?, started: BTreeMap::new(), seen: BTreeMap::new() };
         let end = Arc::new(AtomicBool::new(false));
-        let (seen, asked) = (Log { nodes, openers: BTreeMap::new() }, Arc::clone(&end));
-        let thread = thread::Builder::new().name("watch".into()).spawn(move || serve(&group, seen, &asked))?;
+        let asked = Arc::clone(&end);
+        let thread = thread::Builder::new().name("watch".into()).spawn(move || log.serve(&asked))?;
         Ok(Self { end, thread })
     }
 
@@ -81,67 +83,98 @@ impl Watcher {
     }
 }
 
-/// What was seen, by process and node.
+fn group(more: InitFlags) -> io::Result<Fanotify> {
+    let flags =
+        InitFlags::FAN_CLASS_NOTIF | InitFlags::FAN_CLOEXEC | InitFlags::FAN_NONBLOCK | InitFlags::FAN_UNLIMITED_QUEUE;
+    Ok(Fanotify::init(flags | more, EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC | EventFFlags::O_LARGEFILE)?)
+}
+
+/// What was seen.
 struct Log {
-    nodes: BTreeMap<u64, String>,
-    openers: BTreeMap<(i32, String), Opener>,
+    programs: Fanotify,
+    nodes: Vec<(String, Fanotify)>,
+    /// The last program that a process started.
+    started: BTreeMap<i32, PathBuf>,
+    /// By process and node.
+    seen: BTreeMap<(i32, String), Opener>,
 }
 
 impl Log {
-    fn note(&mut self, event: &FanotifyEvent) {
-        let number = event.fd().and_then(|fd| fstat(fd).ok()).map(|stat| stat.st_rdev);
-        let device = number.and_then(|number| self.nodes.get(&number)).map_or("?", String::as_str).to_owned();
-        let pid = event.pid();
-        let opener = self.openers.entry((pid, device.clone())).or_insert_with(|| named(pid, device));
-        let mask = event.mask();
-        opener.opens += u32::from(mask.intersects(MaskFlags::FAN_OPEN_PERM | MaskFlags::FAN_OPEN));
-        opener.reads += u32::from(mask.contains(MaskFlags::FAN_ACCESS));
-        opener.writes += u32::from(mask.contains(MaskFlags::FAN_MODIFY));
+    /// Ends when it is asked and nothing is queued.
+    fn serve(mut self, end: &AtomicBool) -> Vec<Opener> {
+        loop {
+            // Before the look at the queues: what was queued until then is still taken.
+            let ending = end.load(Ordering::Acquire);
+            self.take();
+            if ending {
+                return self.named();
+            }
+            let groups = self.nodes.iter().map(|(_, group)| group).chain([&self.programs]);
+            let mut fds: Vec<_> = groups.map(|group| PollFd::new(group.as_fd(), PollFlags::POLLIN)).collect();
+            // Interrupted or not, it looks again.
+            poll(&mut fds, PollTimeout::from(END_POLL_MS)).ok();
+        }
     }
 
-    /// An event of which only its failure is known: somebody opened a node that was just going away.
-    fn lost(&mut self, error: Errno) {
-        let unknown =
-            || Opener { name: format!("(an event was lost: {error})"), device: "?".into(), ..Opener::default() };
-        self.openers.entry((0, error.to_string())).or_insert_with(unknown).opens += 1;
+    fn take(&mut self) {
+        let Self { programs, nodes, started, seen } = self;
+        for (device, group) in nodes {
+            drain(group, |event| match event {
+                Ok(event) => note(seen, device, event),
+                Err(error) => drop(seen.entry((0, device.clone())).or_insert_with(|| lost(device, error))),
+            });
+        }
+        // After the nodes, for a program is started before it opens one. One that vanished before it could be looked at is told without a name.
+        drain(programs, |event| {
+            if let Some((pid, program)) = event.ok().and_then(|event| Some((event.pid(), program(event)?))) {
+                started.insert(pid, program);
+            }
+        });
+    }
+
+    /// Who had ended too early to be looked at is named by the program that it started.
+    fn named(self) -> Vec<Opener> {
+        let Self { started, mut seen, .. } = self;
+        for opener in seen.values_mut().filter(|opener| opener.program.as_os_str().is_empty()) {
+            opener.program = started.get(&opener.pid).cloned().unwrap_or_default();
+            if let (true, Some(name)) = (opener.name.is_empty(), opener.program.file_name()) {
+                opener.name = name.to_string_lossy().into_owned();
+            }
+        }
+        seen.into_values().collect()
     }
 }
 
-fn named(pid: i32, device: String) -> Opener {
-    let process = PathBuf::from(format!("/proc/{pid}"));
-    let name = fs::read_to_string(process.join("comm")).unwrap_or_default().trim().to_owned();
-    let program = fs::read_link(process.join("exe")).unwrap_or_default();
-    Opener { pid, name, program, device, ..Opener::default() }
-}
-
-/// Answers first to last; ends when it is asked and nothing is queued.
-fn serve(group: &Fanotify, mut log: Log, end: &AtomicBool) -> Vec<Opener> {
+fn drain(group: &Fanotify, mut each: impl FnMut(Result<&FanotifyEvent, Errno>)) {
     loop {
-        // Before the look at the queue: what was queued until then is still taken.
-        let ending = end.load(Ordering::Acquire);
         match group.read_events() {
-            Ok(events) => {
-                for event in events {
-                    log.note(&event);
-                    answer(group, &event);
-                }
-            }
-            Err(Errno::EAGAIN) if ending => return log.openers.into_values().collect(),
-            Err(Errno::EAGAIN) => {
-                let mut fds = [PollFd::new(group.as_fd(), PollFlags::POLLIN)];
-                // Interrupted or not, it looks again.
-                poll(&mut fds, PollTimeout::from(END_POLL_MS)).ok();
-            }
+            Ok(events) => events.iter().for_each(|event| each(Ok(event))),
+            Err(Errno::EAGAIN) => return,
             Err(Errno::EINTR) => {}
-            Err(error) => log.lost(error),
+            Err(error) => return each(Err(error)),
         }
     }
 }
 
-fn answer(group: &Fanotify, event: &FanotifyEvent) {
-    let asks = event.mask().contains(MaskFlags::FAN_OPEN_PERM);
-    if let Some(fd) = event.fd().filter(|_| asks) {
-        // An asker that is gone needs no answer.
-        group.write_response(FanotifyResponse::new(fd, Response::FAN_ALLOW)).ok();
-    }
+fn note(seen: &mut BTreeMap<(i32, String), Opener>, device: &str, event: &FanotifyEvent) {
+    let pid = event.pid();
+    let opener = seen.entry((pid, device.to_owned())).or_insert_with(|| {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let name = fs::read_to_string(process.join("comm")).unwrap_or_default().trim().to_owned();
+        let program = fs::read_link(process.join("exe")).unwrap_or_default();
+        Opener { pid, name, program, device: device.to_owned(), ..Opener::default() }
+    });
+    opener.read |= event.mask().contains(MaskFlags::FAN_ACCESS);
+    opener.wrote |= event.mask().contains(MaskFlags::FAN_MODIFY);
+}
+
+fn lost(device: &str, error: Errno) -> Opener {
+    Opener { name: format!("(events were lost: {error})"), device: device.to_owned(), ..Opener::default() }
+}
+
+/// Path of a program that is being started. Its dynamic linker is announced like a program.
+fn program(event: &FanotifyEvent) -> Option<PathBuf> {
+    let path = fs::read_link(format!("/proc/self/fd/{}", event.fd()?.as_raw_fd())).ok()?;
+    let linker = path.file_name()?.to_string_lossy().starts_with("ld-");
+    (!linker).then_some(path)
 }
