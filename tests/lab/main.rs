@@ -8,5 +8,6 @@ mod job;
 mod killed;
 mod many;
 mod mixed;
+mod quarantine;
 mod reading;
 mod support;
