@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{Context, server},
     attach::{Attacher, ProxyVm, Settled, Settler, now},
-    config::Config,
+    config::{Config, OnFailure},
     discover::{Finder, Platform},
     error::{Error, Result},
     hypervisor::{Hypervisor, ProxyFacts, vsphere::Vsphere},
@@ -66,6 +66,11 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
     let _alone = claim_host(&*platform)?;
     let core = start(&config, platform, open_journal(&config)?).await?;
     settle_inherited(&core, None).await?;
+    // After the settling: what is owed is given back on a system that may take no new disk, too.
+    if let Err(error) = hands_off(&core.vm, config.quarantine).await {
+        core.vm.hypervisor.logout().await;
+        return Err(error);
+    }
     let listener = server::bind(config.listen).await?;
     let Core { vm, settler, proxy_name } = core;
     let planner = Arc::new(Planner::new(config.plan.clone(), &config.state_dir));
@@ -100,6 +105,20 @@ pub async fn reap(config: Config, platform: Arc<dyn Platform>, patience: Duratio
     };
     let owed = || Error::new(&reason::DUTY_OWED, format!("not settled within {} s", patience.as_secs())).owing();
     timeout(patience, work).await.unwrap_or_else(|_| Err(owed()))
+}
+
+/// Refuses to serve, or warns, when something of this system may touch the disks that the agent attaches.
+async fn hands_off(vm: &ProxyVm, on_failure: OnFailure) -> Result<()> {
+    let platform = Arc::clone(&vm.platform);
+    let findings = tokio::task::spawn_blocking(move || platform.quarantine()).await?;
+    for finding in &findings {
+        tracing::warn!(reason = finding.code, next = finding.next_step, "quarantine: {}", finding.what);
+    }
+    if findings.is_empty() || on_failure == OnFailure::Warn {
+        return Ok(());
+    }
+    let told: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    Err(Error::new(&reason::QUA_FAILED, told.join("; ")))
 }
 
 /// The user's VDDK, if there is a table for it; what an earlier run left of it is removed.

@@ -17,7 +17,7 @@ use crate::{
         Record,
         file::{read_records, read_state},
     },
-    reason, setup, telemetry,
+    reason, selftest, setup, telemetry,
 };
 
 /// Exit status for what a restart can't heal (EX_CONFIG of sysexits.h): the unit does not restart on it.
@@ -58,6 +58,8 @@ enum Command {
     },
     /// Measures how fast one block device can be read here; read-only, works while the agent runs.
     Bench(bench::Args),
+    /// Tests whether this system leaves attached disks alone; exit status 1: it does not, 2: that could not be tested.
+    Selftest(selftest::Args),
     /// Prints the registry of reasons as Markdown.
     Reasons,
     /// Writes man pages and shell completions into a folder; for packages.
@@ -96,20 +98,26 @@ impl ConfigArg {
 /// Runs a command; the exit status is derived from its result.
 pub fn run(cli: Cli, platform: Arc<dyn Platform>) -> ExitCode {
     match dispatch(cli.command, platform) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             let r = error.to_reason();
             tracing::error!(reason = r.code, "{}", r.message);
             eprintln!("error: {} {}; next: {}", r.code, r.message, r.next_step);
-            let hopeless =
-                [&reason::CFG_INVALID, &reason::CFG_IDENTITY, &reason::VC_LOGIN, &reason::VC_TLS, &reason::VC_OTHER];
+            let hopeless = [
+                &reason::CFG_INVALID,
+                &reason::CFG_IDENTITY,
+                &reason::VC_LOGIN,
+                &reason::VC_TLS,
+                &reason::VC_OTHER,
+                &reason::QUA_FAILED,
+            ];
             ExitCode::from(if hopeless.contains(&error.reason()) { EXIT_CONFIG } else { 1 })
         }
     }
 }
 
-fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<()> {
-    match command {
+fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<ExitCode> {
+    let done = match command {
         Command::Serve(config) => with_runtime(|| Ok(app::serve(config.load()?, platform))),
         Command::Reap { config, seconds } => {
             with_runtime(|| Ok(app::reap(config.load()?, platform, Duration::from_secs(seconds))))
@@ -121,13 +129,15 @@ fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<()> {
         Command::Journal { verb: JournalVerb::Show { state_dir } } => show(&state_dir.join("journal")),
         Command::Journal { verb: JournalVerb::Open { state_dir } } => open(&state_dir),
         Command::Bench(args) => bench::run(&args),
+        Command::Selftest(args) => return selftest::run(&args, &*platform),
         Command::Reasons => {
             print!("{}", reason::markdown());
             Ok(())
         }
         Command::Manual { dir } => hotadd_manual::write(Cli::command(), &dir)
             .map_err(|e| Error::new(&reason::INTERNAL, dir.display().to_string()).with_source(e)),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn show(path: &Path) -> Result<()> {

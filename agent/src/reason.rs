@@ -198,6 +198,14 @@ registry! {
     JOB_RESTART = "HA-JOB-005", Aborted, "the agent restarted while the job ran; it was ended and cleaned up", "start a new job, or resume it if its snapshot is kept (resume_until)";
     JOB_RESUME = "HA-JOB-006", FailedPrecondition, "there is nothing to resume", "start a new job; a snapshot is kept only for a job that asked for a window, and only until resume_until";
 
+    QUA_FAILED = "HA-QUA-001", FailedPrecondition, "this system does not keep its hands off attached disks", "see the findings, or `hotadd-agent selftest`; quarantine.on_failure = \"warn\" serves all the same";
+    QUA_RULES = "HA-QUA-002", FailedPrecondition, "udev does not have the quarantine rules of this agent", "install the package's files below /usr/lib/udev/rules.d and remove what has their names in /etc/udev/rules.d or /run/udev/rules.d; then `udevadm control --reload; udevadm trigger`";
+    QUA_OWN = "HA-QUA-003", FailedPrecondition, "nobody has said which disks are the proxy's own", "write /etc/udev/rules.d/00-hotadd-own-disks.rules after the example (docs/quarantine.md); then `udevadm control --reload; udevadm trigger`";
+    QUA_DISK = "HA-QUA-004", FailedPrecondition, "a disk that is not the proxy's own is not in quarantine", "name it in 00-hotadd-own-disks.rules if it is the proxy's own; else find out what took it (`lsblk`, `udevadm info`), release it, then `udevadm trigger`";
+    QUA_TOOLS = "HA-QUA-005", FailedPrecondition, "a storage tool may take attached disks", "give it the file of docs/quarantine.md, or remove its package";
+    QUA_OPENED = "HA-QUA-006", FailedPrecondition, "a program opened the trap disk", "see which in the message, and keep it off foreign disks: remove its package, or its udev rule";
+    QUA_TRAP = "HA-QUA-007", FailedPrecondition, "the trap disk can't be set up or watched", "see the cause; run it as root, on a system whose kernel has the module scsi_debug, or name a disk by --disk";
+
     DUTY_OWED = "HA-DUT-001", Unavailable, "clean-up is not finished", "nothing: the agent retries until it is proven; ListDuties shows why it waits";
     DUTY_JOURNAL = "HA-DUT-002", Internal, "the journal can't be written", "check space and health of the state directory; nothing new is attached until then";
 

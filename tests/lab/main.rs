@@ -8,6 +8,7 @@ mod job;
 mod killed;
 mod many;
 mod mixed;
+mod quarantine;
 mod reading;
 mod support;
 mod units;

@@ -31,7 +31,7 @@ pub(crate) fn lab(
     Ok(Some((dir, lab)))
 }
 
-fn skip(why: &str) {
+pub(crate) fn skip(why: &str) {
     eprintln!("skipped: {why}");
     if let Some(path) = std::env::var_os("HOTADD_SKIPS") {
         use std::io::Write as _;

@@ -55,6 +55,7 @@ pub struct Config {
     /// Engines in order of preference.
     pub engines: Vec<EngineKind>,
     pub guards: GuardPolicy,
+    pub quarantine: OnFailure,
     /// UUIDs of the proxy's own disks outside its home folder, never touched. Disks in the proxy's home folder are
     /// its own without being listed.
     pub own_disks: BTreeSet<DiskUuid>,
@@ -109,6 +110,23 @@ pub enum GuardPolicy {
     Off,
 }
 
+/// What to do when this system does not keep its hands off attached disks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// Say so and open no port.
+    #[default]
+    Refuse,
+    /// Say so and serve.
+    Warn,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawQuarantine {
+    on_failure: OnFailure,
+}
+
 /// How vCenter's certificate is believed. There is no trust on first use.
 #[derive(Debug, Clone)]
 pub enum Trust {
@@ -144,6 +162,8 @@ struct RawConfig {
     engines: Option<Vec<String>>,
     #[serde(default)]
     guards: GuardPolicy,
+    #[serde(default)]
+    quarantine: RawQuarantine,
     #[serde(default)]
     own_disks: Vec<String>,
 }
@@ -240,6 +260,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
             export,
             engines,
             guards: raw.guards,
+            quarantine: raw.quarantine.on_failure,
             own_disks,
         }),
         _ => Err(Faults(faults.0)),
@@ -387,6 +408,18 @@ mod tests {
         assert!(Config::load(&path).unwrap_err().to_string().contains("simulate"));
         let path = write(dir.path(), "b.toml", &format!("engines = ['mmap']\n{}", good(dir.path())), 0o644);
         assert!(Config::load(&path).unwrap_err().to_string().contains("mmap"));
+    }
+
+    #[test]
+    fn a_failed_quarantine_refuses_unless_it_is_told_to_warn() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = |more: &str| {
+            Config::load(&write(dir.path(), "agent.toml", &format!("{}{more}", good(dir.path())), 0o644))
+                .map(|c| c.quarantine)
+        };
+        assert_eq!(load("").unwrap(), OnFailure::Refuse);
+        assert_eq!(load("[quarantine]\non_failure = 'warn'\n").unwrap(), OnFailure::Warn);
+        assert!(load("[quarantine]\non_failure = 'ignore'\n").unwrap_err().to_string().contains("ignore"));
     }
 
     #[test]

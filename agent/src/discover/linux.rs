@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::{DeviceEvent, DeviceFacts, HostIdentity, Platform, ProvenDisk, SlotFacts, monitor, vpd};
-use crate::id::PciAddress;
+use crate::{
+    id::PciAddress,
+    quarantine::{self, Finding},
+};
 
 /// How long the kernel may take to forget a SCSI device; requests in flight are waited for.
 const DELETE_PATIENCE: Duration = Duration::from_secs(30);
@@ -121,6 +124,10 @@ impl Platform for Linux {
         hosts.into_iter().try_for_each(|host| {
             fs::write(Path::new("/sys/class/scsi_host").join(host).join("scan"), format!("0 {target} 0"))
         })
+    }
+
+    fn quarantine(&self) -> Vec<Finding> {
+        quarantine::look()
     }
 }
 

@@ -2,7 +2,7 @@
 use std::{fmt, fs::File, io, path::PathBuf, sync::mpsc};
 
 use super::ProvenDisk;
-use crate::id::PciAddress;
+use crate::{id::PciAddress, quarantine::Finding};
 
 /// What the host says about itself (DMI and network).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -98,4 +98,6 @@ pub trait Platform: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Of the write; a target above the driver's range is `InvalidInput`.
     fn rescan(&self, controller: &PciAddress, target: u32) -> io::Result<()>;
+    /// What makes it doubtful that this system leaves attached disks alone; takes seconds only if something does.
+    fn quarantine(&self) -> Vec<Finding>;
 }
