@@ -40,14 +40,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn silence_grows_until_a_step_and_a_question_is_kept_for_a_loop_that_is_busy() {
-        const LONG: Duration = Duration::from_secs(7000);
-        let pulse = Pulse::new();
-        *pulse.last.lock().unwrap_or_else(PoisonError::into_inner) -= LONG;
+    async fn a_question_is_kept_for_a_busy_loop_and_only_a_step_ends_the_silence() {
+        let (pulse, long) = (Pulse::new(), Duration::from_secs(7));
+        *pulse.last.lock().unwrap_or_else(PoisonError::into_inner) -= long;
         pulse.ask();
-        assert!(pulse.silent_for() >= LONG, "a question alone is no step");
+        assert!(pulse.silent_for() >= long, "a question alone is no step");
         pulse.asked().await;
+        assert!(pulse.silent_for() >= long);
         pulse.beat();
-        assert!(pulse.silent_for() < LONG);
+        assert!(pulse.silent_for() < long);
     }
 }
