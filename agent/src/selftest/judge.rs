@@ -38,14 +38,7 @@ mod tests {
     use super::*;
 
     fn opener(program: &str, device: &str) -> Opener {
-        Opener {
-            pid: 7,
-            name: "x".into(),
-            program: program.into(),
-            device: device.into(),
-            opens: 1,
-            ..Opener::default()
-        }
+        Opener { pid: 7, name: "x".into(), program: program.into(), device: device.into(), ..Opener::default() }
     }
 
     fn count(openers: &[Opener]) -> usize {
