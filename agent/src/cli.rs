@@ -1,5 +1,6 @@
 //! The command line of the daemon, shared with test binaries that bring another platform.
 use std::{
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -58,7 +59,9 @@ enum Command {
     },
     /// Measures how fast one block device can be read here; read-only, works while the agent runs.
     Bench(bench::Args),
-    /// Prints the registry of reasons as Markdown.
+    /// Explains the code of an error: evidence, causes, fix, who can fix it. Needs nothing but this program.
+    ExplainError(hotadd_reasons::Args),
+    /// Prints the index of all reasons as Markdown.
     Reasons,
     /// Writes man pages and shell completions into a folder; for packages.
     #[command(hide = true)]
@@ -100,7 +103,10 @@ pub fn run(cli: Cli, platform: Arc<dyn Platform>) -> ExitCode {
         Err(error) => {
             let r = error.to_reason();
             tracing::error!(reason = r.code, "{}", r.message);
-            eprintln!("error: {} {}; next: {}", r.code, r.message, r.next_step);
+            eprintln!(
+                "error: {0} {1}; next: {2}; more: hotadd-agent explain-error {0}",
+                r.code, r.message, r.next_step
+            );
             let hopeless =
                 [&reason::CFG_INVALID, &reason::CFG_IDENTITY, &reason::VC_LOGIN, &reason::VC_TLS, &reason::VC_OTHER];
             ExitCode::from(if hopeless.contains(&error.reason()) { EXIT_CONFIG } else { 1 })
@@ -121,13 +127,17 @@ fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<()> {
         Command::Journal { verb: JournalVerb::Show { state_dir } } => show(&state_dir.join("journal")),
         Command::Journal { verb: JournalVerb::Open { state_dir } } => open(&state_dir),
         Command::Bench(args) => bench::run(&args),
-        Command::Reasons => {
-            print!("{}", reason::markdown());
-            Ok(())
-        }
+        Command::ExplainError(args) => say(&args.text()),
+        Command::Reasons => say(&hotadd_reasons::index()),
         Command::Manual { dir } => hotadd_manual::write(Cli::command(), &dir)
             .map_err(|e| Error::new(&reason::INTERNAL, dir.display().to_string()).with_source(e)),
     }
+}
+
+/// A reader that goes away, as `head` does, is no error.
+fn say(text: &str) -> Result<()> {
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+    Ok(())
 }
 
 fn show(path: &Path) -> Result<()> {
