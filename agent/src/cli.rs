@@ -1,5 +1,6 @@
 //! The command line of the daemon, shared with test binaries that bring another platform.
 use std::{
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -60,7 +61,9 @@ enum Command {
     Bench(bench::Args),
     /// Tests whether this system leaves attached disks alone; exit status 1: it does not, 2: that could not be tested.
     Selftest(selftest::Args),
-    /// Prints the registry of reasons as Markdown.
+    /// Explains the code of an error: evidence, causes, fix, who can fix it. Needs nothing but this program.
+    ExplainError(hotadd_reasons::Args),
+    /// Prints the index of all reasons as Markdown.
     Reasons,
     /// Writes man pages and shell completions into a folder; for packages.
     #[command(hide = true)]
@@ -102,7 +105,10 @@ pub fn run(cli: Cli, platform: Arc<dyn Platform>) -> ExitCode {
         Err(error) => {
             let r = error.to_reason();
             tracing::error!(reason = r.code, "{}", r.message);
-            eprintln!("error: {} {}; next: {}", r.code, r.message, r.next_step);
+            eprintln!(
+                "error: {0} {1}; next: {2}; more: hotadd-agent explain-error {0}",
+                r.code, r.message, r.next_step
+            );
             let hopeless = [
                 &reason::CFG_INVALID,
                 &reason::CFG_IDENTITY,
@@ -130,14 +136,18 @@ fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<ExitCode> {
         Command::Journal { verb: JournalVerb::Open { state_dir } } => open(&state_dir),
         Command::Bench(args) => bench::run(&args),
         Command::Selftest(args) => return selftest::run(&args, &*platform),
-        Command::Reasons => {
-            print!("{}", reason::markdown());
-            Ok(())
-        }
+        Command::ExplainError(args) => say(&args.text()),
+        Command::Reasons => say(&hotadd_reasons::index()),
         Command::Manual { dir } => hotadd_manual::write(Cli::command(), &dir)
             .map_err(|e| Error::new(&reason::INTERNAL, dir.display().to_string()).with_source(e)),
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+/// A reader that goes away, as `head` does, is no error.
+fn say(text: &str) -> Result<()> {
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+    Ok(())
 }
 
 fn show(path: &Path) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The registry of reasons: every refusal and failure that a user can meet has one stable code here, with the gRPC
-//! code it maps to and the next step for a person. Codes are never re-used. `docs/reasons.md` is printed from this
-//! table (`hotadd-agent reasons`) and a test keeps the two equal.
+//! code it maps to and the next step for a person. Codes are never re-used. Each has a page in `docs/reasons` with evidence,
+//! causes and the fix: one without does not compile, and a test keeps the heads of the pages equal to this table.
 use tonic::Code;
 
 /// One entry of the registry.
@@ -25,6 +25,8 @@ macro_rules! registry {
     ($($name:ident = $code:literal, $grpc:ident, $summary:literal, $next:literal;)+) => {
         $(#[doc = $summary] pub static $name: ReasonCode =
             ReasonCode { code: $code, grpc: Code::$grpc, summary: $summary, next_step: $next };)+
+        // Read for the compiler's complaint alone; the pages themselves are hotadd-reasons'.
+        $(const _: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reasons/", $code, ".md"));)+
         /// Every reason, in order of its code's area.
         pub static ALL: &[&ReasonCode] = &[$(&$name),+];
     };
@@ -221,18 +223,10 @@ pub fn by_code(code: &str) -> Option<&'static ReasonCode> {
     ALL.iter().copied().find(|reason| reason.code == code)
 }
 
-/// The table as Markdown, for docs/reasons.md.
-#[must_use]
-pub fn markdown() -> String {
-    let rows = ALL.iter().map(|r| format!("| {} | {:?} | {} | {} |\n", r.code, r.grpc, r.summary, r.next_step));
-    format!(
-        "# Reasons\n\nPrinted by `hotadd-agent reasons`; codes are stable.\n\n| code | gRPC | meaning | next step |\n|---|---|---|---|\n{}",
-        rows.collect::<String>()
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use hotadd_reasons::check::{Entry, faults};
+
     use super::*;
 
     #[test]
@@ -246,10 +240,24 @@ mod tests {
         }
     }
 
+    /// The appliance's codes as well; those of hotaddctl it checks itself.
     #[test]
-    fn the_document_is_this_table() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reasons.md");
-        let document = std::fs::read_to_string(path).unwrap();
-        assert_eq!(document, markdown(), "run `hotadd-agent reasons > docs/reasons.md`");
+    fn the_pages_tell_what_this_table_tells() {
+        let own = ALL.iter().map(|r| Entry {
+            code: r.code,
+            meaning: r.summary,
+            next_step: r.next_step,
+            told_by: format!("hotadd-agent (gRPC {:?})", r.grpc),
+        });
+        let appliance = hotadd_appliance::reasons::ALL.iter().map(|code| Entry {
+            code: code.id,
+            meaning: code.meaning,
+            next_step: code.next,
+            told_by: "the appliance's first boot".to_owned(),
+        });
+        let entries: Vec<Entry> = own.chain(appliance).collect();
+        let pages: Vec<_> = hotadd_reasons::all().collect();
+        let faults = faults(&entries, &pages, |code| !code.starts_with("HA-CTL-"));
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
     }
 }

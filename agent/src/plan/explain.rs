@@ -83,6 +83,6 @@ fn rule(spoken: &super::Spoken, label: &str) -> v1::RuleSpoken {
         origin: spoken.rule.origin.name().to_owned(),
         source: spoken.rule.source.to_owned(),
         facts: spoken.rule.facts.iter().map(|fact| (*fact).to_owned()).collect(),
-        help: format!("docs/plan/{}.md", spoken.rule.id()),
+        help: hotadd_reasons::help(spoken.rule.id()).unwrap_or_default(),
     }
 }

@@ -1,5 +1,5 @@
-//! Why the appliance is not configured (HA-APP-nnn). A number is never used again. docs/appliance.md holds the same table; a test keeps
-//! them equal.
+//! Why the appliance is not configured (HA-APP-nnn). A number is never used again. docs/appliance.md holds the same table, each has
+//! a page in docs/reasons (one without does not compile); tests keep them equal.
 
 /// A stable reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Code {
 macro_rules! codes {
     ($($name:ident = $id:literal, $meaning:literal, $next:literal;)*) => {
         $(#[doc = $meaning] pub const $name: Code = Code { id: $id, meaning: $meaning, next: $next };)*
+        // Read for the compiler's complaint alone.
+        $(const _: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/reasons/", $id, ".md"));)*
         /// Every reason, in order.
         pub const ALL: &[Code] = &[$($name),*];
     };

@@ -114,6 +114,8 @@ pub enum Command {
     Info,
     /// Show one job
     Job(JobArgs),
+    /// Explain the code of an error: evidence, causes, fix, who can fix it; asks no agent
+    ExplainError(hotadd_reasons::Args),
     /// Write man pages and shell completions into a folder; for packages
     #[command(hide = true)]
     Manual { dir: PathBuf },
@@ -475,6 +477,7 @@ mod tests {
             ("hotaddctl backup --vm a --out b --nbd nbd://host", "KEY"),
             ("hotaddctl backup --vm a --out b --transport san", "nbd"),
             ("hotaddctl job", "--request-id"),
+            ("hotaddctl explain-error HA-CTL-0002", "HA-CTL-002"),
             ("hotaddctl", "command"),
         ] {
             let Err(Refused::Usage { failure, .. }) = cli(words) else { panic!("{words}") };

@@ -5,6 +5,7 @@ use hotadd_api::{
     status::cleanup_name,
     v1::{Cleanup, Reason},
 };
+use hotadd_reasons::help;
 use serde_json::json;
 
 use crate::{
@@ -86,12 +87,14 @@ impl Failure {
         Self { exit, ..self }
     }
 
-    /// `error: CODE message; next: STEP; cleanup: STATE`, always one line.
+    /// `error: CODE message; next: STEP; cleanup: STATE; help: PAGE`, always one line. Without the last for a code that only a
+    /// newer agent knows.
     #[must_use]
     pub fn line(&self) -> String {
         let next = if self.next.is_empty() { "read the agent's journal" } else { &self.next };
+        let help = help(&self.code).map(|page| format!("; help: {page}")).unwrap_or_default();
         clean(&format!(
-            "error: {} {}; next: {next}; cleanup: {}",
+            "error: {} {}; next: {next}; cleanup: {}{help}",
             self.code,
             self.message.trim_end_matches(['.', ';', ' ', '\n']),
             cleanup_name(self.cleanup)
@@ -107,6 +110,7 @@ impl Failure {
             "next_step": self.next,
             "cleanup": cleanup_name(self.cleanup),
             "exit": self.exit.code(),
+            "help": help(&self.code),
         })
     }
 }
@@ -129,6 +133,14 @@ mod tests {
     fn a_hostile_message_stays_one_line_without_escapes() {
         let failure = Failure::from_reason(Exit::Refused, &reason(Cleanup::Done));
         assert_eq!(failure.line(), "error: HA-VIM-001 no VM  [31mnamed \"x\"; next: list the VMs; cleanup: done");
+    }
+
+    #[test]
+    fn a_failure_names_the_page_of_a_code_that_is_known() {
+        let failure = Failure::new(Exit::Usage, reasons::USAGE, "no VM");
+        assert!(failure.line().ends_with("; cleanup: done; help: docs/reasons/HA-CTL-002.md"), "{}", failure.line());
+        assert_eq!(failure.json()["help"], "docs/reasons/HA-CTL-002.md");
+        assert!(Failure::from_reason(Exit::Refused, &reason(Cleanup::Done)).json()["help"].is_null());
     }
 
     #[test]

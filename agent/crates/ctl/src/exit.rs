@@ -59,6 +59,9 @@ pub fn help() -> String {
         // Writing to a String does not fail.
         let _ = writeln!(text, "  {:>3}  {meaning}", exit.code());
     }
-    text.push_str("\nEvery failure prints one line:\n  error: CODE message; next: STEP; cleanup: done|owed|unknown\n");
+    text.push_str(
+        "\nEvery failure prints one line:\n  error: CODE message; next: STEP; cleanup: done|owed|unknown; help: PAGE\n\
+         hotaddctl explain-error CODE shows that page.\n",
+    );
     text
 }

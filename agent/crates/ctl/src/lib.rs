@@ -5,7 +5,7 @@
 //! cli ─▶ connect ─▶ backup (collector → one writer thread a disk → staging → manifest)
 //!                 ├ verify, synthesize, export (no agent) ─▶ chain (a backup and what it builds on) ─▶ sign
 //!                 ├ show   (info, ls, job)
-//!                 ├ explain (how each disk would be read)
+//!                 ├ explain (how each disk would be read), explain_error (no agent)
 //!                 └ operator (duties, watch)
 //! every end is an exit::Exit; every failure is an error::Failure with code, next step and clean-up state
 //! ```
@@ -18,6 +18,7 @@ pub mod connect;
 pub mod error;
 pub mod exit;
 mod explain;
+mod explain_error;
 pub mod export;
 mod interrupt;
 mod memory;
@@ -89,6 +90,10 @@ async fn dispatch(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
         Command::Limits(args) => operator::limits(args, &cli.global.agent, out).await,
         Command::Info => show::info(&cli.global.agent, out).await,
         Command::Job(args) => show::job(args, &cli.global.agent, out).await,
+        Command::ExplainError(args) => {
+            explain_error::run(args, out);
+            Ok(Exit::Ok)
+        }
         Command::Manual { dir } => hotadd_manual::write(cli::command(), dir)
             .map(|()| Exit::Ok)
             .map_err(|error| Failure::internal(format!("{}: {error}", dir.display()))),

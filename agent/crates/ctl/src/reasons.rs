@@ -1,5 +1,6 @@
 //! Registry of the reasons that hotaddctl gives by itself (HA-CTL-nnn). Reasons of the agent pass through unchanged.
-//! A number is never used again. docs/hotaddctl.md holds the same table; a test keeps them equal.
+//! A number is never used again. docs/hotaddctl.md holds the same table, each has a page in docs/reasons (one without does not
+//! compile); tests keep them equal.
 
 /// A stable reason of this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct Code {
 macro_rules! codes {
     ($($name:ident = $id:literal, $meaning:literal, $next:literal;)*) => {
         $(#[doc = $meaning] pub const $name: Code = Code { id: $id, meaning: $meaning, next: $next };)*
+        // Read for the compiler's complaint alone; the pages themselves are hotadd-reasons'.
+        $(const _: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/reasons/", $id, ".md"));)*
         /// Every reason, in order.
         pub const ALL: &[Code] = &[$($name),*];
     };
@@ -82,6 +85,8 @@ codes! {
 
 #[cfg(test)]
 mod tests {
+    use hotadd_reasons::check::{Entry, faults};
+
     use super::*;
     use crate::exit;
 
@@ -98,6 +103,16 @@ mod tests {
     fn the_documented_reasons_are_the_coded_ones() {
         let coded: Vec<_> = ALL.iter().map(|c| format!("| {} | {} | {} |", c.id, c.meaning, c.next)).collect();
         assert_eq!(rows(&page(), "| HA-CTL-"), coded);
+    }
+
+    #[test]
+    fn the_pages_tell_what_this_table_tells() {
+        let entry =
+            |c: &Code| Entry { code: c.id, meaning: c.meaning, next_step: c.next, told_by: "hotaddctl".to_owned() };
+        let entries: Vec<Entry> = ALL.iter().map(entry).collect();
+        let pages: Vec<_> = hotadd_reasons::all().collect();
+        let faults = faults(&entries, &pages, |code| code.starts_with("HA-CTL-"));
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Every rule once where it is silent and once where it speaks, and that the table, the registry and the pages agree.
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     world::{ESX8, World, calm, link, store},
@@ -288,22 +288,15 @@ fn each_rule_speaks_for_its_own_cause_only() {
 
 #[test]
 fn every_rule_has_its_test_its_page_and_its_code() {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
-    let reasons = fs::read_to_string(docs.join("reasons.md")).unwrap();
     let tested: BTreeSet<&str> = SPEAKING.iter().map(|(id, ..)| *id).collect();
     let attach_time = ["HA-PLAN-006", "HA-PLAN-038"];
     for id in RULES.iter().map(Rule::id).chain(attach_time) {
         assert!(attach_time.contains(&id) || tested.contains(id), "{id} has no test in which it speaks");
-        assert!(reasons.contains(&format!("| {id} |")), "{id} is not in docs/reasons.md");
-        let page = fs::read_to_string(docs.join(format!("plan/{id}.md"))).unwrap_or_default();
-        for part in [id, "## Cause", "## Check", "## Fix", "Source:"] {
-            assert!(page.contains(part), "docs/plan/{id}.md: {part} is missing");
-        }
+        let page = hotadd_reasons::find(id).unwrap();
+        assert!(page.section("Fix").contains("Source:"), "{} names no source", page.path());
     }
     let codes = crate::reason::ALL.iter().filter(|reason| reason.code.starts_with("HA-PLAN-")).count();
     assert_eq!(codes, RULES.len() + attach_time.len(), "a code without a rule");
-    let pages = fs::read_dir(docs.join("plan")).unwrap().count();
-    assert_eq!(pages, codes, "a page without a rule");
     for rule in RULES {
         assert!(!rule.facts.is_empty() && !rule.source.is_empty(), "{}", rule.id());
     }

@@ -309,7 +309,8 @@ impl Ended {
         let line = self.error();
         assert_eq!(self.code, code, "{self:?}");
         assert!(line.starts_with(&format!("error: {id} ")), "{line}");
-        assert!(line.ends_with(&format!("; cleanup: {cleanup}")), "{line}");
+        let help = hotadd_reasons::help(id).map(|page| format!("; help: {page}")).unwrap_or_default();
+        assert!(line.ends_with(&format!("; cleanup: {cleanup}{help}")), "{line}");
     }
 }
 
