@@ -9,13 +9,16 @@ use std::{fs::File, path::Path, sync::Arc, time::Duration};
 use hotadd_api::v1::EventKind;
 use nix::{
     fcntl::Flock,
-    sys::resource::{Resource, setrlimit},
+    sys::{
+        prctl::set_dumpable,
+        resource::{Resource, setrlimit},
+    },
 };
 
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -63,11 +66,28 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
     if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
         tracing::warn!(%error, "a crash may leave a core");
     }
+    // The limit does not hold for a core that goes into a pipe (core(5)).
+    if let Err(error) = set_dumpable(false) {
+        tracing::warn!(%error, "a crash may leave a core");
+    }
     let _alone = claim_host(&*platform)?;
     let core = start(&config, platform, open_journal(&config)?).await?;
     settle_inherited(&core, None).await?;
     // After the settling: what is owed is given back on a system that may take no new disk, too.
     if let Err(error) = hands_off(&core.vm, config.quarantine).await {
+        // Nobody else settles what is still owed or may still land: a snapshot that is kept, a duty that waits for a person.
+        while !core.vm.journal.state().nothing_is_pending() {
+            tracing::error!(
+                reason = error.reason().code,
+                "the port stays closed, and the agent stays for what is owed: {error}"
+            );
+            systemd::status(&format!("{error}; settling what is owed"));
+            systemd::extend(SETTLE_STEP * 4);
+            tokio::select! {
+                () = sleep(SETTLE_STEP) => {}
+                () = core.vm.fatal.cancelled() => return Err(fatal()),
+            }
+        }
         core.vm.hypervisor.logout().await;
         return Err(error);
     }

@@ -78,7 +78,7 @@ enum JournalVerb {
         #[arg(long, default_value = "/var/lib/hotadd")]
         state_dir: PathBuf,
     },
-    /// Prints what is owed to vSphere, a duty a line; exit status 1 if that is anything, or unknown.
+    /// Prints what is owed to vSphere or may still land, a duty a line; exit status 1 if that is anything, or unknown.
     Open {
         /// The state directory.
         #[arg(long, default_value = "/var/lib/hotadd")]
@@ -164,12 +164,18 @@ fn show(path: &Path) -> Result<()> {
 fn open(state_dir: &Path) -> Result<()> {
     let (state, opened) = read_state(state_dir).map_err(|e| Error::new(&reason::DUTY_JOURNAL, "").with_source(e))?;
     state.duties().cloned().map(Record::Began).for_each(print_record);
-    let owed = state.duties().count();
+    state.late().map(|late| Record::Began(late.duty.clone())).for_each(print_record);
+    let (owed, late) = (state.duties().count(), state.late().count());
     if opened.unreconciled {
         return Err(Error::new(&reason::DUTY_OWED, "the journal was damaged and what it forgot is unknown").owing());
     }
     if owed > 0 {
         return Err(Error::new(&reason::DUTY_OWED, format!("{owed} duties are open")).owing());
+    }
+    if late > 0 {
+        let told =
+            format!("{late} requests without an answer may still be carried out; a running agent looks for them");
+        return Err(Error::new(&reason::DUTY_OWED, told).owing());
     }
     Ok(())
 }

@@ -1,6 +1,10 @@
 //! `hotadd-agent setup` on a real terminal. The dialogue itself is hotadd-appliance's.
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    path::Path,
+};
 
+use crate::journal::file::read_state;
 use hotadd_appliance::{apply::Host, identity, setup, source::Source};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 
@@ -46,6 +50,29 @@ impl setup::Terminal for Stdio {
     }
 }
 
+/// What the dialogue asks for. A configuration that says more is a person's, and stays.
+const ASKED: [&str; 5] = ["listen", "tls", "vcenter", "limits", "pace"];
+const STATE: &str = "/var/lib/hotadd";
+
+/// A new configuration must not make the agent forget what it owes, nor what a person wrote.
+fn nothing_is_lost(host: &Host) -> io::Result<()> {
+    if !host.has_settings() {
+        return Ok(());
+    }
+    let table: toml::Table = host.configured().1.parse().unwrap_or_default();
+    let more: Vec<&str> = table.keys().map(String::as_str).filter(|key| !ASKED.contains(key)).collect();
+    if !more.is_empty() {
+        let told = format!("agent.toml has what setup does not ask for ({}); change it by an editor", more.join(", "));
+        return Err(io::Error::other(told));
+    }
+    let (state, opened) = read_state(Path::new(STATE)).map_err(io::Error::other)?;
+    if opened.unreconciled || !state.nothing_is_pending() {
+        let told = "the agent owes something to vSphere: `hotadd-agent journal open`; start it, and run setup when nothing is owed";
+        return Err(io::Error::other(told));
+    }
+    Ok(())
+}
+
 /// Asks and configures this system; files lie in /etc/hotadd. `appliance`: also network, host name and password of root.
 ///
 /// # Errors
@@ -54,10 +81,11 @@ pub fn run(appliance: bool) -> io::Result<()> {
     let host = Host {
         root: "/".into(),
         source: Source::File(std::path::PathBuf::new()),
-        machine: identity::of(std::path::Path::new("/sys")),
+        machine: identity::of(Path::new("/sys")),
         agent: std::env::current_exe()?,
         chpasswd: "/usr/sbin/chpasswd".into(),
     };
+    nothing_is_lost(&host)?;
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
     setup::run(&mut Stdio, &host, name.trim(), appliance)?;
     if let Some(fingerprint) = host.fingerprint() {

@@ -12,17 +12,18 @@ use crate::{
 /// Virtual hardware that brought 64 targets to PVSCSI (vSphere 6.7).
 const WIDE_PVSCSI_HARDWARE: u32 = 14;
 
-/// Every unit that a disk may have on this controller.
+/// Every unit that a disk may be attached to on this controller. Never 0: there a proxy has its own permanent disks, by which it also finds its
+/// system disk when it starts.
 pub fn units_of(controller: &ControllerFacts, hardware_version: u32) -> impl Iterator<Item = u32> + use<> {
     let wide = controller.pvscsi && hardware_version >= WIDE_PVSCSI_HARDWARE;
     let reserved = controller.reserved_unit;
-    (0..if wide { 64 } else { 16 }).filter(move |unit| *unit != reserved)
+    (1..if wide { 64 } else { 16 }).filter(move |unit| *unit != reserved)
 }
 
 /// Units of a PVSCSI controller that is added now.
 pub(super) fn new_pvscsi_units(hardware_version: u32) -> usize {
     let wide = hardware_version >= WIDE_PVSCSI_HARDWARE;
-    if wide { 63 } else { 15 }
+    if wide { 62 } else { 14 }
 }
 
 /// Free units per controller key: neither on vCenter's list nor named by an open duty.

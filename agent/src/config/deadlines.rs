@@ -41,6 +41,13 @@ macro_rules! deadlines {
                         self.settle_seconds, self.call_seconds
                     ));
                 }
+                // Whoever holds the gate before it may take as long again.
+                if self.stall_seconds < 3.0 * self.reconfigure_seconds {
+                    faults.push(format!(
+                        "deadlines.stall_seconds: {} is less than three times reconfigure_seconds ({}): a slow detach would count as a hang",
+                        self.stall_seconds, self.reconfigure_seconds
+                    ));
+                }
                 deadlines
             }
         }

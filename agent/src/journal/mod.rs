@@ -182,6 +182,12 @@ impl State {
     pub fn is_empty(&self) -> bool {
         self.duties.is_empty()
     }
+
+    /// Nothing is owed, and nothing may still land.
+    #[must_use]
+    pub fn nothing_is_pending(&self) -> bool {
+        self.is_empty() && self.late.is_empty()
+    }
 }
 
 fn snapshot_mut(duty: &mut Duty) -> Option<&mut SnapshotDuty> {

@@ -31,18 +31,32 @@ fn installed(root: &Path, tool: &str) -> bool {
     ["usr/sbin", "sbin", "usr/bin"].iter().any(|folder| root.join(folder).join(tool).exists())
 }
 
-/// lvm.conf(5). A devices file stands for a filter: LVM then opens only what it lists (lvmdevices(8)).
+/// lvm.conf(5): the stronger file that has a filter decides, and its last pattern has to reject the rest. A devices file stands for a filter
+/// where it is used: LVM then opens only what it lists (lvmdevices(8)).
 fn lvm(root: &Path) -> bool {
-    let filters = |path: &str| {
-        let text = lines(&root.join(path));
-        let mut filter = text.iter().skip_while(|line| !line.starts_with("global_filter"));
-        // To the end of the list: one that accepts everything is none.
-        let end = filter.clone().position(|line| line.contains(']')).map_or(0, |at| at + 1);
-        filter.by_ref().take(end).any(|line| line.contains("\"r"))
-    };
-    filters("etc/lvm/lvmlocal.conf")
-        || filters("etc/lvm/lvm.conf")
-        || root.join("etc/lvm/devices/system.devices").exists()
+    let files = ["etc/lvm/lvmlocal.conf", "etc/lvm/lvm.conf"].map(|path| lines(&root.join(path)));
+    let unused = files.iter().flatten().any(|line| line.replace(' ', "") == "use_devicesfile=0");
+    let listed = !unused && root.join("etc/lvm/devices/system.devices").exists();
+    listed || files.iter().find_map(|lines| last_pattern(lines)).is_some_and(|last| rejects_all(&last))
+}
+
+/// Of `global_filter`, which may go over several lines.
+fn last_pattern(lines: &[String]) -> Option<String> {
+    let from = lines.iter().position(|line| line.starts_with("global_filter"))?;
+    let text = lines[from..].join("\n");
+    // A bracket inside quotes is a pattern's own.
+    text.split('"')
+        .skip(1)
+        .step_by(2)
+        .zip(text.split('"').skip(2).step_by(2))
+        .find_map(|(pattern, after)| after.contains(']').then(|| pattern.to_owned()))
+}
+
+/// `r|.*|`, with any mark around the expression.
+fn rejects_all(pattern: &str) -> bool {
+    let mut rest = pattern.chars();
+    let (kind, mark) = (rest.next(), rest.next());
+    kind == Some('r') && mark.is_some() && rest.next_back() == mark && [".*", ""].contains(&rest.as_str())
 }
 
 /// multipath.conf(5): a section `blacklist` that excludes all nodes, or VMware's disks.
@@ -147,5 +161,26 @@ mod tests {
         assert_eq!(judge(root.path()).len(), 3);
         put(root.path(), "etc/multipath.conf", "blacklist {\n\tdevnode \".*\"\n}\n");
         assert_eq!(judge(root.path()).len(), 2);
+    }
+
+    #[test]
+    fn the_filter_that_decides_has_to_reject_the_rest() {
+        let good = |local: &str, main: &str, listed: bool| {
+            let root = tempfile::tempdir().unwrap();
+            put(root.path(), "etc/lvm/lvmlocal.conf", local);
+            put(root.path(), "etc/lvm/lvm.conf", main);
+            if listed {
+                put(root.path(), "etc/lvm/devices/system.devices", "");
+            }
+            lvm(root.path())
+        };
+        let filter = |list: &str| format!("devices {{\n\tglobal_filter = [ {list} ]\n}}\n");
+        let (all, none) = (filter(r#""a|.*|""#), filter(r#""a|^/dev/sda[0-9]$|", "r/.*/""#));
+        assert!(good(&none, "", false) && good("", &none, false) && good(&none, &all, false));
+        assert!(!good("", "", false) && !good(&all, &none, false));
+        assert!(!good(&filter(r#""r|/dev/cdrom|", "a|.*|""#), "", false));
+        assert!(!good(&filter(r#""r|/dev/cdrom|""#), "", false));
+        assert!(good(&filter("\"a|^/dev/sda$|\",\n\"r|.*|\""), "", false));
+        assert!(good("", "", true) && !good("", "devices {\nuse_devicesfile = 0\n}\n", true));
     }
 }

@@ -26,6 +26,8 @@ use crate::{
 /// The folder of the agent's files, below the root.
 pub const ETC: &str = "etc/hotadd";
 const AGENT: &str = "agent.toml";
+/// Below it, where files are tried before they are put in place.
+const TRIAL: &str = "new";
 /// Where [`State`] is kept, below the root.
 pub const STATE: &str = "var/lib/hotadd-appliance/state.json";
 const NETWORK: &str = "etc/systemd/network/10-hotadd.network";
@@ -36,6 +38,8 @@ pub const OWN_DISKS: &str = "run/udev/rules.d/00-hotadd-own-disks.rules";
 pub const ASK: &str = "run/hotadd-appliance/no-properties";
 /// The agent's journal of duties, below the root.
 const JOURNAL: &str = "var/lib/hotadd";
+/// In it, the agent's own mark of a journal that may have forgotten something: the agent then looks in vCenter for disks that no record names.
+const FORGOTTEN: &str = "damaged";
 
 /// Where and with what.
 #[derive(Debug, Clone)]
@@ -68,8 +72,14 @@ impl Host {
         if !self.path(OWN_DISKS).exists() {
             state.faults.push(Fault::new(reasons::OWN_DISKS, format!("/{OWN_DISKS}")));
         }
+        // What a power cut left of a trial holds a key and a password.
+        if let Err(error) = fs::remove_dir_all(self.etc(TRIAL)).or_else(absent_is_fine) {
+            state.faults.push(Fault::new(reasons::WRITE, format!("/{ETC}/{TRIAL}: {error}")));
+        }
+        // First: whatever hangs after this, a copy does not serve as the original.
+        let left = self.leave_the_original(&mut state);
         let found = self.source.read();
-        match (self.leave_the_original(&mut state), found.as_ref().map(|bytes| bytes.as_deref())) {
+        match (left, found.as_ref().map(|bytes| bytes.as_deref())) {
             (Err(error), _) => state.faults.push(Fault::new(reasons::WRITE, format!("a copy is not cleared: {error}"))),
             (Ok(()), Ok(Some(bytes))) => self.given(bytes, &mut state),
             (Ok(()), Ok(None)) => self.nothing("guestinfo holds none", &mut state),
@@ -96,7 +106,7 @@ impl Host {
     }
 
     /// A copy of a configured appliance would serve with its key, at its address, under its name. It keeps nothing of it; the journal,
-    /// whose duties are the original's, is put aside.
+    /// whose duties are the original's, is put aside. Should it be the original after all, under a new UUID, its disks are looked for in vCenter.
     fn leave_the_original(&self, state: &mut State) -> io::Result<()> {
         let Some(now) = &self.machine else { return Ok(()) };
         let Some(before) = state.machine.clone().filter(|before| before != now) else {
@@ -104,19 +114,24 @@ impl Host {
             return Ok(());
         };
         let configured = self.configured().0;
-        if let Configured::Properties(generation) = configured {
-            state.spent = Some(generation);
-        }
+        state.spent = match configured {
+            Configured::Properties(generation) => Some(generation),
+            Configured::ByHand => state.seen.or(state.spent),
+            Configured::No => state.spent,
+        };
         // First what makes it serve.
-        for name in std::iter::once(AGENT).chain(config::FILES) {
-            fs::remove_file(self.etc(name)).or_else(absent_is_fine)?;
-        }
+        fs::remove_file(self.etc(AGENT)).or_else(absent_is_fine)?;
+        fs::remove_dir_all(self.path(ETC)).or_else(absent_is_fine)?;
+        private_folder(&self.path(ETC))?;
         let name: String = before.chars().filter(char::is_ascii_alphanumeric).collect();
         let aside = self.path("var/lib/hotadd-appliance").join(format!("journal-of-{name}"));
         fs::create_dir_all(self.path("var/lib/hotadd-appliance"))?;
         if !aside.exists() {
             fs::rename(self.path(JOURNAL), aside).or_else(absent_is_fine)?;
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(self.path(JOURNAL))?;
+        }
+        private_folder(&self.path(JOURNAL))?;
+        if configured != Configured::No {
+            install(&self.path(JOURNAL).join(FORGOTTEN), b"", 0o600)?;
         }
         // Its own file is written here, with the name of the new machine: a power cut before does all this again.
         state.machine = Some(now.clone());
@@ -142,6 +157,8 @@ impl Host {
     fn given(&self, bytes: &[u8], state: &mut State) {
         let configured = self.configured().0;
         if configured == Configured::ByHand {
+            // A copy of this one must not take them for its own.
+            state.seen = Environment::parse(bytes).ok().map(|environment| settings::read(&environment).generation);
             return;
         }
         let unconfigured = configured == Configured::No;
@@ -171,7 +188,7 @@ impl Host {
         }
         let Some(service) = &settings.service else { return };
         let mark = Configured::mark(settings.generation);
-        match self.configure(&settings, service, unconfigured, &mark) {
+        match self.configure(&settings, service, unconfigured, &mark, || Ok(())) {
             Ok(None) => {}
             Ok(Some(why)) => state.faults.push(Fault::new(reasons::REFUSED, why)),
             Err(error) => state.faults.push(Fault::new(reasons::WRITE, error.to_string())),
@@ -226,24 +243,49 @@ impl Host {
         if self.has_settings() {
             fs::copy(self.etc(AGENT), self.etc("agent.toml.old"))?;
         }
-        let refused = self.configure(settings, service, new, "# Made by hotadd-agent setup.\n")?;
-        if refused.is_none() && appliance {
-            let path = self.path(STATE);
-            let mut state = State::load(&path);
-            state.faults.clear();
-            self.make_reachable(settings, &mut state);
-            state.save(&path)?;
-            if let Some(fault) = state.faults.first() {
-                return Err(io::Error::other(fault.message.clone()));
-            }
+        // Before agent.toml: once that is there nobody is asked again, and whoever can't log in can't repair the rest.
+        let reach = || if appliance { self.reach_all(settings) } else { Ok(()) };
+        self.configure(settings, service, new, "# Made by hotadd-agent setup.\n", reach)
+    }
+
+    /// All of [`Self::make_reachable`], or an error.
+    fn reach_all(&self, settings: &Settings) -> io::Result<()> {
+        let path = self.path(STATE);
+        let mut state = State::load(&path);
+        state.faults.clear();
+        self.make_reachable(settings, &mut state);
+        match state.faults.first() {
+            Some(fault) => Err(io::Error::other(fault.message.clone())),
+            None => state.save(&path),
         }
-        Ok(refused)
     }
 
     /// Why the agent does not take it, if so; then nothing of what it runs with has changed.
-    fn configure(&self, settings: &Settings, service: &Service, new: bool, mark: &str) -> io::Result<Option<String>> {
+    /// `before_last`: done when everything but agent.toml is in place.
+    fn configure(
+        &self,
+        settings: &Settings,
+        service: &Service,
+        new: bool,
+        mark: &str,
+        before_last: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<Option<String>> {
+        let done = self.try_out(settings, service, new, mark, before_last);
+        // It holds a key and a password, whatever came of it.
+        fs::remove_dir_all(self.etc(TRIAL)).or_else(absent_is_fine)?;
+        done
+    }
+
+    fn try_out(
+        &self,
+        settings: &Settings,
+        service: &Service,
+        new: bool,
+        mark: &str,
+        before_last: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<Option<String>> {
         let pair = self.pair(settings, new)?;
-        let trial = self.etc("new");
+        let trial = self.etc(TRIAL);
         fs::remove_dir_all(&trial).or_else(absent_is_fine)?;
         let mut files = vec![
             (config::KEY, &*pair.key, 0o600),
@@ -267,9 +309,9 @@ impl Host {
             }
             // Of the system that runs, not of the folder that stands for its root.
             let text = mark.to_owned() + &toml(&Path::new("/").join(ETC))?;
+            before_last()?;
             install(&self.etc(AGENT), text.as_bytes(), 0o644)?;
         }
-        fs::remove_dir_all(&trial)?;
         Ok(refused)
     }
 
@@ -309,6 +351,10 @@ impl Host {
         let pem = fs::read_to_string(self.etc(config::CERTIFICATE)).ok()?;
         certificate::fingerprint(&pem)
     }
+}
+
+fn private_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 fn absent_is_fine(error: io::Error) -> io::Result<()> {

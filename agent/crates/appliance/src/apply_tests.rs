@@ -218,15 +218,18 @@ fn a_copy_keeps_nothing_of_the_original() {
     assert_eq!(boot.codes(), [""; 0]);
     let fingerprint = boot.host.fingerprint();
     install(&boot.host.root.join("var/lib/hotadd/journal"), b"duties", 0o600).unwrap();
+    // What a power cut and an older configuration left is secret, too.
+    install(&boot.host.root.join("etc/hotadd/new/server.key"), b"key", 0o600).unwrap();
+    install(&boot.host.root.join("etc/hotadd/agent.toml.old"), b"old", 0o600).unwrap();
     let same = boot.host.machine.replace("VMware-42 1d".to_owned());
     // The same properties: those of the original, whose address and name they hold.
     boot.given(&properties("<Property key=\"hotadd.hostname\" value=\"original\"/>"));
     for _ in 0..2 {
         assert_eq!(boot.codes(), [reasons::COPY.id]);
         assert_eq!((boot.configured(), boot.host.fingerprint()), (Configured::No, None));
-        for name in config::FILES {
-            assert_eq!(boot.file(&format!("etc/hotadd/{name}")), None, "{name}");
-        }
+        assert_eq!(fs::read_dir(boot.host.root.join("etc/hotadd")).unwrap().count(), 0);
+        // Should it be the original, the agent looks for disks that its new journal does not name.
+        assert!(boot.host.root.join("var/lib/hotadd/damaged").exists());
         assert_eq!(boot.file("etc/hostname").as_deref(), Some("hotadd-proxy\n"));
         assert_eq!(boot.file("var/lib/hotadd/journal"), None);
         assert_eq!(boot.file("var/lib/hotadd-appliance/journal-of-VMware421c/journal").as_deref(), Some("duties"));
@@ -266,4 +269,25 @@ fn a_system_disk_that_udev_does_not_know_is_told() {
     fs::remove_file(boot.host.root.join(OWN_DISKS)).unwrap();
     assert_eq!(boot.codes(), [reasons::OWN_DISKS.id]);
     assert_eq!(boot.configured(), Configured::Properties(1));
+}
+
+#[test]
+fn a_copy_of_one_configured_by_hand_does_not_take_the_originals_properties() {
+    let given = properties("<Property key=\"hotadd.hostname\" value=\"original\"/>");
+    let mut boot = Boot::new(&given);
+    install(&boot.host.root.join("etc/hotadd/agent.toml"), b"listen = '[::]:99'\n", 0o644).unwrap();
+    assert_eq!(boot.codes(), [""; 0]);
+    boot.host.machine = Some("VMware-42 1d".to_owned());
+    boot.given(&given);
+    assert_eq!(boot.codes(), [reasons::COPY.id]);
+    assert_eq!(boot.configured(), Configured::No);
+}
+
+#[test]
+fn what_a_trial_left_behind_is_removed_at_the_next_boot() {
+    let boot = Boot::new(&properties(""));
+    install(&boot.host.root.join("etc/hotadd/new/server.key"), b"key", 0o600).unwrap();
+    install(&boot.host.root.join("etc/hotadd/agent.toml"), b"listen = '[::]:99'\n", 0o644).unwrap();
+    assert_eq!(boot.codes(), [""; 0]);
+    assert!(!boot.host.root.join("etc/hotadd/new").exists());
 }

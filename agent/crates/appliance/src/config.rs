@@ -9,8 +9,6 @@ pub const KEY: &str = "server.key";
 pub const CLIENT_CA: &str = "client-ca.pem";
 pub const VCENTER_CA: &str = "vcenter-ca.pem";
 pub const PASSWORD: &str = "vcenter-password";
-/// All of them.
-pub const FILES: [&str; 5] = [KEY, PASSWORD, CERTIFICATE, CLIENT_CA, VCENTER_CA];
 
 #[derive(Serialize)]
 struct Agent {

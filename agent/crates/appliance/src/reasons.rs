@@ -39,7 +39,7 @@ codes! {
     NO_MATCH = "HA-APP-008", "a property of this appliance is not known",
         "correct its name; the value was left out";
     COPY = "HA-APP-009", "this virtual machine is a copy of another appliance",
-        "delete it; or set the properties that it shall have, another number in hotadd.generation among them, then power on";
+        "take disks that are not its own off this VM before anything else, never deleting them; then delete the VM, or set the properties that it shall have and another number in hotadd.generation, and power on";
     OWN_DISKS = "HA-APP-010", "the system disk was not named to udev: attached disks are not kept apart, and the agent refuses them",
         "see why with journalctl -u hotadd-own-disks, put the system disk back to SCSI(0:0), then power off and on";
 }

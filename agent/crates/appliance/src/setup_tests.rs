@@ -150,3 +150,16 @@ fn an_old_configuration_is_kept_and_its_certificate_stays() {
     assert_eq!(fs::read_to_string(etc.join("agent.toml.old")).unwrap(), first);
     assert!(fingerprint.is_some() && host.fingerprint() == fingerprint);
 }
+
+#[test]
+fn an_appliance_that_cant_be_made_reachable_is_not_configured() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut host = host(folder.path(), "exit 0");
+    host.chpasswd = folder.path().join("none");
+    let (_, file) = authority(folder.path());
+    let answers =
+        ["px1", "", "", "", "", "", "vc.example", &file, "", "u", "p", "", &file, "", "", "", "", "", "console", "y"];
+    let (done, _) = talk(&host, true, &answers);
+    assert!(done.unwrap_err().to_string().contains("the password of root"));
+    assert!(!host.root.join("etc/hotadd/agent.toml").exists() && !host.root.join("etc/hotadd/new").exists());
+}

@@ -25,6 +25,9 @@ pub struct State {
     /// Generation of the properties that belong to the appliance of which this one is a copy.
     #[serde(default)]
     pub spent: Option<u16>,
+    /// Generation of the properties of this machine that a configuration by hand does not follow.
+    #[serde(default)]
+    pub seen: Option<u16>,
     /// Of the last boot.
     #[serde(default)]
     pub faults: Vec<Fault>,
