@@ -1,8 +1,8 @@
-//! systemd's watchdog: only the process that is watched feeds it.
+//! systemd's watchdog: fed by the process that is watched, and by no other.
 use anyhow::Result;
 use hotadd_harness::Content;
 
-use crate::support::{MIB, scene};
+use crate::support::{MIB, eventually, scene};
 
 /// A ping every tenth of a second.
 const LIMIT: (&str, &str) = ("WATCHDOG_USEC", "200000");
@@ -27,4 +27,21 @@ async fn who_is_not_watched_does_not_feed() -> Result<()> {
         scene.start_agent()?;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_watched_feeds_as_long_as_it_runs() -> Result<()> {
+    let (_dir, mut scene) = scene(&[Content::new(2 * MIB, 1)], |_| {})?;
+    scene.agent()?.stop()?;
+    let notify = scene.start_agent_with(&[LIMIT])?;
+    // Each look begins where the one before ended.
+    for _ in 0..2 {
+        let mut seen = 0;
+        let fed = async || {
+            seen += pings(&notify.messages()?);
+            Ok(seen >= 3)
+        };
+        eventually("three pings", fed).await?;
+    }
+    scene.agent()?.stop()
 }
