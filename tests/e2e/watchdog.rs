@@ -43,5 +43,6 @@ async fn who_is_watched_feeds_as_long_as_it_runs() -> Result<()> {
         };
         eventually("three pings", fed).await?;
     }
-    scene.agent()?.stop()
+    scene.agent()?.stop()?;
+    Ok(())
 }
