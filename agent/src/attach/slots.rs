@@ -102,11 +102,15 @@ mod tests {
     }
 
     #[test]
-    fn unit_seven_is_never_offered_and_width_follows_hardware() {
+    fn units_of_the_proxys_own_are_never_offered_and_width_follows_hardware() {
         let count = |hw| free_units(&proxy(hw, &[]), &BTreeSet::new()).values().map(Vec::len).collect::<Vec<_>>();
-        assert_eq!(count(13), [15, 15]);
-        assert_eq!(count(14), [63, 15], "only PVSCSI gets wide");
-        assert!(free_units(&proxy(19, &[]), &BTreeSet::new()).values().all(|units| !units.contains(&7)));
+        assert_eq!(count(13), [14, 14]);
+        assert_eq!(count(14), [62, 14], "only PVSCSI gets wide");
+        assert!(
+            free_units(&proxy(19, &[]), &BTreeSet::new())
+                .values()
+                .all(|units| !units.contains(&7) && !units.contains(&0))
+        );
     }
 
     #[test]

@@ -423,6 +423,14 @@ mod tests {
     }
 
     #[test]
+    fn a_slow_detach_that_is_allowed_is_no_hang() {
+        let dir = tempfile::tempdir().unwrap();
+        let more = "[deadlines]\nreconfigure_seconds = 7200\nstall_seconds = 1\n";
+        let config = Config::load(&write(dir.path(), "agent.toml", &format!("{}{more}", good(dir.path())), 0o644));
+        assert_eq!(config.unwrap().deadlines.stall.as_secs(), 3 * 7200);
+    }
+
+    #[test]
     fn a_line_that_may_hold_a_secret_is_not_printed() {
         let dir = tempfile::tempdir().unwrap();
         for line in ["password = 's3cret", "s3cret", "password = 's3cret'", "x = s3cret"] {
