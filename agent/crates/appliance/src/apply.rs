@@ -270,23 +270,7 @@ impl Host {
         mark: &str,
         before_last: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<Option<String>> {
-        let done = self.try_out(settings, service, new, mark, before_last);
-        // It holds a key and a password, whatever came of it.
-        fs::remove_dir_all(self.etc(TRIAL)).or_else(absent_is_fine)?;
-        done
-    }
-
-    fn try_out(
-        &self,
-        settings: &Settings,
-        service: &Service,
-        new: bool,
-        mark: &str,
-        before_last: impl FnOnce() -> io::Result<()>,
-    ) -> io::Result<Option<String>> {
         let pair = self.pair(settings, new)?;
-        let trial = self.etc(TRIAL);
-        fs::remove_dir_all(&trial).or_else(absent_is_fine)?;
         let mut files = vec![
             (config::KEY, &*pair.key, 0o600),
             (config::CERTIFICATE, &*pair.certificate, 0o644),
@@ -296,23 +280,32 @@ impl Host {
         if let Trust::Authority(pem) = &service.trust {
             files.push((config::VCENTER_CA, pem, 0o644));
         }
+        let trial = self.etc(TRIAL);
+        fs::remove_dir_all(&trial).or_else(absent_is_fine)?;
+        let refused = self.try_out(&trial, &files, service);
+        // It holds a key and a password, whatever came of it.
+        fs::remove_dir_all(&trial).or_else(absent_is_fine)?;
+        if let Some(why) = refused? {
+            return Ok(Some(why));
+        }
         for (name, content, mode) in &files {
+            install(&self.etc(name), content.as_bytes(), *mode)?;
+        }
+        before_last()?;
+        // Of the system that runs, not of the folder that stands for its root.
+        let text = mark.to_owned() + &toml(service, &Path::new("/").join(ETC))?;
+        install(&self.etc(AGENT), text.as_bytes(), 0o644)?;
+        Ok(None)
+    }
+
+    /// What the agent says against these files, which are laid into `trial`.
+    fn try_out(&self, trial: &Path, files: &[(&str, &str, u32)], service: &Service) -> io::Result<Option<String>> {
+        for (name, content, mode) in files {
             install(&trial.join(name), content.as_bytes(), *mode)?;
         }
-        let toml = |folder: &Path| config::agent(service, &folder.display().to_string()).map_err(io::Error::other);
         let draft = trial.join(AGENT);
-        install(&draft, toml(&trial)?.as_bytes(), 0o644)?;
-        let refused = self.check(&draft)?;
-        if refused.is_none() {
-            for (name, content, mode) in &files {
-                install(&self.etc(name), content.as_bytes(), *mode)?;
-            }
-            // Of the system that runs, not of the folder that stands for its root.
-            let text = mark.to_owned() + &toml(&Path::new("/").join(ETC))?;
-            before_last()?;
-            install(&self.etc(AGENT), text.as_bytes(), 0o644)?;
-        }
-        Ok(refused)
+        install(&draft, toml(service, trial)?.as_bytes(), 0o644)?;
+        self.check(&draft)
     }
 
     fn check(&self, draft: &Path) -> io::Result<Option<String>> {
@@ -351,6 +344,10 @@ impl Host {
         let pem = fs::read_to_string(self.etc(config::CERTIFICATE)).ok()?;
         certificate::fingerprint(&pem)
     }
+}
+
+fn toml(service: &Service, folder: &Path) -> io::Result<String> {
+    config::agent(service, &folder.display().to_string()).map_err(io::Error::other)
 }
 
 fn private_folder(path: &Path) -> io::Result<()> {

@@ -291,3 +291,10 @@ fn what_a_trial_left_behind_is_removed_at_the_next_boot() {
     assert_eq!(boot.codes(), [""; 0]);
     assert!(!boot.host.root.join("etc/hotadd/new").exists());
 }
+
+/// Both programs have to mean the same file.
+#[test]
+fn the_mark_of_a_forgetful_journal_is_the_agents() {
+    let agent = include_str!("../../../src/journal/file.rs");
+    assert!(agent.contains(&format!("const MARKER: &str = \"{FORGOTTEN}\";")));
+}

@@ -37,18 +37,21 @@ impl Source {
         let bytes = match self {
             Self::File(path) => bounded(fs::File::open(path)?)?,
             Self::Guestinfo(tool) => {
-                let mut child = Command::new(tool)
+                let mut child = bounded_tool(tool)
                     .arg(format!("info-get {VARIABLE}"))
                     .stdin(Stdio::null())
                     .stdout(Stdio::piped())
                     .stderr(Stdio::null())
                     .spawn()?;
                 let bytes = child.stdout.take().map(bounded).transpose()?.unwrap_or_default();
-                // "No value found" is an answer: the tool ends with 1.
-                if !child.wait()?.success() {
-                    return Ok(None);
+                match child.wait()?.code() {
+                    Some(0) => bytes,
+                    // Its reader had enough; the excess is seen later.
+                    _ if bytes.len() > MAX_BYTES => bytes,
+                    // "No value found" is an answer.
+                    Some(1) => return Ok(None),
+                    _ => return Err(io::Error::other(format!("{} did not answer", tool.display()))),
                 }
-                bytes
             }
         };
         Ok((!bytes.trim_ascii().is_empty()).then_some(bytes))
@@ -66,7 +69,7 @@ impl Source {
             Ok(Some(_)) | Err(_) => EMPTIED.to_owned(),
         };
         let Self::Guestinfo(tool) = self else { return Ok(false) };
-        let set = Command::new(tool)
+        let set = bounded_tool(tool)
             .arg(format!("info-set {VARIABLE} {clean}"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -75,6 +78,13 @@ impl Source {
         let now = self.read()?.unwrap_or_default();
         Ok(set.success() && matches!(environment::redacted(&now), Ok(None) | Err(environment::Refused::Empty)))
     }
+}
+
+/// The tool asks the hypervisor, which may never answer; the unit has two minutes for three questions.
+fn bounded_tool(tool: &Path) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", "25"]).arg(tool);
+    command
 }
 
 /// One byte more than is accepted, so that too much is seen.

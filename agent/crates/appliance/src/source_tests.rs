@@ -52,6 +52,21 @@ fn nothing_given_is_no_error_and_no_tool_is_one() {
 }
 
 #[test]
+fn a_tool_that_does_not_answer_is_an_error_and_one_that_says_too_much_is_heard() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = |text: &str| {
+        let path = folder.path().join("tool");
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        Source::Guestinfo(path)
+    };
+    // As timeout(1) ends when it had to kill it.
+    assert!(script("exit 124").read().is_err());
+    let bytes = script("yes").read().unwrap().unwrap();
+    assert_eq!(environment::Environment::parse(&bytes), Err(environment::Refused::Large));
+}
+
+#[test]
 fn more_than_guestinfo_can_hold_is_cut_and_so_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("raw");
