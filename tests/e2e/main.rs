@@ -7,6 +7,7 @@ mod areas;
 mod around;
 mod backpressure;
 mod bench;
+mod capacity;
 mod chains;
 mod cli;
 mod consistency;
