@@ -14,6 +14,7 @@ mod consistency;
 mod controllers;
 mod crash;
 mod events;
+mod examples;
 mod export;
 mod faults;
 mod frames;
