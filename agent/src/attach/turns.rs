@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(turns.grant(ids[2], &first), Some(Moref::new("ds1")));
         drop(asked.remove(0));
         assert_eq!(turns.grant(ids[2], &first), Some(Moref::new("ds1")));
-        assert_eq!(turns.places().iter().map(|p| turns.position(p.session)).collect::<Vec<_>>(), [1, 1, 2]);
+        assert_eq!([1, 2, 3].map(|n: usize| turns.position(ids[n])), [1, 1, 2]);
         assert_eq!(turns.waiting(&Moref::new("ds1")), 2);
         // The first is gone: the third's, not the fourth's, whoever looks first.
         assert_eq!(turns.grant(ids[3], &[]), Some(Moref::new("ds1")));
