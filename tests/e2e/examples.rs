@@ -80,7 +80,7 @@ async fn the_python_client_reads_verifies_and_closes() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_reads_verifies_and_closes() -> Result<()> {
-    let missing = ["grpcurl", "jq", "b3sum", "uuidgen"]
+    let missing = ["grpcurl", "jq", "b3sum"]
         .into_iter()
         .find(|tool| !Command::new("which").arg(tool).output().is_ok_and(|output| output.status.success()));
     if let Some(tool) = missing {
