@@ -23,13 +23,29 @@ struct Inner {
     cleanup: Cleanup,
     /// Type of the vSphere fault, where one was the cause.
     fault: Option<String>,
+    /// The place in the queue that it is about; 1 is next, 0 none.
+    position: u32,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     /// `detail` holds the facts of this case: names, numbers, the server's text.
     pub fn new(reason: &'static ReasonCode, detail: impl Into<String>) -> Self {
-        Self(Box::new(Inner { reason, detail: detail.into(), cleanup: Cleanup::Done, fault: None, source: None }))
+        Self(Box::new(Inner {
+            reason,
+            detail: detail.into(),
+            cleanup: Cleanup::Done,
+            fault: None,
+            position: 0,
+            source: None,
+        }))
+    }
+
+    /// Notes the place in the queue, 1 is next: waiting helps.
+    #[must_use]
+    pub fn at_position(mut self, position: usize) -> Self {
+        self.0.position = u32::try_from(position).unwrap_or(u32::MAX);
+        self
     }
 
     #[must_use]
@@ -86,20 +102,22 @@ impl Error {
             retry_after_seconds: self
                 .retry_after()
                 .map_or(0, |after| u32::try_from(after.as_secs()).unwrap_or(u32::MAX)),
+            queue_position: self.0.position,
         }
     }
 
     /// When to do the same again; `None`: waiting does not help.
     fn retry_after(&self) -> Option<Duration> {
-        let waiting_helps = self.0.reason.grpc == tonic::Code::Unavailable || self.0.cleanup == Cleanup::Owed;
+        let unavailable = self.0.reason.grpc == tonic::Code::Unavailable;
+        let waiting_helps = unavailable || self.0.cleanup == Cleanup::Owed || self.0.position > 0;
         waiting_helps.then_some(RETRY_AFTER)
     }
 
     /// The same failure for somebody else who waits for it; the chain of causes becomes text.
     #[must_use]
     pub fn copy(&self) -> Self {
-        let Inner { reason, cleanup, ref fault, .. } = *self.0;
-        Self(Box::new(Inner { reason, detail: self.facts(), cleanup, fault: fault.clone(), source: None }))
+        let Inner { reason, cleanup, ref fault, position, .. } = *self.0;
+        Self(Box::new(Inner { reason, detail: self.facts(), cleanup, fault: fault.clone(), position, source: None }))
     }
 
     /// Summary, facts and the chain of causes on one line.

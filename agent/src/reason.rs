@@ -192,6 +192,7 @@ registry! {
     SES_DRAINING = "HA-SES-007", Unavailable, "the agent is shutting down", "try again after it restarted";
     SES_RESTART = "HA-SES-008", Aborted, "the agent restarted; the session was ended and cleaned up", "open the disks again under a new request_id";
     SES_CLOSED = "HA-SES-009", FailedPrecondition, "closed by the controller", "open the disks again under a new request_id";
+    SES_DRAIN = "HA-SES-010", Unavailable, "the agent takes no new work: it is drained", "use another proxy, or end the drain (`hotaddctl drain --off`)";
 
     JOB_UNKNOWN = "HA-JOB-001", NotFound, "no such job", "ListJobs shows the jobs that the agent remembers, also of earlier runs";
     JOB_RUNNING = "HA-JOB-002", AlreadyExists, "a job with this request_id is running", "follow it with GetJob";

@@ -228,7 +228,7 @@ async fn a_map_without_a_written_block_is_found_and_not_believed_again() -> Resu
     let (dir, mut scene) = tracked()?;
     write(&scene, 1, 9).await?;
     let mut events =
-        ProxyServiceClient::new(scene.channel().await?).watch_events(WatchEventsRequest {}).await?.into_inner();
+        ProxyServiceClient::new(scene.channel().await?).watch_events(WatchEventsRequest::default()).await?.into_inner();
     // Half of the disk is left out; the sample has 64 of the 112 blocks that are not read, of which 17 hold data.
     control(&scene, json!({"cmd": "areas", "lie": "miss", "offset": 0, "length": 64 * BLOCK})).await?;
     let delivered = ok(&scene, dir.path(), asking(Scope::Allocated)).await?;

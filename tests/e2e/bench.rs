@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use hotadd_harness::{Content, Run, binary, content::hash, slow::LoopDevice};
 use serde_json::Value;
 
-use crate::support::{MIB, dense};
+use crate::support::{MIB, dense, skip};
 
 fn bench(args: &[&str]) -> Result<Run> {
     Run::of(
@@ -24,15 +24,6 @@ fn text(path: &Path) -> &str {
 /// A loop device that could be written: that it is not must be the benchmark's doing. `None`: there is none here, which is told.
 fn writable_loop(file: &Path) -> Option<LoopDevice> {
     LoopDevice::writable(file).map_err(|error| skip(&format!("bench e2e: no loop device: {error:#}"))).ok()
-}
-
-fn skip(why: &str) {
-    eprintln!("skipped: {why}");
-    if let Some(path) = std::env::var_os("HOTADD_SKIPS") {
-        use std::io::Write as _;
-        let file = fs::File::options().create(true).append(true).open(path);
-        file.and_then(|mut file| writeln!(file, "{why}")).ok();
-    }
 }
 
 /// Write commands that a block device has completed (field 5 of its stat).

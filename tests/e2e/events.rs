@@ -18,7 +18,7 @@ use crate::support::{
 
 async fn watch(scene: &Scene) -> Result<Streaming<Event>> {
     let mut client = ProxyServiceClient::new(scene.channel().await?);
-    let mut events = client.watch_events(WatchEventsRequest {}).await?.into_inner();
+    let mut events = client.watch_events(WatchEventsRequest::default()).await?.into_inner();
     let first = next(&mut events).await?;
     ensure!(first.kind() == EventKind::Watching, "{first:?}");
     Ok(events)
@@ -44,11 +44,15 @@ async fn a_watcher_sees_duties_and_jobs_come_and_go() -> Result<()> {
     let job = backup(&scene, request(TARGET), dir.path()).await?.job_id;
     let seen = until(&mut events, EventKind::JobEnded).await?;
     let kinds: Vec<_> = seen.iter().map(Event::kind).collect();
-    use EventKind::{DutyOpened, DutyRetired, JobBegan, JobEnded};
-    assert_eq!(kinds, [JobBegan, DutyOpened, DutyOpened, DutyRetired, DutyRetired, JobEnded], "{seen:#?}");
+    use EventKind::{DutyHeld, DutyOpened, DutyRetired, JobBegan, JobEnded};
+    let expected = [JobBegan, DutyOpened, DutyHeld, DutyOpened, DutyHeld, DutyRetired, DutyRetired, JobEnded];
+    assert_eq!(kinds, expected, "{seen:#?}");
     let last = seen.last().context("none")?;
     assert!(last.id == job && last.reason.is_none() && last.vm == TARGET, "{last:?}");
-    assert!(seen[1].vm == TARGET && !seen[1].id.is_empty() && seen[4].id == seen[1].id, "{seen:#?}");
+    assert!(
+        seen[1].vm == TARGET && !seen[1].id.is_empty() && [seen[2].id.as_str(), &seen[6].id] == [&seen[1].id; 2],
+        "{seen:#?}"
+    );
     // One that breaks tells why.
     let mut run = Running::start(&scene, request(TARGET), dir.path()).await?;
     run.until(Seen::Frame).await?;
@@ -90,6 +94,36 @@ async fn duties_have_an_exit_code_and_watch_prints_lines() -> Result<()> {
         assert!(event["event"].is_string(), "{line}");
     }
     Ok(())
+}
+
+/// What happened while nobody watched comes first, once and in order; another run is told as such.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_goes_on_after_a_break_and_tells_a_restart() -> Result<()> {
+    let (dir, mut scene) = scene(&[dense(32 * MIB, 1)], |spec| spec.agent_top = "guards = 'off'".into())?;
+    let mut client = ProxyServiceClient::new(scene.channel().await?);
+    let mut events = client.watch_events(WatchEventsRequest::default()).await?.into_inner();
+    let run = next(&mut events).await?.run;
+    backup(&scene, request(TARGET), dir.path()).await?;
+    let seen = until(&mut events, EventKind::JobEnded).await?;
+    let numbers = |seen: &[Event]| seen.iter().map(|event| event.sequence).collect::<Vec<_>>();
+    let first = numbers(&seen);
+    assert!(first.windows(2).all(|pair| pair[1] == pair[0] + 1), "{first:?}");
+    drop(events);
+    backup(&scene, request(TARGET), dir.path()).await?;
+    let after = first.last().copied().context("none")?;
+    let mut events = client.watch_events(WatchEventsRequest { run: run.clone(), after }).await?.into_inner();
+    let start = next(&mut events).await?;
+    assert_eq!((start.kind(), start.sequence, &start.run), (EventKind::Watching, after, &run));
+    let missed = until(&mut events, EventKind::JobEnded).await?;
+    let expected: Vec<u64> = (after + 1..).take(seen.len()).collect();
+    assert_eq!((numbers(&missed), missed[0].kind()), (expected, EventKind::JobBegan));
+    scene.take_agent()?.stop()?;
+    scene.start_agent()?;
+    let mut client = ProxyServiceClient::new(scene.channel().await?);
+    let mut events = client.watch_events(WatchEventsRequest { run: run.clone(), after }).await?.into_inner();
+    let (start, told) = (next(&mut events).await?, next(&mut events).await?);
+    assert!(start.run != run && told.kind() == EventKind::Missed && told.missed == 0, "{start:?} {told:?}");
+    nothing_is_left(&scene).await
 }
 
 /// vCenter never answers the detach: after some tries that is an alarm, for whoever watches and in the journal, where it is

@@ -20,7 +20,7 @@ use crate::support::{
 
 async fn watch(scene: &Scene) -> Result<Streaming<Event>> {
     let mut client = ProxyServiceClient::new(scene.channel().await?);
-    Ok(client.watch_events(WatchEventsRequest {}).await?.into_inner())
+    Ok(client.watch_events(WatchEventsRequest::default()).await?.into_inner())
 }
 
 async fn login_event(events: &mut Streaming<Event>) -> Result<Event> {

@@ -68,7 +68,8 @@ async fn a_session_waits_as_long_as_for_hosts_and_a_kept_snapshot_counts() -> Re
     let job = run.delivered.job_id.clone();
     drop(run);
     assert_eq!(codes(&ended(&scene, by_id(&job)).await?), ["HA-JOB-003"]);
-    refused(disks(&scene).await?.open_disks(open_request("second")).await, "HA-SNP-010")?;
+    let why = refused(disks(&scene).await?.open_disks(open_request("second")).await, "HA-SNP-010")?;
+    assert!(why.queue_position == 1 && why.retry_after_seconds > 0, "{why:?}");
     let mut second = Running::start(&scene, request("second"), dir.path()).await?;
     second.until(Seen::Waiting).await?;
     // Takes over the snapshot that stands: it needs no turn.

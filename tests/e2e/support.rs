@@ -116,6 +116,16 @@ pub fn refused<T: std::fmt::Debug>(answer: Result<T, tonic::Status>, code: &str)
     Ok(reason)
 }
 
+/// The test lacks something on this machine, which counts it as skipped.
+pub fn skip(why: &str) {
+    eprintln!("skipped: {why}");
+    if let Some(path) = std::env::var_os("HOTADD_SKIPS") {
+        use std::io::Write as _;
+        let file = std::fs::File::options().create(true).append(true).open(path);
+        file.and_then(|mut file| writeln!(file, "{why}")).ok();
+    }
+}
+
 /// Waits until `condition` holds.
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + PATIENCE;

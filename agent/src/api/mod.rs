@@ -1,5 +1,6 @@
 //! The gRPC surface: the only module that names tonic's services. Translates, never decides.
 mod bulk;
+mod capacity;
 mod disk;
 mod job;
 mod proxy;

@@ -6,10 +6,10 @@ use hotadd_api::v1::{self, proxy_service_server::ProxyService, set_limits_reques
 use hotadd_blockio::{Arena, Device, Refusal, engine};
 use tonic::{Request, Response, Status};
 
-use super::{Context, text};
+use super::{Context, capacity::count, text};
 use crate::{
-    attach::{free_units, units_of},
     error::{Error, Result},
+    events::Since,
     id::Moref,
     plan, reason,
     session::{live::seconds, opener::Ways},
@@ -22,9 +22,12 @@ impl ProxyService for Context {
 
     async fn watch_events(
         &self,
-        _: Request<v1::WatchEventsRequest>,
+        request: Request<v1::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        let events = self.manager.opener().vm.events.watch();
+        let v1::WatchEventsRequest { run, after } = request.into_inner();
+        let run = text("run", &run, false)?;
+        let since = if run.is_empty() { Since::Now } else { Since::After { run, sequence: after } };
+        let events = self.manager.opener().vm.events.watch(&since);
         Ok(Response::new(Box::pin(events.map(Ok))))
     }
 
@@ -46,6 +49,7 @@ impl ProxyService for Context {
         let request = r.into_inner();
         let throttle = &self.manager.opener().vm.throttle;
         if let Some(scope) = scope(request.what)? {
+            let name = scope.to_string();
             let ttl = (request.ttl_seconds > 0).then(|| Duration::from_secs(request.ttl_seconds.into()));
             match request.pace {
                 Some(pace) => {
@@ -59,6 +63,7 @@ impl ProxyService for Context {
                     throttle.unset(&scope);
                 }
             }
+            self.manager.opener().vm.events.send(v1::EventKind::Limits, name, "", None);
         }
         let limits = throttle.now().into_iter().map(|(scope, rate, left)| v1::Limit {
             what: scope.to_string(),
@@ -71,6 +76,18 @@ impl ProxyService for Context {
             seconds_left: left.map_or(0, |left| seconds(left).max(1)),
         });
         Ok(Response::new(v1::SetLimitsResponse { limits: limits.collect() }))
+    }
+
+    async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
+        if let Some(drain) = request.into_inner().drain {
+            self.manager.close_to_new(drain);
+        }
+        // Work before duties: what ends between the two looks still owes, or is over.
+        let (running_jobs, open_sessions) = (count(self.jobs.running()), count(self.manager.open_sessions()));
+        let open_duties = count(self.manager.opener().vm.journal.state().duties().count());
+        let draining = self.manager.is_closed_to_new();
+        let idle = draining && running_jobs == 0 && open_sessions == 0 && open_duties == 0;
+        Ok(Response::new(v1::DrainResponse { draining, running_jobs, open_sessions, open_duties, idle }))
     }
 
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::GetInfoResponse>, Status> {
@@ -87,8 +104,8 @@ impl ProxyService for Context {
             engine,
             engine_refusals,
             kernel: kernel(),
-            open_duties: u32::try_from(vm.journal.state().duties().count()).unwrap_or(u32::MAX),
-            draining: self.manager.draining().is_cancelled(),
+            open_duties: count(vm.journal.state().duties().count()),
+            draining: self.manager.is_closed_to_new(),
         }))
     }
 
@@ -96,30 +113,7 @@ impl ProxyService for Context {
         &self,
         _: Request<v1::GetCapacityRequest>,
     ) -> Result<Response<v1::GetCapacityResponse>, Status> {
-        let vm = &self.manager.opener().vm;
-        let proxy = vm.facts().await?;
-        let map = vm.controller_map(&proxy).await?;
-        let state = vm.journal.state();
-        let reserved = state.duties().filter_map(|d| d.attach().map(|a| a.slot)).collect();
-        let free = free_units(&proxy, &reserved);
-        let signed = |unit: u32| i32::try_from(unit).unwrap_or(i32::MAX);
-        let controllers = proxy.controllers.iter().map(|controller| {
-            let free = free.get(&controller.key).cloned().unwrap_or_default();
-            let used = units_of(controller, proxy.hardware_version).filter(|unit| !free.contains(unit));
-            let place = map.address(controller.key);
-            let refused =
-                |why: &dyn std::fmt::Display| Error::new(&reason::ATT_CONTROLLER, why.to_string()).to_reason();
-            v1::ControllerCapacity {
-                key: controller.key,
-                bus: controller.bus,
-                kind: controller.kind.clone(),
-                pci_address: place.map(ToString::to_string).unwrap_or_default(),
-                used_units: used.map(signed).collect(),
-                free_units: free.into_iter().map(signed).collect(),
-                refused: place.err().map(|why| refused(why)),
-            }
-        });
-        Ok(Response::new(v1::GetCapacityResponse { controllers: controllers.collect() }))
+        Ok(Response::new(self.capacity().await?))
     }
 }
 

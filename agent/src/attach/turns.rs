@@ -82,6 +82,20 @@ impl Turns {
         Turn { turns: self.clone(), session, waited: false }
     }
 
+    /// How many wait for their turn on a datastore.
+    #[must_use]
+    pub fn waiting(&self, store: &Moref) -> usize {
+        self.places().iter().filter(|place| !place.granted && place.stores.contains(store)).count()
+    }
+
+    /// Place in the queue, 1 is next: who asked before and waits for one of the same datastores goes first.
+    fn position(&self, session: SessionId) -> usize {
+        let places = self.places();
+        let Some(at) = places.iter().position(|place| place.session == session) else { return 1 };
+        let same = |other: &&Place| !other.granted && !other.stores.is_disjoint(&places[at].stores);
+        1 + places[..at].iter().filter(same).count()
+    }
+
     /// Grants the turn, or tells the datastore that is full.
     fn grant(&self, session: SessionId, standing: &[Standing]) -> Option<Moref> {
         let mut places = self.places();
@@ -113,7 +127,8 @@ fn full(places: &[Place], session: SessionId, standing: &[Standing], most: usize
 }
 
 impl ProxyVm {
-    /// Waits for the session's turn to take a snapshot on these datastores; `waiting` is told once why it has to.
+    /// Waits for the session's turn to take a snapshot on these datastores; `waiting` is told why it has to, again when its place in the
+    /// queue is another.
     ///
     /// # Errors
     /// [`reason::SNAP_TURN`] when patience is over; whatever `go_on` refuses with.
@@ -122,31 +137,40 @@ impl ProxyVm {
         session: SessionId,
         stores: &BTreeSet<Moref>,
         patience: Duration,
-        waiting: impl FnOnce(Error) -> F,
+        waiting: impl Fn(Error) -> F,
         go_on: impl Fn() -> Result<()>,
     ) -> Result<Turn> {
         let mut turn = self.turns.ask(session, stores.clone());
         if self.turns.most == 0 {
             return Ok(turn);
         }
-        let (end, mut waiting) = (Instant::now() + patience, Some(waiting));
+        let (end, mut told) = (Instant::now() + patience, None);
         let mut changed = self.turns.changed.subscribe();
         loop {
             go_on()?;
             changed.mark_unchanged();
             let Some(full) = self.turns.grant(session, &self.standing()) else { return Ok(turn) };
-            let why = || Error::new(&reason::SNAP_TURN, format!("{full}: {} at a time", self.turns.most));
+            let position = self.turns.position(session);
+            let detail = || format!("{full}: {} at a time, place {position} in the queue", self.turns.most);
+            let why = || Error::new(&reason::SNAP_TURN, detail()).at_position(position);
             let now = Instant::now();
             if now >= end {
                 return Err(why().about(format!("waited {} s", patience.as_secs())));
             }
             turn.waited = true;
-            if let Some(waiting) = waiting.take() {
+            if told.replace(position) != Some(position) {
                 waiting(why()).await;
             }
             // Looks at who asked as often as hosts are looked at.
             timeout(self.deadlines.watch.min(end - now), changed.changed()).await.ok();
         }
+    }
+
+    /// How many snapshots of ours stand, or may, on a datastore, and how many wait for their turn there.
+    #[must_use]
+    pub fn snapshots_on(&self, store: &Moref) -> (usize, usize) {
+        let stands = self.standing().iter().filter(|snapshot| snapshot.stores.contains(store)).count();
+        (stands, self.turns.waiting(store))
     }
 
     fn standing(&self) -> Vec<Standing> {
@@ -180,6 +204,8 @@ mod tests {
         assert_eq!(turns.grant(ids[2], &first), Some(Moref::new("ds1")));
         drop(asked.remove(0));
         assert_eq!(turns.grant(ids[2], &first), Some(Moref::new("ds1")));
+        assert_eq!([1, 2, 3].map(|n: usize| turns.position(ids[n])), [1, 1, 2]);
+        assert_eq!(turns.waiting(&Moref::new("ds1")), 2);
         // The first is gone: the third's, not the fourth's, whoever looks first.
         assert_eq!(turns.grant(ids[3], &[]), Some(Moref::new("ds1")));
         assert_eq!(turns.grant(ids[2], &[]), None);
@@ -198,5 +224,6 @@ mod tests {
         assert_eq!(turns.grant(both, &stands), Some(Moref::new("ds1")), "a snapshot that is kept counts");
         assert_eq!(turns.grant(other, &stands), Some(Moref::new("ds2")), "no overtaking");
         assert_eq!(turns.grant(third, &stands), None);
+        assert_eq!((turns.position(both), turns.position(other), turns.position(third)), (1, 2, 1));
     }
 }

@@ -298,6 +298,14 @@ pub struct Happening {
     pub at: Timestamp,
 }
 
+/// A datastore that a host mounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    pub moref: Moref,
+    pub name: String,
+    pub free_bytes: u64,
+}
+
 /// A datastore that holds a delta of the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
@@ -359,6 +367,8 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     /// Names of the connected hosts that may write to one of these datastores: vCenter lets the first of them serve a
     /// snapshot's disk.
     async fn serving_hosts(&self, datastores: &[Moref]) -> Result<Vec<String>>;
+    /// Datastores that a host mounts.
+    async fn datastores_of(&self, host: &Moref) -> Result<Vec<Mounted>>;
     /// Asks for an export lease on a snapshot's disks.
     async fn export(&self, snapshot: &Moref) -> ExportOutcome;
     /// Waits until it is ready and keeps it alive.

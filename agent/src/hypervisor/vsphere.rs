@@ -14,7 +14,7 @@ use vim::FaultKind;
 
 use super::{
     About, AreaPage, AreaQuestion, AttachOutcome, AttachRequest, ControllerOutcome, ExportOutcome, Exported, Guarding,
-    Happening, Hypervisor, LeaseEnd, Machine, OurDisk, PlanFacts, ProxyFacts, Quiesce, Site, SnapshotOutcome,
+    Happening, Hypervisor, LeaseEnd, Machine, Mounted, OurDisk, PlanFacts, ProxyFacts, Quiesce, Site, SnapshotOutcome,
     SnapshotTree, TargetFacts, TargetSite, Tracking, batch, controllers,
     convert::{self, datastore_ref, error, fault_error, moref, vm_ref},
     facts::{believable, macs_agree, uuid_candidates},
@@ -183,6 +183,13 @@ impl Hypervisor for Vsphere {
 
     async fn planning(&self, proxy: &Moref, target: &Moref, snapshot: Option<&Moref>) -> Result<PlanFacts> {
         self.plan_facts(proxy, target, snapshot).await
+    }
+
+    async fn datastores_of(&self, host: &Moref) -> Result<Vec<Mounted>> {
+        let host = vim::MoRef::new("HostSystem", host.as_str());
+        let stores = self.client.host_datastores(&host).await.map_err(error)?;
+        let mounted = |(of, name, free_bytes)| Mounted { moref: moref(&of), name, free_bytes };
+        Ok(stores.into_iter().map(mounted).collect())
     }
 
     async fn serving_hosts(&self, datastores: &[Moref]) -> Result<Vec<String>> {

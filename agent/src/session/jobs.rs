@@ -97,7 +97,7 @@ impl Jobs {
     /// Starts a job, or shows the result of the one that this request started before.
     ///
     /// # Errors
-    /// [`reason::JOB_RUNNING`], [`reason::SES_CONFLICT`], [`reason::SES_DRAINING`].
+    /// [`reason::JOB_RUNNING`], [`reason::SES_CONFLICT`], [`reason::SES_DRAINING`], [`reason::SES_DRAIN`].
     pub fn start(&self, request: JobRequest) -> Result<EventStream> {
         let (tx, rx) = mpsc::channel(EVENTS);
         let mut entries = lock(&self.entries);
@@ -115,9 +115,7 @@ impl Jobs {
             }
             return Ok(rx);
         }
-        if self.manager.draining().is_cancelled() {
-            return Err(Error::new(&reason::SES_DRAINING, ""));
-        }
+        self.manager.takes_new()?;
         if entries.len() >= KEEP_JOBS
             && let Some(oldest) = entries.iter().position(|e| e.result.state() != JobState::Running)
         {
@@ -196,6 +194,12 @@ impl Jobs {
         if let Some(entry) = lock(&self.entries).iter_mut().find(|e| e.result.job_id == id) {
             change(&mut entry.result);
         }
+    }
+
+    /// How many have not ended.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        lock(&self.entries).iter().filter(|e| e.result.state() == JobState::Running).count()
     }
 
     pub(super) fn ring(&self) {

@@ -147,7 +147,7 @@ impl Opener {
         self.servers.disk(&decision.disk, ways.servers.get(&decision.disk.device_key), of)
     }
 
-    /// The turn to take a snapshot, where one is to be taken: waited for. `waiting` is told once why.
+    /// The turn to take a snapshot, where one is to be taken: waited for. `waiting` is told why, and of each other place in the queue.
     ///
     /// # Errors
     /// As [`ProxyVm::snapshot_turn`].
@@ -157,7 +157,7 @@ impl Opener {
         of: &Preflight,
         source: &Source,
         patience: Duration,
-        waiting: impl FnOnce(Error) -> F,
+        waiting: impl Fn(Error) -> F,
         go_on: impl Fn() -> Result<()>,
     ) -> Result<Option<Turn>> {
         if !matches!(source, Source::Take(_)) {

@@ -76,6 +76,7 @@ impl Manager {
             return Ok(answer.clone());
         }
         self.not_ended_before(&request)?;
+        self.takes_new()?;
         let (tell, answer) = channel::channel(None);
         if !request.request_id.is_empty() {
             requests.insert(request.request_id.clone(), (request.asked.clone(), answer.clone()));

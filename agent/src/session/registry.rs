@@ -2,10 +2,13 @@
 //! their own files; what one session is, in [`super::live`].
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use hotadd_api::v1::{self, Cleanup};
+use hotadd_api::v1::{self, Cleanup, EventKind};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -43,6 +46,8 @@ pub(super) struct Shared {
     pub(super) requests: Mutex<Requests>,
     claimed: Arc<Mutex<HashSet<Moref>>>,
     pub(super) drain: CancellationToken,
+    /// Asked for by Drain: new work is refused, what runs goes on.
+    closed_to_new: AtomicBool,
     /// Openings in progress: a drain waits for them.
     pub(super) openings: TaskTracker,
 }
@@ -70,6 +75,7 @@ impl Manager {
             requests: Mutex::default(),
             claimed: Arc::default(),
             drain: CancellationToken::new(),
+            closed_to_new: AtomicBool::new(false),
             openings: TaskTracker::new(),
         });
         let this = Self { shared };
@@ -86,6 +92,41 @@ impl Manager {
     #[must_use]
     pub fn draining(&self) -> &CancellationToken {
         &self.shared.drain
+    }
+
+    /// Takes no new work from now on, or takes it again.
+    pub fn close_to_new(&self, closed: bool) {
+        if self.shared.closed_to_new.swap(closed, Ordering::Relaxed) == closed {
+            return;
+        }
+        tracing::info!(closed, "drain");
+        let why = closed.then(|| Error::new(&reason::SES_DRAIN, ""));
+        self.opener().vm.events.send(EventKind::Drain, "", "", why.as_ref());
+    }
+
+    /// Whether new work is refused, for whatever reason.
+    #[must_use]
+    pub fn is_closed_to_new(&self) -> bool {
+        self.takes_new().is_err()
+    }
+
+    /// # Errors
+    /// [`reason::SES_DRAINING`], [`reason::SES_DRAIN`].
+    pub(super) fn takes_new(&self) -> Result<()> {
+        if self.shared.drain.is_cancelled() {
+            return Err(Error::new(&reason::SES_DRAINING, ""));
+        }
+        let closed = self.shared.closed_to_new.load(Ordering::Relaxed);
+        if closed { Err(Error::new(&reason::SES_DRAIN, "")) } else { Ok(()) }
+    }
+
+    /// Sessions that hold disks, are being opened, or closed.
+    #[must_use]
+    pub fn open_sessions(&self) -> usize {
+        let live = |s: &&Arc<Session>| matches!(lock(&s.inner).state, State::Open | State::Closing);
+        // Openings first: one that ends meanwhile is counted twice rather than not at all.
+        let opening = self.shared.openings.len();
+        opening + lock(&self.shared.sessions).iter().filter(live).count()
     }
 
     /// One session or job per VM, and none while anything of an earlier one is owed: its snapshot and the new one's disks

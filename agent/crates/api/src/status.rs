@@ -13,10 +13,13 @@ pub const DOMAIN: &str = "hotadd";
 /// Builds the status for a reason. `retry_after` fills RetryInfo.
 #[must_use]
 pub fn to_status(code: Code, reason: &Reason, retry_after: Option<Duration>) -> Status {
-    let metadata = HashMap::from([
+    let mut metadata = HashMap::from([
         ("next_step".to_owned(), reason.next_step.clone()),
         ("cleanup".to_owned(), cleanup_name(reason.cleanup()).to_owned()),
     ]);
+    if reason.queue_position > 0 {
+        metadata.insert("queue_position".to_owned(), reason.queue_position.to_string());
+    }
     let mut details = ErrorDetails::with_error_info(reason.code.clone(), DOMAIN, metadata);
     if let Some(delay) = retry_after {
         details.set_retry_info(Some(delay));
@@ -40,6 +43,7 @@ pub fn from_status(status: &Status) -> Option<Reason> {
         next_step: field("next_step"),
         cleanup: cleanup_from_name(&field("cleanup")).into(),
         retry_after_seconds: retry.map_or(0, |after| u32::try_from(after.as_secs()).unwrap_or(u32::MAX)),
+        queue_position: field("queue_position").parse().unwrap_or(0),
     })
 }
 
@@ -73,6 +77,7 @@ mod tests {
             next_step: "close a session".into(),
             cleanup: Cleanup::Owed.into(),
             retry_after_seconds: 3,
+            queue_position: 2,
         };
         let status = to_status(Code::ResourceExhausted, &reason, Some(Duration::from_secs(3)));
         assert_eq!(from_status(&status), Some(reason));

@@ -23,6 +23,17 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Without a flag no new work is taken from now on.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct DrainArgs {
+    /// Take new work again
+    #[arg(long, conflicts_with = "show")]
+    pub off: bool,
+    /// Change nothing
+    #[arg(long)]
+    pub show: bool,
+}
+
 /// Without a limit to change, all that hold are shown.
 #[derive(Debug, Clone, Args)]
 pub struct LimitsArgs {
@@ -110,6 +121,8 @@ pub enum Command {
     Watch,
     /// Show, or change for a while, how fast the agent reads
     Limits(LimitsArgs),
+    /// Let the agent take no new work (HA-SES-010), show what still runs; exit code 9 until nothing does
+    Drain(DrainArgs),
     /// Show the agent and the free slots of its proxy
     Info,
     /// Show one job

@@ -87,6 +87,7 @@ async fn dispatch(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
         Command::Ls => show::ls(&cli.global.agent, out).await,
         Command::Duties => operator::duties(&cli.global.agent, out).await,
         Command::Watch => operator::watch(&cli.global.agent, out).await,
+        Command::Drain(args) => operator::drain(*args, &cli.global.agent, out).await,
         Command::Limits(args) => operator::limits(args, &cli.global.agent, out).await,
         Command::Info => show::info(&cli.global.agent, out).await,
         Command::Job(args) => show::job(args, &cli.global.agent, out).await,

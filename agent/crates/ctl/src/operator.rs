@@ -1,13 +1,13 @@
-//! `duties`, `watch`, `limits`: what an operator asks first, what one leaves running, and how fast it may go.
+//! `duties`, `watch`, `drain`, `limits`: what an operator asks first, what one leaves running, and how fast it may go.
 use hotadd_api::v1::{
-    Duty, Event, EventKind, Limit, ListDutiesRequest, Pace, SetLimitsRequest, WatchEventsRequest,
+    DrainRequest, Duty, Event, EventKind, Limit, ListDutiesRequest, Pace, SetLimitsRequest, WatchEventsRequest,
     set_limits_request::What,
 };
 use serde_json::{Value, json};
 
 use crate::{
     backup::report,
-    cli::{AgentArgs, LimitsArgs, LimitsOf},
+    cli::{AgentArgs, DrainArgs, LimitsArgs, LimitsOf},
     connect::Agent,
     error::Failure,
     exit::Exit,
@@ -45,6 +45,21 @@ fn row(duty: &Duty) -> Vec<String> {
         format!("kept until {} for a job that resumes", duty.keep_until)
     };
     vec![duty.kind.clone(), duty.vm.clone(), object.clone(), duty.state.clone(), duty.since.clone(), note]
+}
+
+/// Lets the agent take no new work, or take it again; the exit code says whether anything still runs.
+pub(crate) async fn drain(args: DrainArgs, agent: &AgentArgs, out: &Output) -> Result<Exit, Failure> {
+    let (agent, _) = Agent::connect(agent).await?;
+    let request = DrainRequest { drain: (!args.show).then_some(!args.off) };
+    let now = agent.call(agent.proxy().drain(request)).await?;
+    out.event(|| {
+        json!({"event": "draining", "draining": now.draining, "running_jobs": now.running_jobs,
+            "open_sessions": now.open_sessions, "open_duties": now.open_duties, "idle": now.idle})
+    });
+    let numbers = [now.running_jobs, now.open_sessions, now.open_duties].map(|number| number.to_string());
+    let row = std::iter::once(if now.draining { "no" } else { "yes" }.to_owned()).chain(numbers).collect();
+    out.section("drain", &["takes new work", "jobs", "sessions", "duties"], &[row]);
+    Ok(if now.draining && !now.idle { Exit::DutiesOpen } else { Exit::Ok })
 }
 
 /// Shows the limits of reading, after a change if one is asked.
@@ -91,7 +106,7 @@ pub(crate) async fn watch(args: &AgentArgs, out: &Output) -> Result<Exit, Failur
 
 async fn follow(agent: &Agent, out: &Output) -> Result<Exit, Failure> {
     let mut client = agent.proxy();
-    let events = client.watch_events(WatchEventsRequest {}).await;
+    let events = client.watch_events(WatchEventsRequest::default()).await;
     let mut events = match events {
         Ok(answer) => answer.into_inner(),
         Err(status) => return Err(agent.explain(&status).await),
@@ -111,7 +126,7 @@ async fn follow(agent: &Agent, out: &Output) -> Result<Exit, Failure> {
 fn tell(event: &Event, out: &Output) {
     out.event(|| {
         json!({"event": kind_name(event.kind()), "time": event.time, "id": event.id, "vm": event.vm,
-            "reason": event.reason.as_ref().map(report::reason_json), "missed": event.missed})
+            "reason": event.reason.as_ref().map(report::reason_json), "missed": event.missed, "sequence": event.sequence})
     });
     let why = match (&event.reason, event.missed) {
         (Some(reason), _) => format!("  {} {}", reason.code, reason.message),
@@ -135,6 +150,10 @@ fn kind_name(kind: EventKind) -> &'static str {
         EventKind::JobEnded => "job_ended",
         EventKind::Hold => "hold",
         EventKind::Login => "login",
+        EventKind::DutyHeld => "duty_held",
+        EventKind::SessionOpened => "session_opened",
+        EventKind::Drain => "drain",
+        EventKind::Limits => "limits",
         EventKind::Unspecified => "unknown",
     }
 }

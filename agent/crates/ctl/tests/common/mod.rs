@@ -136,7 +136,11 @@ impl ProxyService for Fake {
     async fn get_capacity(&self, _: Request<GetCapacityRequest>) -> Result<Response<GetCapacityResponse>, Status> {
         let free =
             ControllerCapacity { key: 1000, kind: "pvscsi".into(), free_units: vec![1, 2], ..Default::default() };
-        Ok(Response::new(GetCapacityResponse { controllers: vec![free] }))
+        Ok(Response::new(GetCapacityResponse { controllers: vec![free], ..Default::default() }))
+    }
+
+    async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        Err(Status::unimplemented("not asked of this fake"))
     }
 }
 
