@@ -1,12 +1,13 @@
 //! What a controller of many proxies asks: GetCapacity and Drain.
 use anyhow::{Context as _, Result};
 use hotadd_api::v1::{
-    DatastoreCapacity, DrainRequest, DrainResponse, EventKind, GetCapacityRequest, GetCapacityResponse, GetInfoRequest,
-    JobState, WatchEventsRequest, proxy_service_client::ProxyServiceClient,
+    Cleanup, DatastoreCapacity, DrainRequest, DrainResponse, EventKind, GetCapacityRequest, GetCapacityResponse, GetInfoRequest,
+    JobState, OpenDisksRequest, ReserveRequest, ReserveResponse, WatchEventsRequest, proxy_service_client::ProxyServiceClient,
 };
 use hotadd_harness::{Scene, scene::TARGET};
 use tonic::transport::Channel;
 
+use crate::session::close;
 use crate::support::{
     MIB, backup, by_id, dense, disks, ended, eventually, jobs, nothing_is_left, open_request, reading, refused,
     request, scene,
@@ -53,6 +54,35 @@ async fn capacity_tells_room_datastores_work_and_measured_times() -> Result<()> 
     let after = capacity(&scene).await?;
     assert_eq!((after.free_slots, after.running_jobs, only(&after)?.attached), (28, 0, 0));
     assert!(after.attach_seconds > Some(0.0) && after.detach_seconds > Some(0.0), "{after:#?}");
+    nothing_is_left(&scene).await
+}
+
+async fn reserve(scene: &Scene, id: &str, slots: u32, ttl_seconds: u32) -> Result<ReserveResponse, tonic::Status> {
+    let mut client = proxy(scene).await.map_err(|e| tonic::Status::unknown(e.to_string()))?;
+    Ok(client.reserve(ReserveRequest { reservation_id: id.into(), slots, ttl_seconds }).await?.into_inner())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reserved_slots_are_for_whoever_names_them() -> Result<()> {
+    let (_dir, scene) = scene(&[dense(8 * MIB, 1), dense(8 * MIB, 2)], |spec| {
+        spec.set("limits", "add_controllers", false);
+    })?;
+    refused(reserve(&scene, "", 1, 60).await, "HA-SES-006")?;
+    refused(reserve(&scene, "a", 1, 3601).await, "HA-SES-006")?;
+    refused(reserve(&scene, "a", 29, 60).await, "HA-ATT-001")?;
+    let answer = reserve(&scene, "a", 28, 60).await?;
+    assert_eq!((answer.slots, answer.free_slots, answer.seconds_left), (28, 0, 60));
+    let now = capacity(&scene).await?;
+    assert_eq!((now.free_slots, now.reserved_slots), (0, 28));
+    refused(disks(&scene).await?.open_disks(open_request(TARGET)).await, "HA-ATT-001")?;
+    let named = OpenDisksRequest { reservation_id: "a".into(), ..open_request(TARGET) };
+    let opened = disks(&scene).await?.open_disks(named).await?.into_inner();
+    assert!(opened.disks.len() == 2 && opened.disks.iter().all(|disk| disk.opened), "{opened:#?}");
+    let now = capacity(&scene).await?;
+    assert_eq!((now.free_slots, now.reserved_slots), (0, 26), "two are used up");
+    assert_eq!(close(&scene, &opened.session_id).await?, Cleanup::Done);
+    let free = reserve(&scene, "a", 0, 0).await?;
+    assert_eq!((free.slots, free.free_slots, free.seconds_left), (0, 28, 0));
     nothing_is_left(&scene).await
 }
 

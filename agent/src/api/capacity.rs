@@ -1,10 +1,10 @@
-//! GetCapacity: what a controller needs to choose a proxy. Counts what others know; decides nothing.
+//! GetCapacity and Reserve: what a controller needs to choose a proxy. Counts what others know; decides nothing.
 use std::time::Duration;
 
 use hotadd_api::v1;
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::Context;
+use super::{Context, text};
 use crate::{
     attach::{ProxyVm, free_units, units_of},
     discover::ControllerMap,
@@ -15,6 +15,10 @@ use crate::{
 
 /// Looks at the proxy's host are shared among those who ask that soon after each other.
 const SITE_AGE: Duration = Duration::from_secs(5);
+
+/// Of a reservation, when the request does not say, and at most.
+const RESERVED: Duration = Duration::from_secs(120);
+const RESERVED_MOST: Duration = Duration::from_secs(3600);
 
 /// For fields of the API, saturating.
 pub(super) fn count(number: usize) -> u32 {
@@ -37,9 +41,11 @@ impl Context {
             Err(why) => (Vec::new(), Some(why.to_reason())),
         };
         let rates = opener.planner.rates.now();
+        let reserved = vm.reservations.kept_from(None);
         Ok(v1::GetCapacityResponse {
             controllers: controllers(vm, &proxy, &map),
-            free_slots: count(vm.room(&proxy, &map)),
+            free_slots: count(vm.room(&proxy, &map).saturating_sub(reserved)),
+            reserved_slots: count(reserved),
             host_moref: site.host.as_ref().map(ToString::to_string).unwrap_or_default(),
             host_name: site.host_name,
             datastores,
@@ -56,6 +62,29 @@ impl Context {
             detach_seconds: rates.detach_seconds,
             bytes_per_second: rates.hotadd_bytes_per_second,
         })
+    }
+
+    pub(super) async fn reserve_slots(&self, request: &v1::ReserveRequest) -> Result<v1::ReserveResponse> {
+        let vm = &self.manager.opener().vm;
+        let id = text("reservation_id", &request.reservation_id, true)?;
+        let ttl = Some(Duration::from_secs(request.ttl_seconds.into())).filter(|ttl| !ttl.is_zero()).unwrap_or(RESERVED);
+        if ttl > RESERVED_MOST {
+            let detail = format!("ttl_seconds: {} is above {}", request.ttl_seconds, RESERVED_MOST.as_secs());
+            return Err(Error::new(&reason::SES_REQUEST, detail));
+        }
+        if request.slots > 0 {
+            self.manager.takes_new()?;
+        }
+        let proxy = vm.facts().await?;
+        let room = vm.room(&proxy, &vm.controller_map(&proxy).await?);
+        let slots = usize::try_from(request.slots).unwrap_or(usize::MAX);
+        if !vm.reservations.set(&id, slots, ttl, room) {
+            let others = vm.reservations.kept_from(Some(&id));
+            return Err(Error::new(&reason::ATT_NO_SLOT, format!("{slots} slots, {room} free units, {others} reserved")));
+        }
+        let free = room.saturating_sub(vm.reservations.kept_from(None));
+        let seconds_left = if slots > 0 { u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX) } else { 0 };
+        Ok(v1::ReserveResponse { slots: request.slots, free_slots: count(free), seconds_left })
     }
 }
 

@@ -25,7 +25,7 @@ impl DiskService for Context {
 
     async fn open_disks(&self, r: Request<v1::OpenDisksRequest>) -> Result<Response<v1::OpenDisksResponse>, Status> {
         let request = r.into_inner();
-        let ways = self.ways(request.transport, &request.nbd_servers)?;
+        let ways = self.ways(request.transport, &request.nbd_servers, &request.reservation_id)?;
         let request = open_request(request, ways)?;
         Ok(Response::new(self.manager.open(request).await?))
     }

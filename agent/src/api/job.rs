@@ -57,7 +57,7 @@ impl JobService for Context {
             compression: compression(request.compression)?,
             partial: request.allow_partial,
             engines: self.engines.clone(),
-            ways: Ways { export, ..self.ways(request.transport, &request.nbd_servers)? },
+            ways: Ways { export, ..self.ways(request.transport, &request.nbd_servers, &request.reservation_id)? },
             back: request.back_to_hotadd,
         };
         Ok(Response::new(ReceiverStream::new(self.jobs.start(request)?)))

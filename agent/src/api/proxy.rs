@@ -36,7 +36,7 @@ impl ProxyService for Context {
         let vm = text("vm", &request.vm, true)?;
         let snapshot = text("snapshot_moref", &request.snapshot_moref, false)?;
         let snapshot = Some(snapshot).filter(|moref| !moref.is_empty()).map(Moref::new);
-        let ways = Ways { export: true, ..self.ways(request.transport, &request.nbd_servers)? };
+        let ways = Ways { export: true, ..self.ways(request.transport, &request.nbd_servers, "")? };
         let bytes = (request.bytes > 0).then_some(request.bytes);
         let opener = self.manager.opener();
         let explained = opener.explain(&vm, snapshot.as_ref(), &request.device_keys, &ways, bytes).await?;
@@ -88,6 +88,10 @@ impl ProxyService for Context {
         let draining = self.manager.is_closed_to_new();
         let idle = draining && running_jobs == 0 && open_sessions == 0 && open_duties == 0;
         Ok(Response::new(v1::DrainResponse { draining, running_jobs, open_sessions, open_duties, idle }))
+    }
+
+    async fn reserve(&self, request: Request<v1::ReserveRequest>) -> Result<Response<v1::ReserveResponse>, Status> {
+        Ok(Response::new(self.reserve_slots(&request.into_inner()).await?))
     }
 
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::GetInfoResponse>, Status> {

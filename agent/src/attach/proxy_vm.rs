@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Readers, Turns, own_disks, room::Learnt};
+use super::{Readers, Reservations, Turns, own_disks, room::Learnt};
 use crate::{
     config::{Config, Deadlines, GuardPolicy, Limits, ReadTuning},
     discover::{ControllerMap, DeviceFacts, Finder, Guest, Platform},
@@ -49,6 +49,7 @@ pub struct ProxyVm {
     /// Of the threads that read.
     pub tuning: ReadTuning,
     pub readers: Readers,
+    pub reservations: Reservations,
     pub(super) turns: Turns,
     pub events: Events,
     /// Cancelled when only a new start can go on: a loop that must never end has ended.
@@ -114,6 +115,7 @@ impl ProxyVm {
             throttle: Throttle::new(config.pace.clone()),
             tuning: config.reading.clone(),
             readers: Readers::default(),
+            reservations: Reservations::default(),
             turns: Turns::new(config.limits.snapshots_per_datastore),
             events: Events::default(),
             fatal: CancellationToken::new(),

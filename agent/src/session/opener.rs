@@ -39,6 +39,8 @@ pub struct Ways {
     pub asked: Option<Transport>,
     /// Disks that nothing else brings may be exported, if the configuration allows it.
     pub export: bool,
+    /// Whose slots may be used.
+    pub reservation: Option<String>,
     /// Admitted servers, by device key.
     pub servers: BTreeMap<i32, nbd::Target>,
 }
@@ -61,6 +63,8 @@ pub struct Preflight {
     pub build: Option<Build>,
     /// On which a snapshot's deltas may be.
     pub stores: BTreeSet<Moref>,
+    /// Whose slots may be used.
+    pub reservation: Option<String>,
 }
 
 /// One disk after attaching.
@@ -91,7 +95,7 @@ impl Opener {
         }
         let (facts, decisions) = self.decide(&target, None, keys, ways).await?;
         let build = facts.target.host.known().and_then(|host| host.build.known().copied());
-        Ok(Preflight { target, decisions, build, stores: facts.stores })
+        Ok(Preflight { target, decisions, build, stores: facts.stores, reservation: ways.reservation.clone() })
     }
 
     /// Refuses what can't succeed whatever is waited for; tells how many disks would be attached.
@@ -127,7 +131,8 @@ impl Opener {
         }
         let proxy = self.vm.facts().await?;
         let map = self.vm.controller_map(&proxy).await?;
-        let room = self.vm.room(&proxy, &map);
+        let reserved = self.vm.reservations.kept_from(preflight.reservation.as_deref());
+        let room = self.vm.room(&proxy, &map).saturating_sub(reserved);
         if room == 0 && map.usable().next().is_none() {
             let why: Vec<String> = proxy
                 .controllers
@@ -137,7 +142,7 @@ impl Opener {
             return Err(Error::new(&reason::ATT_CONTROLLER, why.join("; ")));
         }
         if room == 0 || (!partial && room < able) {
-            return Err(Error::new(&reason::ATT_NO_SLOT, format!("{able} disks, {room} free units")));
+            return Err(Error::new(&reason::ATT_NO_SLOT, format!("{able} disks, {room} free units, {reserved} reserved")));
         }
         Ok(())
     }

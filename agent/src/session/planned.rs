@@ -122,7 +122,7 @@ impl Opener {
         let vddk = library.as_ref().and_then(|library| *library.as_ref().ok()?);
         let mut missing = library.and_then(Result::err);
         let mut by_vddk = missing.is_none() && self.servers.vddk().is_some();
-        let (room, rates) = (self.room(facts).await, self.planner.rates.now());
+        let (room, rates) = (self.room(facts, ways).await, self.planner.rates.now());
         let mut export_missing: Option<Error> = None;
         loop {
             let keys = facts.disks.iter().map(|view| view.disk.device_key);
@@ -205,12 +205,13 @@ impl Opener {
     }
 
     /// Units that a disk could get now, on controllers that are known in the guest.
-    async fn room(&self, facts: &PlanFacts) -> Fact<usize> {
+    async fn room(&self, facts: &PlanFacts, ways: &Ways) -> Fact<usize> {
         let proxy = &facts.proxy.vm;
         match self.vm.controller_map(proxy).await {
             Ok(map) => {
                 let free = free_units(proxy, &self.vm.journal.state().reserved_slots());
-                Fact::Known(map.usable().filter_map(|key| free.get(&key)).map(Vec::len).sum())
+                let free: usize = map.usable().filter_map(|key| free.get(&key)).map(Vec::len).sum();
+                Fact::Known(free.saturating_sub(self.vm.reservations.kept_from(ways.reservation.as_deref())))
             }
             Err(error) => Fact::Unknown(error.message()),
         }
@@ -285,6 +286,10 @@ impl Opener {
         };
         let mut opened: Vec<Opened> =
             tried.into_iter().map(|(decision, answer)| self.opened(decision, answer, ways, &of)).collect();
+        if let Some(reservation) = &ways.reservation {
+            let attached = opened.iter().filter(|one| one.disk.as_ref().is_ok_and(Disk::is_attached)).count();
+            self.vm.reservations.used(reservation, attached);
+        }
         self.open_exports(session, target, snapshot, &mut opened).await;
         Ok(opened)
     }

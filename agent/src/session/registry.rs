@@ -112,7 +112,7 @@ impl Manager {
 
     /// # Errors
     /// [`reason::SES_DRAINING`], [`reason::SES_DRAIN`].
-    pub(super) fn takes_new(&self) -> Result<()> {
+    pub fn takes_new(&self) -> Result<()> {
         if self.shared.drain.is_cancelled() {
             return Err(Error::new(&reason::SES_DRAINING, ""));
         }

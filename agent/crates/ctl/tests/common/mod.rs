@@ -139,6 +139,10 @@ impl ProxyService for Fake {
         Ok(Response::new(GetCapacityResponse { controllers: vec![free], ..Default::default() }))
     }
 
+    async fn reserve(&self, _: Request<ReserveRequest>) -> Result<Response<ReserveResponse>, Status> {
+        Err(Status::unimplemented("not asked of this fake"))
+    }
+
     async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
         Err(Status::unimplemented("not asked of this fake"))
     }
