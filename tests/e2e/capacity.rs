@@ -1,8 +1,9 @@
 //! What a controller of many proxies asks: GetCapacity and Drain.
 use anyhow::{Context as _, Result};
 use hotadd_api::v1::{
-    Cleanup, DatastoreCapacity, DrainRequest, DrainResponse, EventKind, GetCapacityRequest, GetCapacityResponse, GetInfoRequest,
-    JobState, OpenDisksRequest, ReserveRequest, ReserveResponse, WatchEventsRequest, proxy_service_client::ProxyServiceClient,
+    Cleanup, DatastoreCapacity, DrainRequest, DrainResponse, EventKind, GetCapacityRequest, GetCapacityResponse,
+    GetInfoRequest, JobState, OpenDisksRequest, ReserveRequest, ReserveResponse, WatchEventsRequest,
+    proxy_service_client::ProxyServiceClient,
 };
 use hotadd_harness::{Scene, scene::TARGET};
 use tonic::transport::Channel;

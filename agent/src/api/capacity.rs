@@ -67,7 +67,8 @@ impl Context {
     pub(super) async fn reserve_slots(&self, request: &v1::ReserveRequest) -> Result<v1::ReserveResponse> {
         let vm = &self.manager.opener().vm;
         let id = text("reservation_id", &request.reservation_id, true)?;
-        let ttl = Some(Duration::from_secs(request.ttl_seconds.into())).filter(|ttl| !ttl.is_zero()).unwrap_or(RESERVED);
+        let ttl =
+            Some(Duration::from_secs(request.ttl_seconds.into())).filter(|ttl| !ttl.is_zero()).unwrap_or(RESERVED);
         if ttl > RESERVED_MOST {
             let detail = format!("ttl_seconds: {} is above {}", request.ttl_seconds, RESERVED_MOST.as_secs());
             return Err(Error::new(&reason::SES_REQUEST, detail));
@@ -80,7 +81,10 @@ impl Context {
         let slots = usize::try_from(request.slots).unwrap_or(usize::MAX);
         if !vm.reservations.set(&id, slots, ttl, room) {
             let others = vm.reservations.kept_from(Some(&id));
-            return Err(Error::new(&reason::ATT_NO_SLOT, format!("{slots} slots, {room} free units, {others} reserved")));
+            return Err(Error::new(
+                &reason::ATT_NO_SLOT,
+                format!("{slots} slots, {room} free units, {others} reserved"),
+            ));
         }
         let free = room.saturating_sub(vm.reservations.kept_from(None));
         let seconds_left = if slots > 0 { u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX) } else { 0 };

@@ -142,7 +142,10 @@ impl Opener {
             return Err(Error::new(&reason::ATT_CONTROLLER, why.join("; ")));
         }
         if room == 0 || (!partial && room < able) {
-            return Err(Error::new(&reason::ATT_NO_SLOT, format!("{able} disks, {room} free units, {reserved} reserved")));
+            return Err(Error::new(
+                &reason::ATT_NO_SLOT,
+                format!("{able} disks, {room} free units, {reserved} reserved"),
+            ));
         }
         Ok(())
     }
