@@ -113,15 +113,18 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
 pub async fn reap(config: Config, platform: Arc<dyn Platform>, patience: Duration) -> Result<()> {
     let _alone = claim_host(&*platform)?;
     let (journal, opened) = open_journal(&config)?;
-    // Nothing owed: vCenter need not be asked, so that stopping a service never depends on the network.
-    if journal.state().is_empty() && !opened.unreconciled {
+    // Nothing owed, and nothing may still land: vCenter need not be asked, so that stopping a service never depends on the network.
+    if journal.state().nothing_is_pending() && !opened.unreconciled {
         return Ok(());
     }
     let work = async {
         let core = start(&config, platform, (journal, opened)).await?;
         settle_inherited(&core, Some(patience)).await?;
+        // What landed late is owed again.
+        let looked = core.settler.late_looked_at().await;
+        settle_inherited(&core, Some(patience)).await?;
         core.vm.hypervisor.logout().await;
-        Ok(())
+        looked
     };
     let owed = || Error::new(&reason::DUTY_OWED, format!("not settled within {} s", patience.as_secs())).owing();
     timeout(patience, work).await.unwrap_or_else(|_| Err(owed()))
@@ -183,7 +186,7 @@ async fn start(config: &Config, platform: Arc<dyn Platform>, journal: (Journal, 
     report(&opened);
     let started = Record::Started { at: now(), version: env!("CARGO_PKG_VERSION").to_owned() };
     journal.append(&[started]).map_err(journal_error)?;
-    let owing = !journal.state().is_empty() || opened.unreconciled;
+    let owing = !journal.state().nothing_is_pending() || opened.unreconciled;
     let (hypervisor, proxy) = meet(config, &platform, owing).await?;
     let about = hypervisor.about();
     tracing::info!(proxy = proxy.name, moref = %proxy.moref, vcenter = about.name, "this is the proxy");

@@ -65,6 +65,23 @@ async fn what_lands_while_the_agent_is_down_is_found_by_the_next_run() -> Result
     whole(&scene, &dir).await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lands_while_the_agent_is_down_for_good_is_given_back_by_reap() -> Result<()> {
+    let (dir, mut scene) = hasty()?;
+    fault(&scene, "ReconfigVM_Task", json!({"kind": "late_land", "ms": LATE_MS})).await?;
+    failed(&backup(&scene, request(TARGET), dir.path()).await?)?;
+    nothing_stays(&scene).await?;
+    scene.take_agent()?.kill()?;
+    let early = scene.reap()?;
+    ensure!(early.code == 0 && !removed(&scene).await?, "nothing landed yet: {early:?}");
+    eventually("it lands", async || Ok(!scene.left_attached().await?.is_empty())).await?;
+    let reaped = scene.reap()?;
+    ensure!(reaped.code == 0 && removed(&scene).await?, "{reaped:?}");
+    ensure!(scene.left_attached().await?.is_empty(), "it is still attached");
+    scene.start_agent()?;
+    whole(&scene, &dir).await
+}
+
 /// The next job puts the same backing into the same slot: the late duty must not take that for its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_duty_leaves_the_next_sessions_disk_alone() -> Result<()> {

@@ -20,8 +20,9 @@ impl Shared {
             .then(|| Timestamp::now().checked_add(late).map_or_else(|_| now(), |until| until.to_string()))
     }
 
-    /// Looks at everything that is late.
-    pub(super) async fn sweep(&self) {
+    /// Looks at everything that is late; tells how much of it could not be looked at.
+    pub(super) async fn sweep(&self) -> usize {
+        let mut unseen = 0;
         let state = self.vm.journal.state();
         for late in state.late() {
             self.pulse.beat();
@@ -38,9 +39,13 @@ impl Shared {
                 }
                 Ok(false) if is_over(late) => self.note(Record::Lapsed { duty: id }).await,
                 Ok(false) => {}
-                Err(error) => tracing::debug!(duty = %id, %error, "can't look for a late landing now"),
+                Err(error) => {
+                    unseen += 1;
+                    tracing::debug!(duty = %id, %error, "can't look for a late landing now");
+                }
             }
         }
+        unseen
     }
 
     async fn has_landed(&self, late: &Late) -> Result<bool> {

@@ -21,7 +21,10 @@ mod snapshots;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -57,6 +60,8 @@ struct Shared {
     /// Why each open duty is still open.
     open: Mutex<BTreeMap<DutyId, Open>>,
     passes: watch::Sender<u64>,
+    /// How much of what is late could not be looked at the last time.
+    unseen: AtomicUsize,
     /// Devices whose deletion hangs in the kernel: no second thread is spent on them.
     stuck: Arc<Mutex<BTreeSet<String>>>,
     /// Snapshot duties that a task works on now. Removing takes minutes; disks are not to wait for it.
@@ -107,6 +112,7 @@ impl Settler {
             inherited: vm.journal.state().duties().map(|duty| duty.id).collect(),
             open: Mutex::default(),
             passes,
+            unseen: AtomicUsize::new(0),
             stuck: Arc::default(),
             removing: Mutex::default(),
             fenced: Mutex::default(),
@@ -182,6 +188,27 @@ impl Settler {
         }
     }
 
+    /// Waits until everything that was late when this run began has been looked for once; what landed is a duty again.
+    ///
+    /// # Errors
+    /// [`reason::DUTY_OWED`] when vCenter did not let all of it be looked for.
+    pub async fn late_looked_at(&self) -> Result<()> {
+        if self.shared.vm.journal.state().late().next().is_none() {
+            return Ok(());
+        }
+        let mut passes = self.shared.passes.subscribe();
+        if passes.wait_for(|passes| *passes > 0).await.is_err() {
+            return std::future::pending().await;
+        }
+        match self.shared.unseen.load(Ordering::Acquire) {
+            0 => Ok(()),
+            n => {
+                Err(Error::new(&reason::DUTY_OWED, format!("{n} requests without an answer can't be looked for"))
+                    .owing())
+            }
+        }
+    }
+
     /// How long the loop has taken no step; waits for the locks that each step of it needs.
     #[must_use]
     pub fn silent_for(&self) -> Duration {
@@ -237,7 +264,7 @@ async fn run(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<DutyId>) {
         }
         shared.pulse.beat();
         if watching && next_sweep <= Instant::now() {
-            shared.sweep().await;
+            shared.unseen.store(shared.sweep().await, Ordering::Release);
             next_sweep = Instant::now() + deadlines.sweep;
         }
         let before = shared.ids().len();
