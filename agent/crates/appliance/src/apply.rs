@@ -38,6 +38,8 @@ pub const OWN_DISKS: &str = "run/udev/rules.d/00-hotadd-own-disks.rules";
 pub const ASK: &str = "run/hotadd-appliance/no-properties";
 /// The agent's journal of duties, below the root.
 const JOURNAL: &str = "var/lib/hotadd";
+/// An empty one is filled at boot (machine-id(5)).
+const MACHINE_ID: &str = "etc/machine-id";
 /// In it, the agent's own mark of a journal that may have forgotten something: the agent then looks in vCenter for disks that no record names.
 const FORGOTTEN: &str = "damaged";
 
@@ -105,6 +107,13 @@ impl Host {
         (Configured::of(text.as_deref()), text.unwrap_or_default())
     }
 
+    /// Whether this machine may serve with the configuration that is there: false on a copy that could not be cleared.
+    #[must_use]
+    pub fn is_its_own(&self) -> bool {
+        let before = State::load(&self.path(STATE)).machine;
+        self.machine.is_none() || before.is_none() || before == self.machine
+    }
+
     /// A copy of a configured appliance would serve with its key, at its address, under its name. It keeps nothing of it; the journal,
     /// whose duties are the original's, is put aside. Should it be the original after all, under a new UUID, its disks are looked for in vCenter.
     fn leave_the_original(&self, state: &mut State) -> io::Result<()> {
@@ -132,6 +141,10 @@ impl Host {
         private_folder(&self.path(JOURNAL))?;
         if configured != Configured::No {
             install(&self.path(JOURNAL).join(FORGOTTEN), b"", 0o600)?;
+        }
+        // Of the next boot: this one's is in use. DHCP tells machines apart by it.
+        if self.path(MACHINE_ID).exists() {
+            fs::write(self.path(MACHINE_ID), b"")?;
         }
         // Its own file is written here, with the name of the new machine: a power cut before does all this again.
         state.machine = Some(now.clone());

@@ -244,6 +244,26 @@ fn a_copy_keeps_nothing_of_the_original() {
 }
 
 #[test]
+fn a_copy_that_can_not_be_cleared_does_not_serve() {
+    let mut boot = Boot::new(&properties(""));
+    assert_eq!((boot.codes(), boot.host.is_its_own()), (vec![], true));
+    install(&boot.host.root.join("etc/machine-id"), b"original", 0o644).unwrap();
+    boot.host.machine = Some("VMware-42 1d".to_owned());
+    // Whose place can't be cleared: what was to be a file is a folder.
+    let agent = boot.host.root.join("etc/hotadd/agent.toml");
+    fs::remove_file(&agent).unwrap();
+    fs::create_dir(&agent).unwrap();
+    assert!(boot.codes().contains(&reasons::WRITE.id.to_owned()));
+    assert!(!boot.host.is_its_own());
+    assert_eq!(boot.file("etc/machine-id").as_deref(), Some("original"));
+    fs::remove_dir(&agent).unwrap();
+    boot.given("");
+    boot.codes();
+    assert!(boot.host.is_its_own());
+    assert_eq!(boot.file("etc/machine-id").as_deref(), Some(""));
+}
+
+#[test]
 fn a_template_that_was_never_configured_makes_appliances() {
     let mut boot = Boot::new("");
     assert_eq!(boot.codes(), [reasons::NO_ENVIRONMENT.id]);

@@ -36,6 +36,8 @@ enum Command {
         #[arg(long, default_value = "/sys/firmware/qemu_fw_cfg/by_name/opt/ovfenv/raw")]
         file: PathBuf,
     },
+    /// Fail on a copy of another machine that still has that one's configuration
+    Own,
     /// Write the console's text
     Console {
         #[arg(long, value_enum)]
@@ -70,6 +72,7 @@ const ISSUE: &str = "/etc/issue.d/hotadd.issue";
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Apply { rpctool, file } => apply(Source::choose(&file, &rpctool)),
+        Command::Own => own(),
         Command::Console { agent } => show(&State::load(&Path::new("/").join(STATE)), agent.into()),
         Command::OwnDisks { out } => {
             own_disks::root(Path::new("/proc"), Path::new("/sys")).and_then(|device| own_disks::write(&device, &out))
@@ -103,6 +106,15 @@ fn apply(source: Source) -> io::Result<()> {
     show(&state, if host.configured().0 == Configured::No { Agent::Stopped } else { Agent::Starting })?;
     // The kernel's name is what agetty and the log show before anything else reads the file.
     fs::write("/proc/sys/kernel/hostname", &state.hostname)
+}
+
+fn own() -> io::Result<()> {
+    if host(Source::File(PathBuf::new())).is_its_own() {
+        return Ok(());
+    }
+    Err(io::Error::other(
+        "HA-APP-009 this machine is a copy, and the original's configuration could not be removed; the agent does not start",
+    ))
 }
 
 fn service() -> Service {
