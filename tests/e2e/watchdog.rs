@@ -1,6 +1,6 @@
 //! systemd's watchdog: fed by the process that is watched, and by no other.
 use anyhow::Result;
-use hotadd_harness::Content;
+use hotadd_harness::{Content, process::Notify};
 
 use crate::support::{MIB, eventually, scene};
 
@@ -26,6 +26,27 @@ async fn who_is_not_watched_does_not_feed() -> Result<()> {
         scene.take_agent()?;
         scene.start_agent()?;
     }
+    Ok(())
+}
+
+/// A ping arms the watchdog also of a service that starts, and a vCenter that is away for hours is no reason to kill the agent.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_fed_before_ready() -> Result<()> {
+    let (_dir, mut scene) = scene(&[Content::new(2 * MIB, 1)], |spec| spec.set("deadlines", "reconnect_seconds", 0.5))?;
+    scene.take_agent()?.stop()?;
+    let notify = Notify::bind(&scene.dir.join("notify"))?;
+    // Nobody listens on this port.
+    scene.vcenter.url = "https://127.0.0.1:1/sdk".into();
+    scene.write_config("")?;
+    let mut agent = scene.spawn_agent_with(Some(&notify), &[LIMIT])?;
+    let mut seen = Vec::new();
+    let waits = async || {
+        seen.extend(notify.messages()?);
+        Ok(seen.iter().filter(|message| message.contains("STATUS=waiting for vCenter")).count() >= 3)
+    };
+    eventually("it waits for vCenter", waits).await?;
+    assert_eq!(pings(&seen), 0, "{seen:?}");
+    agent.kill()?;
     Ok(())
 }
 
