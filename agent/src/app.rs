@@ -187,12 +187,13 @@ async fn start(config: &Config, platform: Arc<dyn Platform>, journal: (Journal, 
     let started = Record::Started { at: now(), version: env!("CARGO_PKG_VERSION").to_owned() };
     journal.append(&[started]).map_err(journal_error)?;
     let owing = !journal.state().nothing_is_pending() || opened.unreconciled;
-    let (hypervisor, proxy) = meet(config, &platform, owing).await?;
+    let meter = Meter::default();
+    let (hypervisor, proxy) = meet(config, &platform, &meter, owing).await?;
     let about = hypervisor.about();
     tracing::info!(proxy = proxy.name, moref = %proxy.moref, vcenter = about.name, "this is the proxy");
     refuse_duties_of_another(&journal, about.instance_uuid.as_deref(), &proxy.moref)?;
     let finder = Finder::new(Arc::clone(&platform))?;
-    let vm = Arc::new(ProxyVm::new(&proxy, config, hypervisor, platform, journal, finder));
+    let vm = Arc::new(ProxyVm::new(&proxy, config, hypervisor, platform, journal, finder, meter));
     vm.supervise("the watch of the login panicked", tell_login(Arc::clone(&vm)));
     if opened.unreconciled {
         warn_of_strangers(&vm).await?;
@@ -254,11 +255,16 @@ async fn warn_of_strangers(vm: &ProxyVm) -> Result<()> {
 /// Connects, logs in and finds out which VM this is. An unreachable vCenter is waited for. While something is owed, so is
 /// everything else but a wrong configuration: an agent that gave up would leave it attached. A refused login is tried
 /// rarely, since it may lock the account.
-async fn meet(config: &Config, platform: &Arc<dyn Platform>, owing: bool) -> Result<(Arc<dyn Hypervisor>, ProxyFacts)> {
+async fn meet(
+    config: &Config,
+    platform: &Arc<dyn Platform>,
+    meter: &Meter,
+    owing: bool,
+) -> Result<(Arc<dyn Hypervisor>, ProxyFacts)> {
     let reconnect = config.deadlines.reconnect;
     let mut pause = reconnect;
     loop {
-        let error = match meet_once(config, platform).await {
+        let error = match meet_once(config, platform, meter).await {
             Ok(met) => return Ok(met),
             Err(error) => error,
         };
@@ -278,8 +284,14 @@ async fn meet(config: &Config, platform: &Arc<dyn Platform>, owing: bool) -> Res
     }
 }
 
-async fn meet_once(config: &Config, platform: &Arc<dyn Platform>) -> Result<(Arc<dyn Hypervisor>, ProxyFacts)> {
-    let hypervisor: Arc<dyn Hypervisor> = Arc::new(Vsphere::connect(&config.vcenter, &config.deadlines).await?);
+async fn meet_once(
+    config: &Config,
+    platform: &Arc<dyn Platform>,
+    meter: &Meter,
+) -> Result<(Arc<dyn Hypervisor>, ProxyFacts)> {
+    let calls = meter.clone();
+    let observer: vim::Observer = Arc::new(move |call| calls.called(call));
+    let hypervisor: Arc<dyn Hypervisor> = Arc::new(Vsphere::connect(&config.vcenter, &config.deadlines, Some(observer)).await?);
     let host = platform.identity().map_err(|e| Error::new(&reason::CFG_IDENTITY, "DMI").with_source(e))?;
     let moref = hypervisor.identify(&host).await?;
     let facts = hypervisor.proxy(&moref).await?;

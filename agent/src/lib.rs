@@ -20,6 +20,7 @@ pub mod events;
 pub mod hypervisor;
 pub mod id;
 pub mod journal;
+pub mod metrics;
 pub mod plan;
 pub mod quarantine;
 pub mod reason;

@@ -140,7 +140,9 @@ impl Attacher {
             return refuse_all(pending.into_iter().map(|(of, p)| (of, p.item)).collect(), &error, carried);
         }
         let requests: Vec<_> = pending.iter().map(|(_, p)| request(p)).collect();
+        let asked = Instant::now();
         let outcomes = self.vm.hypervisor.attach(&self.vm.moref, &requests).await;
+        self.vm.meter.attached(asked.elapsed());
         let (mut held, mut refused, mut records) = (Vec::new(), Vec::new(), Vec::new());
         for ((of, p), outcome) in pending.into_iter().zip(outcomes) {
             let Some(carried) = carried.get_mut(of) else { continue };

@@ -24,6 +24,7 @@ use crate::{
     id::SessionId,
     id::{DiskUuid, Moref, Slot},
     journal::{Journal, JournalError, Record, State},
+    metrics::Meter,
     reason,
     transport::{Means, Memory, throttle::Throttle},
 };
@@ -52,6 +53,7 @@ pub struct ProxyVm {
     pub reservations: Reservations,
     pub(super) turns: Turns,
     pub events: Events,
+    pub meter: Meter,
     /// Cancelled when only a new start can go on: a loop that must never end has ended.
     pub fatal: CancellationToken,
     /// Held over: read the device list, write the intent, reconfigure, read back.
@@ -87,7 +89,7 @@ impl ProxyVm {
     /// What a read of this session shares with all others.
     #[must_use]
     pub fn means(&self, session: SessionId) -> Means<'_> {
-        Means { memory: &self.memory, throttle: &self.throttle, tuning: &self.tuning, session }
+        Means { memory: &self.memory, throttle: &self.throttle, tuning: &self.tuning, meter: &self.meter, session }
     }
 
     #[must_use]
@@ -98,6 +100,7 @@ impl ProxyVm {
         platform: Arc<dyn Platform>,
         journal: Journal,
         finder: Finder,
+        meter: Meter,
     ) -> Self {
         let instance = proxy.instance_uuid.as_deref().unwrap_or(proxy.moref.as_str());
         Self {
@@ -118,6 +121,7 @@ impl ProxyVm {
             reservations: Reservations::default(),
             turns: Turns::new(config.limits.snapshots_per_datastore),
             events: Events::default(),
+            meter,
             fatal: CancellationToken::new(),
             gate: Mutex::new(()),
             trial: Mutex::new(()),
@@ -143,6 +147,7 @@ impl ProxyVm {
     /// What became durable.
     fn tell(&self, records: &[Record], before: &State) {
         self.events.tell(records, before);
+        self.meter.recorded(records, before);
         if records.iter().any(|record| matches!(record, Record::Retired { .. })) {
             self.turns.ring();
         }

@@ -41,12 +41,13 @@ impl Vsphere {
     ///
     /// # Errors
     /// [`reason::VC_UNREACHABLE`], [`reason::VC_TLS`], [`reason::VC_LOGIN`] or [`reason::VC_PROTOCOL`].
-    pub async fn connect(vcenter: &Vcenter, deadlines: &Deadlines) -> Result<Self> {
+    pub async fn connect(vcenter: &Vcenter, deadlines: &Deadlines, observer: Option<vim::Observer>) -> Result<Self> {
         let trust = match &vcenter.trust {
             Trust::Ca(pem) => vim::Trust::Ca(pem.clone()),
             Trust::Pin(pin) => vim::Trust::Pin(*pin),
         };
         let mut config = vim::Config::new(&vcenter.url, &vcenter.user, vcenter.password.clone(), trust);
+        config.observer = observer;
         config.request_timeout = deadlines.call;
         config.poll = deadlines.poll;
         config.login_pause = deadlines.login;

@@ -84,6 +84,7 @@ pub struct Means<'a> {
     pub memory: &'a Memory,
     pub throttle: &'a Throttle,
     pub tuning: &'a ReadTuning,
+    pub meter: &'a Meter,
     pub session: SessionId,
 }
 
@@ -161,6 +162,8 @@ impl Reading {
         let share = share.ok_or_else(|| Error::new(&reason::READ_STOPPED, "before its turn"))?;
         let (flag, runtime) = (Arc::clone(&cancel), Handle::current());
         let tuning = means.tuning.clone();
+        let (meter, transport, depth) = (means.meter.clone(), disk.transport(), order.depth);
+        let sink = counted(sink, meter.clone(), transport);
         let pacer =
             means.throttle.pacer(means.session, &disk.facts().datastore_name, (order.depth as usize, order.halvings()));
         thread::Builder::new()
@@ -172,6 +175,7 @@ impl Reading {
                 drop(ready);
                 drop(disk);
                 drop(share);
+                meter.read_ended(transport, depth, &report);
                 // Nobody may be waiting any more; the report is for whoever does.
                 drop(answer.send(report));
             })
@@ -188,6 +192,18 @@ impl Reading {
     pub async fn join(self) -> Report {
         self.done.await.unwrap_or_else(|_| Report::failed(Error::new(&reason::INTERNAL, "the read thread panicked")))
     }
+}
+
+/// Counts what the client took.
+fn counted(mut sink: Sink, meter: Meter, transport: v1::Transport) -> Sink {
+    Box::new(move |item| {
+        let frame = if let Item::Frame(frame) = &item { Some((frame.zero, frame.length)) } else { None };
+        sink(item)?;
+        if let Some((zero, bytes)) = frame {
+            meter.handed_over(transport, zero, bytes);
+        }
+        ControlFlow::Continue(())
+    })
 }
 
 impl Report {

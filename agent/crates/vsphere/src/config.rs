@@ -1,6 +1,7 @@
 //! How to reach a vCenter, whom to be there, and the limits of every call.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -17,6 +18,20 @@ pub enum Trust {
     Pin([u8; 32]),
 }
 
+/// One call of the API that ended, for whoever counts them.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Name of the method, from this program's own list.
+    pub method: &'static str,
+    /// With a new login and a repetition, if there were any.
+    pub took: Duration,
+    /// Why it failed.
+    pub error: Option<&'a ErrorKind>,
+}
+
+/// Is told of each call that ended; must not block.
+pub type Observer = Arc<dyn Fn(&Call<'_>) + Send + Sync>;
+
 /// Connection settings. `Debug` shows no secret.
 #[derive(Clone)]
 pub struct Config {
@@ -28,6 +43,8 @@ pub struct Config {
     pub password: SecretString,
     /// Where the password is read again before each login; may block.
     pub password_source: Option<PasswordSource>,
+    /// Is told of each call that ended.
+    pub observer: Option<Observer>,
     /// How the server proves itself.
     pub trust: Trust,
     /// Longest time for name, TCP and TLS.
@@ -53,6 +70,7 @@ impl Config {
             user: user.into(),
             password,
             password_source: None,
+            observer: None,
             trust,
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(60),

@@ -48,7 +48,7 @@ mod wait;
 mod xml;
 
 pub use client::Client;
-pub use config::{Config, Trust};
+pub use config::{Call, Config, Observer, Trust};
 pub use datastore::{DatastoreInfo, DatastoreKind, HostMount, NasVolume};
 pub use device::{
     Backing, BackingKind, BackingPath, Device, Disk, KeyId, OtherController, OtherControllerKind, ScsiController,

@@ -116,6 +116,7 @@ impl Session {
             door,
             side_door,
             timeout,
+            observer: config.observer,
             poll: config.poll,
             action,
             about,
@@ -130,6 +131,16 @@ impl Session {
 
     /// Sends a request within `deadline`, with one re-login when the session has ended.
     pub(crate) async fn call(&self, request: &Request, deadline: Duration) -> Result<Node, Error> {
+        let begun = Instant::now();
+        let answer = self.answer(request, deadline).await;
+        if let Some(observer) = &self.observer {
+            let error = answer.as_ref().err().map(Error::kind);
+            observer(&Call { method: request.op, took: begun.elapsed(), error });
+        }
+        answer
+    }
+
+    async fn answer(&self, request: &Request, deadline: Duration) -> Result<Node, Error> {
         let end = Instant::now() + deadline;
         let left = || end.saturating_duration_since(Instant::now());
         let mut relogins = 1;

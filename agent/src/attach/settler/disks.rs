@@ -47,6 +47,7 @@ impl Shared {
     async fn remove(&self, disks: &[OurDisk]) {
         let started = Instant::now();
         let outcome = self.vm.hypervisor.detach(&self.vm.moref, disks).await;
+        self.vm.meter.detached(started.elapsed());
         let Err(error) = outcome else {
             tracing::info!(op = "detach", disks = disks.len(), duration_ms = millis(started), "detached");
             return;

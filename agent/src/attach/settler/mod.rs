@@ -77,6 +77,7 @@ struct Shared {
 
 #[derive(Debug, Clone, Default)]
 struct Open {
+    since: Option<Instant>,
     tries: u32,
     last_error: String,
     /// When an unconfirmed intent was first seen absent; forgotten when it was seen, or when something still ran.
@@ -239,6 +240,13 @@ impl Settler {
         self.shared.inherited.contains(&duty)
     }
 
+    /// How long the settler has a duty, and how often it looked at it; `None`: something uses it.
+    #[must_use]
+    pub fn progress(&self, duty: DutyId) -> Option<(Duration, u32)> {
+        let open = lock(&self.shared.open);
+        open.get(&duty).map(|o| (o.since.map_or(Duration::ZERO, |since| since.elapsed()), o.tries))
+    }
+
     /// Why a duty is still open, if the settler has it and met something.
     #[must_use]
     pub fn why(&self, duty: DutyId) -> Option<String> {
@@ -320,7 +328,7 @@ enum Finding {
 impl Shared {
     fn admit(&self, duty: DutyId) {
         if self.vm.journal.state().get(duty).is_some() {
-            lock(&self.open).entry(duty).or_default();
+            lock(&self.open).entry(duty).or_default().since.get_or_insert_with(Instant::now);
         }
     }
 

@@ -1,0 +1,63 @@
+//! The text that is served, as Prometheus reads it.
+use hotadd_vsphere::ErrorKind;
+
+use super::*;
+use crate::{
+    journal::{State, history::End},
+    reason,
+};
+
+fn has(text: &str, line: &str) {
+    assert!(text.lines().any(|known| known == line), "no {line:?} in\n{text}");
+}
+
+#[test]
+fn what_was_counted_is_told_with_units_and_labels() {
+    let meter = Meter::default();
+    meter.handed_over(Transport::Hotadd, false, 4096);
+    meter.handed_over(Transport::Hotadd, false, 4096);
+    meter.handed_over(Transport::Nbd, true, 512);
+    let stages = Stages { source_us: 1_500_000, ..Stages::default() };
+    let report = Report { engine: Some("io_uring"), stages, ..Report::failed(Error::new(&reason::READ_GONE, "")) };
+    meter.read_ended(Transport::Hotadd, 32, &report);
+    meter.attached(Duration::from_millis(70));
+    meter.called(&Call { method: "ReconfigVM_Task", took: Duration::from_secs(1), error: Some(&ErrorKind::Deadline) });
+    let text = meter.text(&gauges::Snapshot::default());
+    has(&text, r#"hotadd_read_bytes_total{transport="hotadd",kind="data"} 8192"#);
+    has(&text, r#"hotadd_read_bytes_total{transport="nbd",kind="zero"} 512"#);
+    has(&text, r#"hotadd_read_stage_seconds_total{stage="source"} 1.5"#);
+    let code = reason::READ_GONE.code;
+    has(&text, &format!(r#"hotadd_reads_total{{transport="hotadd",engine="io_uring",outcome="{code}"}} 1"#));
+    has(&text, r#"hotadd_attach_seconds_bucket{le="0.1"} 1"#);
+    has(&text, r#"hotadd_attach_seconds_bucket{le="0.05"} 0"#);
+    has(&text, r#"hotadd_vcenter_call_errors_total{method="ReconfigVM_Task",kind="deadline"} 1"#);
+    has(&text, "# EOF");
+}
+
+#[test]
+fn a_reason_of_another_release_makes_no_new_series() {
+    let meter = Meter::default();
+    for code in ["", "HA-XXX-999", "HA-XXX-998", reason::READ_GONE.code] {
+        let end = End::new(crate::attach::now(), code, "");
+        meter.recorded(&[Record::JobEnded { job: crate::id::JobId::new(), end }], &State::default());
+    }
+    let text = meter.text(&gauges::Snapshot::default());
+    has(&text, r#"hotadd_jobs_total{outcome="ok"} 1"#);
+    has(&text, r#"hotadd_jobs_total{outcome="unknown"} 2"#);
+    assert!(!text.contains("XXX"));
+}
+
+#[test]
+fn what_is_owed_is_told_by_kind_and_a_kind_without_any_is_zero() {
+    let mut now = gauges::Snapshot { late: 2, draining: true, ..gauges::Snapshot::default() };
+    now.settling.insert("attach", gauges::Kind { number: 3, oldest: Duration::from_millis(61_900) });
+    let meter = Meter::default();
+    let text = meter.text(&now);
+    has(&text, r#"hotadd_duty_settling_oldest_seconds{kind="attach"} 61"#);
+    has(&text, r#"hotadd_duties_settling{kind="attach"} 3"#);
+    has(&text, r#"hotadd_duty_settling_oldest_seconds{kind="snapshot"} 0"#);
+    has(&text, "hotadd_draining 1");
+    has(&text, "hotadd_late_requests 2");
+    // What is gone is gone at the next look.
+    has(&meter.text(&gauges::Snapshot::default()), r#"hotadd_duties_settling{kind="attach"} 0"#);
+}
