@@ -34,6 +34,7 @@ use crate::{
         Duty, Journal, JournalError, Opened, Record,
         file::{lock, reconciled},
     },
+    metrics::{self, Meter, source::Source},
     plan::Planner,
     reason,
     session::{Manager, Opener, jobs::Jobs},
@@ -72,6 +73,12 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
     }
     let _alone = claim_host(&*platform)?;
     let core = start(&config, platform, open_journal(&config)?).await?;
+    let source = Source::new(Arc::clone(&core.vm), core.settler.clone());
+    // Told after the settling: a port that can't be had leaves nothing attached.
+    let metrics = match config.metrics {
+        Some(listen) => metrics::server::open(listen, &config.tls, source.clone()).await,
+        None => Ok(()),
+    };
     settle_inherited(&core, None).await?;
     // After the settling: what is owed is given back on a system that may take no new disk, too.
     if let Err(error) = hands_off(&core.vm, config.quarantine).await {
@@ -91,6 +98,7 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
         core.vm.hypervisor.logout().await;
         return Err(error);
     }
+    metrics?;
     let listener = server::bind(config.listen).await?;
     let Core { vm, settler, proxy_name } = core;
     let planner = Arc::new(Planner::new(config.plan.clone(), &config.state_dir));
@@ -99,6 +107,7 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
     let export = config.export.clone();
     let manager = Manager::start(Opener { vm: Arc::clone(&vm), attacher, settler, planner, servers, export });
     let jobs = Jobs::new(manager.clone());
+    source.works(manager.clone(), jobs.clone());
     let context = Context { manager, jobs, engines: config.engines.clone(), proxy_name };
     vm.supervise("keep-alive panicked", keep_alive(Arc::clone(&vm)));
     run(listener, &config, context).await?;
@@ -290,8 +299,9 @@ async fn meet_once(
     meter: &Meter,
 ) -> Result<(Arc<dyn Hypervisor>, ProxyFacts)> {
     let calls = meter.clone();
-    let observer: vim::Observer = Arc::new(move |call| calls.called(call));
-    let hypervisor: Arc<dyn Hypervisor> = Arc::new(Vsphere::connect(&config.vcenter, &config.deadlines, Some(observer)).await?);
+    let observer: hotadd_vsphere::Observer = Arc::new(move |call| calls.called(call));
+    let connected = Vsphere::connect(&config.vcenter, &config.deadlines, Some(observer)).await?;
+    let hypervisor: Arc<dyn Hypervisor> = Arc::new(connected);
     let host = platform.identity().map_err(|e| Error::new(&reason::CFG_IDENTITY, "DMI").with_source(e))?;
     let moref = hypervisor.identify(&host).await?;
     let facts = hypervisor.proxy(&moref).await?;
@@ -418,6 +428,7 @@ async fn tell_login(vm: Arc<ProxyVm>) {
     let mut known = None;
     loop {
         known = vm.hypervisor.login_change(known.as_deref()).await;
+        vm.meter.login(known.is_some());
         let Some(why) = &known else {
             tracing::info!("vCenter takes the login again");
             vm.events.send(EventKind::Login, "", "", None);

@@ -101,7 +101,7 @@ const EVERYTHING: [&str; 5] = [
     "VirtualMachine.Config.RemoveDisk",
 ];
 
-async fn may_not(scene: &Scene, privilege: &str) -> Result<()> {
+pub async fn may_not(scene: &Scene, privilege: &str) -> Result<()> {
     let rest: Vec<_> = EVERYTHING.iter().filter(|p| **p != privilege).collect();
     control(scene, json!({"cmd": "set_privileges", "privileges": rest})).await.map(drop)
 }

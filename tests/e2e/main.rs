@@ -30,6 +30,7 @@ mod leases;
 mod login;
 mod lost;
 mod many;
+mod metrics;
 mod names;
 mod nbd;
 mod pace;

@@ -3,6 +3,7 @@
 mod deadlines;
 mod export;
 mod limits;
+mod metrics;
 mod nbd;
 mod pace;
 mod plan;
@@ -31,7 +32,7 @@ pub use self::{
     vddk::{Compression, VddkSettings},
 };
 use self::{
-    deadlines::RawDeadlines, export::RawExport, limits::RawLimits, nbd::RawNbd, pace::RawPace, plan::RawPlan,
+    deadlines::RawDeadlines, export::RawExport, limits::RawLimits, metrics::RawMetrics, nbd::RawNbd, pace::RawPace, plan::RawPlan,
     reading::RawReading, vddk::RawVddk,
 };
 use crate::{id::DiskUuid, transport::throttle::Rates};
@@ -56,6 +57,8 @@ pub struct Config {
     pub engines: Vec<EngineKind>,
     pub guards: GuardPolicy,
     pub quarantine: OnFailure,
+    /// Where metrics are served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// UUIDs of the proxy's own disks outside its home folder, never touched. Disks in the proxy's home folder are
     /// its own without being listed.
     pub own_disks: BTreeSet<DiskUuid>,
@@ -165,6 +168,8 @@ struct RawConfig {
     #[serde(default)]
     quarantine: RawQuarantine,
     #[serde(default)]
+    metrics: RawMetrics,
+    #[serde(default)]
     own_disks: Vec<String>,
 }
 
@@ -238,6 +243,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
     let nbd = raw.nbd.check(&mut faults.0);
     let vddk = raw.vddk.map(|raw| raw.check(&mut faults.0));
     let export = raw.export.check(&mut faults.0);
+    let metrics = raw.metrics.check(&raw.listen, &mut faults.0);
     let engines = faults.engines(raw.engines);
     let own_disks = raw
         .own_disks
@@ -261,6 +267,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
             engines,
             guards: raw.guards,
             quarantine: raw.quarantine.on_failure,
+            metrics,
             own_disks,
         }),
         _ => Err(Faults(faults.0)),

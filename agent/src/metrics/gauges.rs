@@ -11,11 +11,15 @@ use prometheus_client::{
 use super::{Labels, kind};
 use crate::{
     attach::Settler,
+    id::Moref,
     journal::{Duty, State},
 };
 
 /// All kinds of duties: a gauge without a duty is 0, not absent, so that an alert on it can be trusted.
-const KINDS: [&str; 4] = ["attach", "snapshot", "guard", "export"];
+pub(super) const KINDS: [&str; 4] = ["attach", "snapshot", "guard", "export"];
+
+/// Most hosts that are told: a cluster has at most 96 (vSphere 8.0 configuration maximums).
+const HOSTS: usize = 96;
 
 /// One look.
 #[derive(Debug, Default, Clone)]
@@ -29,7 +33,10 @@ pub struct Snapshot {
     pub jobs: usize,
     pub sessions: usize,
     pub draining: bool,
-    pub login_refused: bool,
+    /// The API's port is open.
+    pub serving: bool,
+    /// Connections to ESXi hosts through VDDK, by host.
+    pub nfc: Vec<(Moref, u32)>,
 }
 
 /// Of one kind of duty.
@@ -81,7 +88,8 @@ pub(super) struct Gauges {
     jobs: Gauge,
     sessions: Gauge,
     draining: Gauge,
-    login_refused: Gauge,
+    serving: Gauge,
+    nfc: Family<[(&'static str, String); 1], Gauge>,
 }
 
 impl Gauges {
@@ -101,6 +109,9 @@ impl Gauges {
         let settling = by_kind("duties_settling", "Duties that nothing uses any more and that are not yet retired", None);
         let help = "How long the oldest of them is being settled: the one to be woken for";
         let settling_oldest = by_kind("duty_settling_oldest", help, Some(Unit::Seconds));
+        let nfc = Family::default();
+        let help = "Connections to hosts through VDDK, by the host's managed object id; a host without any is absent";
+        to.register("nfc_connections", help, nfc.clone());
         let mut one = |name: &str, help: &str| {
             let gauge = Gauge::default();
             to.register(name, help, gauge.clone());
@@ -116,7 +127,8 @@ impl Gauges {
             jobs: one("jobs_running", "Jobs that run or wait"),
             sessions: one("sessions_open", "Open sessions, of jobs and of controllers"),
             draining: one("draining", "1: no new work is taken"),
-            login_refused: one("vcenter_login_refused", "1: vCenter refuses the login: nothing can be attached or detached"),
+            serving: one("serving", "1: the port of the API is open"),
+            nfc,
         }
     }
 
@@ -137,7 +149,11 @@ impl Gauges {
         self.jobs.set(whole(now.jobs));
         self.sessions.set(whole(now.sessions));
         self.draining.set(now.draining.into());
-        self.login_refused.set(now.login_refused.into());
+        self.serving.set(now.serving.into());
+        self.nfc.clear();
+        for (host, connections) in now.nfc.iter().take(HOSTS) {
+            self.nfc.get_or_create(&[("host", host.to_string())]).set((*connections).into());
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! What the agent counts, for Prometheus: names by its conventions (base units, `_total`), labels from closed lists only, so that the
 //! number of series is bounded by the code and not by what is backed up. VMs, disks, sessions and paths are never labels. Counted where it
-//! happens, by whoever does it; what can be read from the state is read when somebody asks ([`gauges`]), so that nothing can drift.
-//! Knows no network.
+//! happens, by whoever does it; what can be read from the state is read when somebody asks ([`gauges`], [`source`]), so that nothing can
+//! drift. Only [`server`] knows a network.
 pub mod gauges;
+pub mod server;
+pub mod source;
 #[cfg(test)]
 mod tests;
 
@@ -19,13 +21,13 @@ use prometheus_client::{
     metrics::{
         counter::Counter,
         family::Family,
+        gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
     registry::{Registry, Unit},
 };
 
 use crate::{
-    error::Error,
     journal::{Duty, DutyKind, Record},
     transport::Report,
 };
@@ -55,6 +57,7 @@ struct Meters {
     sessions: Counters<1>,
     calls: Seconds<1>,
     call_errors: Counters<2>,
+    login_refused: Gauge,
     gauges: gauges::Gauges,
 }
 
@@ -90,16 +93,36 @@ impl Default for Meter {
             sessions: Family::default(),
             calls: Family::new_with_constructor(short as fn() -> Histogram),
             call_errors: Family::default(),
+            login_refused: Gauge::default(),
             gauges: gauges::Gauges::register(&mut registry),
             registry: Mutex::default(),
         };
         meters.register(&mut registry);
+        meters.begin();
         *meters.registry.lock().unwrap_or_else(PoisonError::into_inner) = registry;
         Self(Arc::new(meters))
     }
 }
 
 impl Meters {
+    /// Series that are there before anything happened: Prometheus sees no increase of a counter that begins with 1.
+    fn begin(&self) {
+        for kind in gauges::KINDS {
+            for step in ["begun", "retired", "reopened"] {
+                drop(self.duties.get_or_create(&[("kind", kind), ("step", step)]));
+            }
+            drop(self.alarms.get_or_create(&[("kind", kind)]));
+        }
+        for transport in [Transport::Hotadd, Transport::Nbd, Transport::Export] {
+            for kind in ["data", "zero"] {
+                drop(self.read_bytes.get_or_create(&[("transport", way(transport)), ("kind", kind)]));
+            }
+        }
+        for ended in [&self.jobs, &self.sessions] {
+            drop(ended.get_or_create(&[("outcome", OK)]));
+        }
+    }
+
     fn register(&self, to: &mut Registry) {
         let bytes = "Bytes handed to clients, by way to the disk and by kind: data, or zeros that are told and not sent";
         to.register_with_unit("read", bytes, Unit::Bytes, self.read_bytes.clone());
@@ -116,6 +139,8 @@ impl Meters {
         let calls = "Answers of vCenter, by method; a long poll takes its wait";
         to.register_with_unit("vcenter_call", calls, Unit::Seconds, self.calls.clone());
         to.register("vcenter_call_errors", "Calls that failed, by method and kind", self.call_errors.clone());
+        let login = "1: vCenter refuses the login, so nothing can be attached or detached";
+        to.register("vcenter_login_refused", login, self.login_refused.clone());
     }
 }
 
@@ -127,7 +152,7 @@ impl Meter {
         let mut text = String::new();
         let registry = self.0.registry.lock().unwrap_or_else(PoisonError::into_inner);
         // Writing into a String can't fail.
-        drop(encode(&mut text, &registry));
+        _ = encode(&mut text, &registry);
         text
     }
 
@@ -155,15 +180,22 @@ impl Meter {
         self.0.detach.observe(took.as_secs_f64());
     }
 
+    pub(crate) fn login(&self, refused: bool) {
+        self.0.login_refused.set(refused.into());
+    }
+
     /// Of records that became durable; `before`: what they were folded into.
     pub(crate) fn recorded(&self, records: &[Record], before: &crate::journal::State) {
-        let kind_of = |id| before.get(id).map_or("unknown", kind);
-        let duty = |kind, step| self.0.duties.get_or_create(&[("kind", kind), ("step", step)]).inc();
+        let late = |id| before.late().map(|late| &late.duty).find(|duty| duty.id == id);
+        let kind_of = |id| before.get(id).or_else(|| late(id)).map_or("unknown", kind);
+        let duty = |kind, step| {
+            self.0.duties.get_or_create(&[("kind", kind), ("step", step)]).inc();
+        };
         for record in records {
             match record {
                 Record::Began(begun) => duty(kind(begun), "begun"),
                 Record::Retired { duty: id, .. } => duty(kind_of(*id), "retired"),
-                Record::Reopened { .. } => duty("unknown", "reopened"),
+                Record::Reopened { duty: id, .. } => duty(kind_of(*id), "reopened"),
                 Record::Alarm { duty: id, .. } => {
                     self.0.alarms.get_or_create(&[("kind", kind_of(*id))]).inc();
                 }

@@ -3,6 +3,7 @@ use hotadd_vsphere::ErrorKind;
 
 use super::*;
 use crate::{
+    error::Error,
     journal::{State, history::End},
     reason,
 };
@@ -60,4 +61,65 @@ fn what_is_owed_is_told_by_kind_and_a_kind_without_any_is_zero() {
     has(&text, "hotadd_late_requests 2");
     // What is gone is gone at the next look.
     has(&meter.text(&gauges::Snapshot::default()), r#"hotadd_duties_settling{kind="attach"} 0"#);
+}
+
+/// Everything that can be served, with one sample of each.
+fn all() -> String {
+    let meter = Meter::default();
+    meter.read_ended(Transport::Hotadd, 8, &Report::failed(Error::new(&reason::READ_GONE, "")));
+    meter.attached(Duration::ZERO);
+    meter.detached(Duration::ZERO);
+    meter.called(&Call { method: "Login", took: Duration::ZERO, error: Some(&ErrorKind::Tls) });
+    let nfc = vec![(crate::id::Moref::new("host-1"), 2)];
+    meter.text(&gauges::Snapshot { nfc, ..gauges::Snapshot::default() })
+}
+
+/// Rows of the table in docs/metrics.md: name, type, labels, text.
+fn rows(text: &str) -> Vec<String> {
+    let name = |line: &str, suffix: &str| format!("{}{suffix}", line.split(' ').next().unwrap_or_default());
+    let mut rows = Vec::new();
+    for block in text.split("# HELP ").skip(1) {
+        let (first, rest) = block.split_once('\n').unwrap();
+        let help = first.split_once(' ').unwrap().1.trim_end_matches('.');
+        let kind = rest.lines().find_map(|line| line.strip_prefix("# TYPE ")).and_then(|t| t.split(' ').nth(1)).unwrap();
+        let suffix = match kind {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        let sample = rest.lines().find(|line| !line.starts_with('#') && line.contains('{'));
+        let inner = sample.and_then(|s| s.split_once('{')).and_then(|(_, s)| s.split_once('}')).map_or("", |(s, _)| s);
+        let labels: Vec<&str> =
+            inner.split(',').filter_map(|pair| pair.split_once('=')).map(|(k, _)| k).filter(|k| *k != "le").collect();
+        rows.push(format!("| `{}` | {kind} | {} | {help} |", name(first, suffix), labels.join(", ")));
+    }
+    rows
+}
+
+#[test]
+fn the_documents_table_is_what_is_served() {
+    let page = include_str!("../../../docs/metrics.md");
+    let written: Vec<&str> = page.lines().filter(|line| line.starts_with("| `hotadd_")).collect();
+    let served = rows(&all());
+    assert!(served.len() > 20, "{served:#?}");
+    assert_eq!(written, served, "write these lines into docs/metrics.md:\n{}", served.join("\n"));
+}
+
+#[test]
+fn dashboard_and_alerts_ask_for_what_is_served() {
+    let text = all();
+    let known: Vec<&str> = text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.split(['{', ' ']).next()).collect();
+    for file in [
+        include_str!("../../../docs/metrics/alerts.yml"),
+        include_str!("../../../docs/metrics/alerts-test.yml"),
+        include_str!("../../../docs/metrics/grafana-dashboard.json"),
+    ] {
+        let words = file.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| w.starts_with("hotadd_"));
+        let mut asked = 0;
+        for word in words {
+            assert!(known.contains(&word), "nothing is called {word}");
+            asked += 1;
+        }
+        assert!(asked > 3);
+    }
 }

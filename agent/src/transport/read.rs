@@ -31,6 +31,7 @@ use crate::{
     discover::Platform,
     error::{Error, Result},
     id::SessionId,
+    metrics::Meter,
     plan::facts_to_api,
     reason,
 };

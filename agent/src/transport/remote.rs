@@ -54,6 +54,12 @@ impl Servers {
         Self { named: Arc::new(named), vddk }
     }
 
+    /// Connections to ESXi hosts through VDDK, by host.
+    #[must_use]
+    pub fn nfc_connections(&self) -> Vec<(Moref, u32)> {
+        self.vddk.as_ref().map(Vddk::connections).unwrap_or_default()
+    }
+
     /// A server that a request names.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::config::Config;
+use crate::config::{Call, Config, Observer};
 use crate::error::{Error, ErrorKind};
 use crate::fault::FaultKind;
 use crate::guard::Fenced;
@@ -76,6 +76,7 @@ pub(crate) struct Session {
     /// Of logins beside the session in use, which stays as it is when one is refused.
     side_door: Door,
     pub(crate) timeout: Duration,
+    observer: Option<Observer>,
     /// See [`Config::poll`].
     pub(crate) poll: Duration,
     action: String,

@@ -202,6 +202,16 @@ impl HostBudget {
         }
     }
 
+    /// Connections that are held, by host.
+    #[must_use]
+    pub fn held(&self) -> Vec<(Moref, u32)> {
+        let mut hosts: BTreeMap<Moref, u32> = BTreeMap::new();
+        for claim in self.desk().ledger.held.values() {
+            *hosts.entry(claim.host.clone()).or_default() += claim.need.connections;
+        }
+        hosts.into_iter().collect()
+    }
+
     fn desk(&self) -> MutexGuard<'_, Desk> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

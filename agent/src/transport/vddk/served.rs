@@ -121,6 +121,12 @@ impl Vddk {
         Self(Arc::new(Inner { settings, vcenter, hypervisor, runtime_dir, budget, readers, look, served }))
     }
 
+    /// Connections that are held, by host.
+    #[must_use]
+    pub fn connections(&self) -> Vec<(Moref, u32)> {
+        self.0.budget.held()
+    }
+
     /// Release of the library, if its name tells it.
     ///
     /// # Errors
