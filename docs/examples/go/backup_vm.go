@@ -102,7 +102,11 @@ func backup(ctx context.Context, jobs v1.JobServiceClient, vm, folder string) (*
 // verdict is nil only for a backup.
 func verdict(result *v1.JobResult, disks map[int32]*coming) error {
 	if result.State != v1.JobState_JOB_STATE_OK || result.Cleanup != v1.Cleanup_CLEANUP_DONE {
-		return fmt.Errorf("%v, clean-up %v: %v", result.State, result.Cleanup, result.Reasons)
+		why := &v1.Reason{Message: "no reason was given"}
+		if len(result.Reasons) > 0 {
+			why = result.Reasons[0]
+		}
+		return fmt.Errorf("%s %s; next: %s (%v, %v)", why.Code, why.Message, why.NextStep, result.State, result.Cleanup)
 	}
 	for _, told := range result.Disks {
 		disk := disks[told.Disk.DeviceKey]
