@@ -24,6 +24,9 @@ use crate::{
 /// Exit status for what a restart can't heal (EX_CONFIG of sysexits.h): the unit does not restart on it.
 const EXIT_CONFIG: u8 = 78;
 
+/// What the man page tells beside the command line.
+const PROSE: &str = include_str!("../man/hotadd-agent.roff");
+
 /// Attaches, reads and always detaches the snapshot disks of other VMs.
 #[derive(Debug, Parser)]
 #[command(name = "hotadd-agent", version)]
@@ -138,7 +141,7 @@ fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<ExitCode> {
         Command::Selftest(args) => return selftest::run(&args, &*platform),
         Command::ExplainError(args) => say(&args.text()),
         Command::Reasons => say(&hotadd_reasons::index()),
-        Command::Manual { dir } => hotadd_manual::write(Cli::command(), &dir)
+        Command::Manual { dir } => hotadd_manual::write(Cli::command(), PROSE, &dir)
             .map_err(|e| Error::new(&reason::INTERNAL, dir.display().to_string()).with_source(e)),
     };
     done.map(|()| ExitCode::SUCCESS)

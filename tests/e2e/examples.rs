@@ -30,7 +30,7 @@ fn python() -> Option<PathBuf> {
 /// The package with its stubs, in a folder of the test's own.
 fn package(python: &Path, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder.join("hotadd"))?;
-    for file in ["hotadd/__init__.py", "hotadd/client.py", "read_disks.py"] {
+    for file in ["hotadd/__init__.py", "hotadd/client.py", "read_disks.py", "backup_vm.py"] {
         fs::copy(examples().join("python").join(file), folder.join(file))?;
     }
     let made = Run::of(Command::new(examples().join("python/generate")).arg(python).arg(folder))?;
@@ -75,6 +75,28 @@ async fn the_python_client_reads_verifies_and_closes() -> Result<()> {
     let unknown = read(program(), &scene, "nobody", &out)?;
     ensure!(unknown.code == 1 && unknown.stderr.starts_with("HA-VM-001 "), "{unknown:#?}");
     ensure!(unknown.stderr.contains("; next: ") && unknown.stderr.contains("cleanup: done"), "{unknown:#?}");
+    nothing_is_left(&scene).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_job_is_a_backup() -> Result<()> {
+    let Some(python) = python() else { return Ok(()) };
+    let (dir, scene) = scene(&[dense(5 * MIB, 1), hotadd_harness::Content::new(8 * MIB, 2)], |_| {})?;
+    let (code, out) = (dir.path().join("code"), dir.path().join("out"));
+    package(&python, &code)?;
+    let program = || {
+        let mut command = Command::new(&python);
+        command.arg(code.join("backup_vm.py"));
+        command
+    };
+    let run = read(program(), &scene, TARGET, &out)?;
+    ensure!(run.code == 0 && run.stdout.contains(": 2 disks"), "{run:#?}");
+    for (n, key) in KEYS.into_iter().enumerate() {
+        same(&out.join(format!("{key}.raw")), &scene.source(n))?;
+    }
+    nothing_is_left(&scene).await?;
+    let unknown = read(program(), &scene, "nobody", &out)?;
+    ensure!(unknown.code == 1 && unknown.stderr.starts_with("HA-VM-001 "), "{unknown:#?}");
     nothing_is_left(&scene).await
 }
 

@@ -33,7 +33,10 @@ pub const TABLE: &[(Exit, &str)] = &[
     (Exit::CleanupOwed, "failed, and the agent still owes clean-up or nobody could say whether it does"),
     (Exit::WriteFailed, "writing on this machine failed (full file system, quota, limits, I/O error)"),
     (Exit::VerifyFailed, "verify, synthesize, export: an image, a base or a signature does not match its manifest"),
-    (Exit::DutiesOpen, "duties: the agent owes vSphere something now (a running job does, too)"),
+    (
+        Exit::DutiesOpen,
+        "duties: the agent owes vSphere something now (a running job does, too); drain: something still runs",
+    ),
     (Exit::Partial, "partial backup: --allow-partial was given and at least one disk is missing"),
     (Exit::Interrupted, "interrupted by SIGINT or SIGTERM"),
 ];
@@ -64,4 +67,18 @@ pub fn help() -> String {
          hotaddctl explain-error CODE shows that page.\n",
     );
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_man_page_tells_every_code() {
+        let page = crate::PROSE.replace("\\-", "-");
+        for (exit, meaning) in TABLE {
+            let entry = format!(".TP\n.B {}\n{meaning}\n", exit.code());
+            assert!(page.contains(&entry), "{entry}");
+        }
+    }
 }

@@ -39,6 +39,9 @@ use interrupt::{Interrupt, Stop, interrupted};
 use output::Output;
 use tokio::task::JoinError;
 
+/// What the man page tells beside the command line.
+const PROSE: &str = include_str!("../man/hotaddctl.roff");
+
 /// Runs the command line and says with which code to leave. Prints every failure itself.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match cli::parse(args) {
@@ -95,7 +98,7 @@ async fn dispatch(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
             explain_error::run(args, out);
             Ok(Exit::Ok)
         }
-        Command::Manual { dir } => hotadd_manual::write(cli::command(), dir)
+        Command::Manual { dir } => hotadd_manual::write(cli::command(), PROSE, dir)
             .map(|()| Exit::Ok)
             .map_err(|error| Failure::internal(format!("{}: {error}", dir.display()))),
     }
