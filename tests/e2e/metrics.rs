@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use hotadd_harness::{Process, Scene, notify::Notify, scene::TARGET};
+use hotadd_harness::{Process, Scene, process::Notify, scene::TARGET};
 use serde_json::{Value, json};
 
 use crate::faults::may_not;
