@@ -73,8 +73,14 @@ fn entity(s: &State, object: &MoRef) -> MoRef {
         "VirtualMachineSnapshot" => s.snapshot(&object.id).map_or_else(|_| root(), |(vm, _)| vm.moref()),
         "Task" => s.task(&object.id).map_or_else(|_| root(), |task| task.entity.clone()),
         "HttpNfcLease" => crate::export::vm_of(s, &object.id).unwrap_or_else(root),
-        "VirtualMachine" | "Datastore" | "HostSystem" | "ComputeResource" | "ClusterComputeResource"
-        | "ResourcePool" | "Datacenter" | "Folder" => object.clone(),
+        "VirtualMachine"
+        | "Datastore"
+        | "HostSystem"
+        | "ComputeResource"
+        | "ClusterComputeResource"
+        | "ResourcePool"
+        | "Datacenter"
+        | "Folder" => object.clone(),
         _ => root(),
     }
 }

@@ -86,7 +86,12 @@ mod tests {
             let told = text(&["--format", format]);
             for privilege in NEEDED.iter().filter(|p| format == "table" || p.scope != Scope::Everywhere) {
                 let words = told.split(|c: char| !c.is_alphanumeric() && c != '.');
-                assert_eq!(words.filter(|word| *word == privilege.id).count(), 1, "{} in {format}: {told}", privilege.id);
+                assert_eq!(
+                    words.filter(|word| *word == privilege.id).count(),
+                    1,
+                    "{} in {format}: {told}",
+                    privilege.id
+                );
             }
             assert!(Scope::ALL.iter().all(|scope| told.contains(scope.place())), "{told}");
         }

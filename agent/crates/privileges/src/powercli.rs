@@ -33,7 +33,8 @@ pub(crate) fn script(privileges: &[&Privilege]) -> String {
         let _ = writeln!(out, "\n# {}", scope.place());
         if let Some(role) = scope.role() {
             let list = ids.join(",\n  ");
-            let _ = writeln!(out, "New-VIRole -Name '{role}' -Privilege (Get-VIPrivilege -Id @(\n  {list}\n)) | Out-Null");
+            let _ =
+                writeln!(out, "New-VIRole -Name '{role}' -Privilege (Get-VIPrivilege -Id @(\n  {list}\n)) | Out-Null");
         }
         let role = scope.role().unwrap_or("ReadOnly");
         let _ = writeln!(

@@ -88,9 +88,7 @@ fn locked_call(
         }
         "PropertyCollector" => pc::call(s, this, method, body, ctx),
         "PropertyFilter" => pc::destroy_filter(s, this),
-        "AuthorizationManager" if method == "DisableMethods" => {
-            guard::disable(s, body, ctx).map(|()| Reply::none())
-        }
+        "AuthorizationManager" if method == "DisableMethods" => guard::disable(s, body, ctx).map(|()| Reply::none()),
         "AuthorizationManager" if method == "EnableMethods" => guard::enable(s, body, ctx).map(|()| Reply::none()),
         "AuthorizationManager" => Ok(Reply::of("EntityPrivilege[]", permit::has(s, &ctx.user, body)?)),
         "EventManager" => Ok(Reply { declared: "Event[]", val: events::query(s, body)?, cookie: None }),

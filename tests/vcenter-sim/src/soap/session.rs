@@ -32,13 +32,8 @@ fn login(s: &mut State, body: &Node, ctx: &Ctx, user_agent: &str) -> Res<Reply> 
         return Err(Fault::new("InvalidLogin", "Cannot complete login due to an incorrect user name or password."));
     }
     let cookie = Uuid::new_v4().simple().to_string();
-    let session = Session {
-        key: Uuid::new_v4().to_string(),
-        user,
-        login: now(),
-        user_agent: user_agent.to_owned(),
-        calls: 1,
-    };
+    let session =
+        Session { key: Uuid::new_v4().to_string(), user, login: now(), user_agent: user_agent.to_owned(), calls: 1 };
     let info = render::session_info(&session);
     s.sessions.insert(cookie.clone(), session);
     s.counters.logins += 1;
