@@ -33,6 +33,12 @@ pub enum Feature {
 }
 
 impl Feature {
+    /// All there are.
+    #[must_use]
+    pub fn all() -> &'static [Self] {
+        Self::value_variants()
+    }
+
     /// No job works without.
     #[must_use]
     pub fn is_core(self) -> bool {
