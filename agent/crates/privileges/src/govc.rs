@@ -3,7 +3,7 @@
 //! System.Anonymous, System.View and System.Read are not listed: vCenter adds them to every role.
 use std::fmt::Write as _;
 
-use crate::{Privilege, Scope};
+use crate::{Privilege, Scope, table::Role};
 
 const HEAD: &str = "#!/bin/bash
 # Creates the roles of hotadd-proxy and gives them to one account. Fill in the names; GOVC_URL and an administrator's login as always.
@@ -25,21 +25,17 @@ fn paths(scope: Scope) -> (&'static str, bool) {
     }
 }
 
-pub(crate) fn script(privileges: &[&Privilege]) -> String {
+pub(crate) fn script(privileges: &[&'static Privilege]) -> String {
     let mut out = HEAD.to_owned();
-    for scope in Scope::ALL {
-        let ids: Vec<&str> = privileges.iter().filter(|p| p.scope == scope).map(|p| p.id).collect();
-        if ids.is_empty() {
-            continue;
+    for role in Role::all(privileges) {
+        let (paths, propagate) = paths(role.scope);
+        let _ = writeln!(out, "\n# {}", role.scope.place());
+        if let Some(name) = role.name {
+            let _ = writeln!(out, "govc role.create {name} \\\n  {}", role.ids().join(" \\\n  "));
         }
-        let (paths, propagate) = paths(scope);
-        let _ = writeln!(out, "\n# {}", scope.place());
-        if let Some(role) = scope.role() {
-            let _ = writeln!(out, "govc role.create {role} \\\n  {}", ids.join(" \\\n  "));
-        }
-        let role = scope.role().unwrap_or("ReadOnly");
+        let name = role.name.unwrap_or("ReadOnly");
         let _ =
-            writeln!(out, "govc permissions.set -principal \"$principal\" -role {role} -propagate={propagate} {paths}");
+            writeln!(out, "govc permissions.set -principal \"$principal\" -role {name} -propagate={propagate} {paths}");
     }
     out
 }

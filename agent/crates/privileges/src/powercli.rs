@@ -1,7 +1,7 @@
 //! The roles as a PowerCLI script. Source: PowerCLI's reference of New-VIRole, Get-VIPrivilege and New-VIPermission.
 use std::fmt::Write as _;
 
-use crate::{Privilege, Scope};
+use crate::{Privilege, Scope, table::Role};
 
 const HEAD: &str = "# Creates the roles of hotadd-proxy and gives them to one account. Fill in the names; Connect-VIServer as an administrator first.
 $ErrorActionPreference = 'Stop'
@@ -22,24 +22,21 @@ fn entities(scope: Scope) -> (&'static str, bool) {
     }
 }
 
-pub(crate) fn script(privileges: &[&Privilege]) -> String {
+pub(crate) fn script(privileges: &[&'static Privilege]) -> String {
     let mut out = HEAD.to_owned();
-    for scope in Scope::ALL {
-        let ids: Vec<String> = privileges.iter().filter(|p| p.scope == scope).map(|p| format!("'{}'", p.id)).collect();
-        if ids.is_empty() {
-            continue;
-        }
-        let (entities, propagate) = entities(scope);
-        let _ = writeln!(out, "\n# {}", scope.place());
-        if let Some(role) = scope.role() {
+    for role in Role::all(privileges) {
+        let (entities, propagate) = entities(role.scope);
+        let _ = writeln!(out, "\n# {}", role.scope.place());
+        if let Some(name) = role.name {
+            let ids: Vec<String> = role.ids().iter().map(|id| format!("'{id}'")).collect();
             let list = ids.join(",\n  ");
             let _ =
-                writeln!(out, "New-VIRole -Name '{role}' -Privilege (Get-VIPrivilege -Id @(\n  {list}\n)) | Out-Null");
+                writeln!(out, "New-VIRole -Name '{name}' -Privilege (Get-VIPrivilege -Id @(\n  {list}\n)) | Out-Null");
         }
-        let role = scope.role().unwrap_or("ReadOnly");
+        let name = role.name.unwrap_or("ReadOnly");
         let _ = writeln!(
             out,
-            "foreach ($entity in {entities}) {{ New-VIPermission -Entity $entity -Principal $principal -Role (Get-VIRole -Name '{role}') -Propagate ${propagate} }}"
+            "foreach ($entity in {entities}) {{ New-VIPermission -Entity $entity -Principal $principal -Role (Get-VIRole -Name '{name}') -Propagate ${propagate} }}"
         );
     }
     out

@@ -36,15 +36,40 @@ impl Scope {
         }
     }
 
-    /// Name of the role; `None`: vSphere's own role Read-only does.
-    pub(crate) fn role(self) -> Option<&'static str> {
+    /// Name of the role.
+    fn role(self) -> &'static str {
         match self {
-            Self::Vcenter => Some("hotadd-vcenter"),
-            Self::Everywhere => None,
-            Self::Target => Some("hotadd-target"),
-            Self::Proxy => Some("hotadd-proxy"),
-            Self::Datastore => Some("hotadd-datastore"),
+            Self::Vcenter => "hotadd-vcenter",
+            Self::Everywhere => "hotadd-everywhere",
+            Self::Target => "hotadd-target",
+            Self::Proxy => "hotadd-proxy",
+            Self::Datastore => "hotadd-datastore",
         }
+    }
+}
+
+/// What is given on one kind of object.
+pub(crate) struct Role {
+    pub(crate) scope: Scope,
+    /// `None`: vSphere's own role Read-only does.
+    pub(crate) name: Option<&'static str>,
+    pub(crate) rows: Vec<&'static Privilege>,
+}
+
+impl Role {
+    /// Of every kind of object that has some of these privileges.
+    pub(crate) fn all(privileges: &[&'static Privilege]) -> Vec<Self> {
+        let one = |scope: Scope| {
+            let rows: Vec<_> = privileges.iter().copied().filter(|p| p.scope == scope).collect();
+            let name = rows.iter().any(|p| !p.is_in_every_role()).then(|| scope.role());
+            Self { scope, name, rows }
+        };
+        Scope::ALL.map(one).into_iter().filter(|role| !role.rows.is_empty()).collect()
+    }
+
+    /// The ids to make it with.
+    pub(crate) fn ids(&self) -> Vec<&'static str> {
+        self.rows.iter().filter(|p| !p.is_in_every_role()).map(|p| p.id).collect()
     }
 }
 
@@ -60,6 +85,14 @@ pub struct Privilege {
     pub without: &'static str,
 }
 
+impl Privilege {
+    /// vCenter adds it to every role itself.
+    #[must_use]
+    pub fn is_in_every_role(&self) -> bool {
+        self.id.starts_with("System.")
+    }
+}
+
 const fn row(
     scope: Scope,
     id: &'static str,
@@ -73,9 +106,16 @@ const fn row(
 /// Everything that the agent ever asks vCenter to allow.
 pub const NEEDED: &[Privilege] = &[
     row(
+        Scope::Vcenter,
+        "System.View",
+        "(in every role, as in Read-only)",
+        &[Feature::Inventory],
+        "no VM is found, the agent does not start (HA-VC-004)",
+    ),
+    row(
         Scope::Everywhere,
         "System.Read",
-        "(in every role, with System.View and System.Anonymous)",
+        "(in every role, as in Read-only)",
         &[Feature::Inventory],
         "the agent does not start, or what it may not read is refused (HA-VC-004)",
     ),

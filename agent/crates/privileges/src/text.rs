@@ -1,19 +1,15 @@
 //! The tables for people: plain columns, and the rows of the document.
 use std::fmt::Write as _;
 
-use crate::{DANGEROUS, Privilege, Scope};
+use crate::{DANGEROUS, Privilege, Scope, table::Role};
 
 /// Role by role, then what must not be given.
-pub(crate) fn table(privileges: &[&Privilege]) -> String {
+pub(crate) fn table(privileges: &[&'static Privilege]) -> String {
     let mut out = String::new();
-    for scope in Scope::ALL {
-        let here: Vec<_> = privileges.iter().filter(|p| p.scope == scope).collect();
-        if here.is_empty() {
-            continue;
-        }
-        let role = scope.role().unwrap_or("Read-only, a role of vSphere");
-        let _ = writeln!(out, "On {}: {role}", scope.place());
-        for privilege in here {
+    for role in Role::all(privileges) {
+        let name = role.name.unwrap_or("Read-only, a role of vSphere");
+        let _ = writeln!(out, "On {}: {name}", role.scope.place());
+        for privilege in role.rows {
             let features: Vec<String> = privilege.features.iter().map(|feature| feature.name()).collect();
             let _ = writeln!(out, "  {:<46} {:<16} {}", privilege.id, features.join(","), privilege.name);
             let _ = writeln!(out, "  {:<46} without: {}", "", privilege.without);
