@@ -18,7 +18,7 @@ use crate::{
         Record,
         file::{read_records, read_state},
     },
-    reason, selftest, setup, telemetry,
+    reason, role, selftest, setup, telemetry,
 };
 
 /// Exit status for what a restart can't heal (EX_CONFIG of sysexits.h): the unit does not restart on it.
@@ -64,6 +64,11 @@ enum Command {
     Bench(bench::Args),
     /// Tests whether this system leaves attached disks alone; exit status 1: it does not, 2: that could not be tested.
     Selftest(selftest::Args),
+    /// Asks vCenter what the account of the agent may do.
+    Role {
+        #[command(subcommand)]
+        verb: RoleVerb,
+    },
     /// Explains the code of an error: evidence, causes, fix, who can fix it. Needs nothing but this program.
     ExplainError(hotadd_reasons::Args),
     /// Prints the index of all reasons as Markdown.
@@ -89,6 +94,17 @@ enum JournalVerb {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum RoleVerb {
+    /// Says what is missing and what is dangerously too much; exit status 1: something is, 2: vCenter could not be asked.
+    Check {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        args: role::Args,
+    },
+}
+
 #[derive(Debug, clap::Args)]
 struct ConfigArg {
     #[arg(long, default_value = "/etc/hotadd/agent.toml")]
@@ -105,24 +121,30 @@ impl ConfigArg {
 pub fn run(cli: Cli, platform: Arc<dyn Platform>) -> ExitCode {
     match dispatch(cli.command, platform) {
         Ok(status) => status,
-        Err(error) => {
-            let r = error.to_reason();
-            tracing::error!(reason = r.code, "{}", r.message);
-            eprintln!(
-                "error: {0} {1}; next: {2}; more: hotadd-agent explain-error {0}",
-                r.code, r.message, r.next_step
-            );
-            let hopeless = [
-                &reason::CFG_INVALID,
-                &reason::CFG_IDENTITY,
-                &reason::VC_LOGIN,
-                &reason::VC_TLS,
-                &reason::VC_OTHER,
-                &reason::QUA_FAILED,
-            ];
-            ExitCode::from(if hopeless.contains(&error.reason()) { EXIT_CONFIG } else { 1 })
-        }
+        Err(error) => failed(&error, 1),
     }
+}
+
+/// Tells an error; the exit status is `otherwise` unless a person has to change something first.
+fn failed(error: &Error, otherwise: u8) -> ExitCode {
+    let r = error.to_reason();
+    tracing::error!(reason = r.code, "{}", r.message);
+    eprintln!("error: {0} {1}; next: {2}; more: hotadd-agent explain-error {0}", r.code, r.message, r.next_step);
+    let hopeless = [
+        &reason::CFG_INVALID,
+        &reason::CFG_IDENTITY,
+        &reason::VC_LOGIN,
+        &reason::VC_TLS,
+        &reason::VC_OTHER,
+        &reason::QUA_FAILED,
+    ];
+    ExitCode::from(if hopeless.contains(&error.reason()) { EXIT_CONFIG } else { otherwise })
+}
+
+/// Status 1 is the answer that something is wrong with the role; no answer is another status.
+fn check_role(config: &ConfigArg, args: &role::Args, platform: &dyn Platform) -> ExitCode {
+    let checked = with_runtime(|| Ok(role::check(args, config.load()?, platform)));
+    checked.unwrap_or_else(|error| failed(&error, role::UNANSWERED))
 }
 
 fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<ExitCode> {
@@ -139,6 +161,7 @@ fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<ExitCode> {
         Command::Journal { verb: JournalVerb::Open { state_dir } } => open(&state_dir),
         Command::Bench(args) => bench::run(&args),
         Command::Selftest(args) => return selftest::run(&args, &*platform),
+        Command::Role { verb: RoleVerb::Check { config, args } } => return Ok(check_role(&config, &args, &*platform)),
         Command::ExplainError(args) => say(&args.text()),
         Command::Reasons => say(&hotadd_reasons::index()),
         Command::Manual { dir } => hotadd_manual::write(Cli::command(), PROSE, &dir)
@@ -196,7 +219,7 @@ fn print_record(mut record: Record) {
     }
 }
 
-fn with_runtime<F: Future<Output = Result<()>>>(start: impl FnOnce() -> Result<F>) -> Result<()> {
+fn with_runtime<T, F: Future<Output = Result<T>>>(start: impl FnOnce() -> Result<F>) -> Result<T> {
     let wrong = |what: &str| {
         let what = what.to_owned();
         move |e: &dyn std::fmt::Display| Error::new(&reason::INTERNAL, format!("{what}: {e}"))

@@ -18,3 +18,4 @@ dump=$(mktemp -d)
 trap 'rm -rf "$dump"' EXIT
 "$venv/bin/python" "$here/pyvmomi_job.py" --sim "$sim" --dump "$dump"
 "$venv/bin/python" "$here/check_types.py" "$dump" "$@"
+"$venv/bin/python" "$here/check_privileges.py"

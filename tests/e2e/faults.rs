@@ -93,7 +93,8 @@ async fn without_allow_partial_a_refused_disk_ends_the_job_before_any_read() -> 
     nothing_is_left(&scene).await
 }
 
-const EVERYTHING: [&str; 5] = [
+const EVERYTHING: [&str; 6] = [
+    "Datastore.AllocateSpace",
     "System.Read",
     "VirtualMachine.State.CreateSnapshot",
     "VirtualMachine.State.RemoveSnapshot",

@@ -8,12 +8,17 @@ use super::{
     convert::{error, vm_ref},
     vsphere::Vsphere,
 };
-use crate::{error::Result, id::TargetId};
+use crate::{
+    error::{Error, Result},
+    id::TargetId,
+    reason,
+};
 
 impl Vsphere {
     pub(super) async fn guard(&self, vm: &TargetId, methods: &[&str], source: &str, why: &str) -> Guarding {
         match self.client.disable_methods(&vm_ref(&vm.moref), methods, why, source).await {
             Ok(()) => Guarding::Disabled,
+            Err(e) if speaks_of_licences(&e) => Guarding::Refused(self.unlicensed(&e, "Global.DisableMethods")),
             Err(e) => match e.fault().map(|fault| &fault.kind) {
                 Some(FaultKind::MethodAlreadyDisabledFault) => Guarding::Others(error(e)),
                 None if *e.kind() == ErrorKind::Unsupported => Guarding::Refused(error(e)),
@@ -28,9 +33,23 @@ impl Vsphere {
         match self.client.enable_methods(&vm_ref(&vm.moref), &methods, source).await {
             // A VM that is gone has no methods, and a server without this call has disabled none.
             Err(e) if e.is_not_found() || is_unknown(&e) => Ok(()),
+            Err(e) if speaks_of_licences(&e) => Err(self.unlicensed(&e, "Global.EnableMethods")),
             other => other.map_err(error),
         }
     }
+
+    /// vCenter names neither the privilege nor the object.
+    fn unlicensed(&self, e: &vim::Error, privilege: &str) -> Error {
+        Error::new(&reason::VC_PRIVILEGE, format!("{privilege} on {}; vCenter says: {e}", self.client.root_folder()))
+    }
+}
+
+/// What an account without the privilege at vCenter level is told.
+fn speaks_of_licences(e: &vim::Error) -> bool {
+    matches!(
+        e.fault().map(|fault| &fault.kind),
+        Some(FaultKind::NotEnoughLicenses | FaultKind::RestrictedByAdministrator)
+    )
 }
 
 fn is_unknown(e: &vim::Error) -> bool {

@@ -8,6 +8,7 @@ mod controllers;
 pub mod convert;
 mod export;
 mod facts;
+pub mod granted;
 mod guards;
 mod happenings;
 pub mod machine;

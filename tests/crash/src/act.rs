@@ -112,7 +112,8 @@ pub async fn perform(lab: &mut Lab, act: &Act, client: Option<&Controller>, rela
         Fault::NoPermission => {
             let lost = of(&ROLE[1..], v);
             lab.guards_refused |= lost == "Global.DisableMethods";
-            let kept: Vec<&str> = ROLE.iter().copied().filter(|p| *p != lost).collect();
+            let mut kept: Vec<&str> = ROLE.iter().copied().filter(|p| *p != lost).collect();
+            kept.push("Datastore.AllocateSpace");
             lab.call(json!({"cmd": "set_privileges", "privileges": kept})).await.map(|_| Done::default())
         }
         Fault::Unreadable => lab.deny(&[of(&PROPERTIES, v)]).await.map(|()| Done::default()),

@@ -395,7 +395,11 @@ impl Scene {
 
     fn agent_command(&self, verb: &str) -> Result<Command> {
         let mut command = Command::new(binary("agent-sim")?);
-        command.arg(verb).arg("--config").arg(self.config());
+        command.arg(verb);
+        // Of `role` its own verb comes first.
+        if verb != "role" {
+            command.arg("--config").arg(self.config());
+        }
         command.env("AGENT_SIM_CONTROL", &self.vcenter.control).env("HOTADD_LOG", &self.spec.log);
         Ok(command)
     }
@@ -434,6 +438,12 @@ impl Scene {
     /// `agent-sim reap`, as ExecStopPost runs it.
     pub fn reap(&self) -> Result<Run> {
         Run::of(self.agent_command("reap")?.args(["--seconds", "60"]))
+    }
+
+    /// `agent-sim role check` with more arguments.
+    pub fn role_check(&self, args: &[&str]) -> Result<Run> {
+        let mut command = self.agent_command("role")?;
+        Run::of(command.arg("check").arg("--config").arg(self.config()).args(args))
     }
 
     /// The running agent.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::fault::{Fault, Res};
+use crate::permit;
 use crate::render::{self, Ctx};
 use crate::schema::SCHEMA;
 use crate::state::State;
@@ -205,7 +206,12 @@ fn collect(s: &State, spec: &FilterSpec, ctx: &Ctx) -> Res<Vec<Row>> {
             }
             return Err(Fault::gone(&o.obj));
         }
+        permit::need(s, &ctx.user, o.obj.clone(), "System.View")?;
         for obj in select_objects(s, o, ctx)? {
+            // What one may not see is not there.
+            if !permit::may(s, &ctx.user, &obj, "System.View") {
+                continue;
+            }
             let Some(p) = spec.props.iter().rfind(|p| SCHEMA.is_a(&obj.ty, &p.ty)) else { continue };
             if let Some(row) = row(s, obj, p, ctx)? {
                 rows.push(row);
@@ -219,8 +225,9 @@ fn row(s: &State, obj: MoRef, p: &PropSpec, ctx: &Ctx) -> Res<Option<Row>> {
     let all: Vec<String> =
         SCHEMA.props(&obj.ty).iter().filter(|x| x.since <= ctx.ver).map(|x| x.name.to_owned()).collect();
     let (mut props, mut missing) = (Vec::new(), Vec::new());
+    let readable = permit::may(s, &ctx.user, &obj, "System.Read");
     for path in if p.all { &all } else { &p.paths } {
-        if s.denied.contains(path.as_str()) {
+        if !readable || s.denied.contains(path.as_str()) {
             missing.push((path.clone(), Fault::no_permission(obj.clone(), "System.Read")));
             continue;
         }

@@ -14,6 +14,7 @@ mod fault;
 pub mod inventory;
 mod ops;
 mod outage;
+mod permit;
 mod render;
 mod schema;
 mod soap;

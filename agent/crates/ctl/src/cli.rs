@@ -127,11 +127,22 @@ pub enum Command {
     Info,
     /// Show one job
     Job(JobArgs),
+    /// The vSphere privileges of the agent's account; asks no agent
+    Role {
+        #[command(subcommand)]
+        verb: RoleVerb,
+    },
     /// Explain the code of an error: evidence, causes, fix, who can fix it; asks no agent
     ExplainError(hotadd_reasons::Args),
     /// Write man pages and shell completions into a folder; for packages
     #[command(hide = true)]
     Manual { dir: PathBuf },
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum RoleVerb {
+    /// Print them: which feature needs which on what, as a table or as a script
+    Print(hotadd_privileges::Args),
 }
 
 #[derive(Debug, Clone, Args)]

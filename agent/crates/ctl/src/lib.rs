@@ -5,7 +5,7 @@
 //! cli ─▶ connect ─▶ backup (collector → one writer thread a disk → staging → manifest)
 //!                 ├ verify, synthesize, export (no agent) ─▶ chain (a backup and what it builds on) ─▶ sign
 //!                 ├ show   (info, ls, job)
-//!                 ├ explain (how each disk would be read), explain_error (no agent)
+//!                 ├ explain (how each disk would be read), explain_error, role (no agent)
 //!                 └ operator (duties, watch)
 //! every end is an exit::Exit; every failure is an error::Failure with code, next step and clean-up state
 //! ```
@@ -25,6 +25,7 @@ mod memory;
 mod operator;
 pub mod output;
 pub mod reasons;
+mod role;
 mod show;
 pub mod sign;
 pub mod synthesize;
@@ -96,6 +97,10 @@ async fn dispatch(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
         Command::Job(args) => show::job(args, &cli.global.agent, out).await,
         Command::ExplainError(args) => {
             explain_error::run(args, out);
+            Ok(Exit::Ok)
+        }
+        Command::Role { verb: cli::RoleVerb::Print(args) } => {
+            role::print(args, out);
             Ok(Exit::Ok)
         }
         Command::Manual { dir } => hotadd_manual::write(cli::command(), PROSE, dir)

@@ -85,7 +85,7 @@ impl Client {
         self.session.call(&request, self.session.timeout).await.map(drop)
     }
 
-    fn authorization_manager(&self, op: &'static str) -> Result<&MoRef, Error> {
+    pub(crate) fn authorization_manager(&self, op: &'static str) -> Result<&MoRef, Error> {
         let manager = self.session.content.authorization_manager.as_ref();
         manager.ok_or_else(|| Error::new(ErrorKind::Unsupported, op, "the server has no authorization manager"))
     }

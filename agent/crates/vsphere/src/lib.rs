@@ -4,7 +4,7 @@
 //! May not live here: anything about agents, sessions of ours, journals, policies or block devices; `unsafe`.
 //!
 //! ```text
-//! Client ─ inventory, vm, layout, snapshot, hardware, reconfigure, guard, task, datastore, host, event, planning, tracking, lease   one file per subject
+//! Client ─ inventory, vm, layout, snapshot, hardware, reconfigure, guard, authorization, task, datastore, host, event, planning, tracking, lease   one file per subject
 //!    └── session   one login, re-login when it ended, who may be retried
 //!          └── soap, xml   envelope, bounded tree, writer
 //!                └── http, tls   deadline, size limit, CA or pinned certificate
@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod authorization;
 mod client;
 mod config;
 mod datastore;

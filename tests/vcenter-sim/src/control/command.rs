@@ -13,6 +13,7 @@ use crate::Sim;
 use crate::cue::Cue;
 use crate::export;
 use crate::ops::{areas, events, power, writer};
+use crate::permit;
 use crate::soap;
 
 /// Writers started over one connection end with it.
@@ -82,7 +83,13 @@ fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
                 b.suppress(on(v)?);
             }
         }
-        "set_privileges" => s.knobs.privileges = strings(&v["privileges"]).map(|l| l.into_iter().collect()),
+        "set_privileges" => s.knobs.permissions = strings(&v["privileges"]).and_then(|l| permit::everywhere(&l)),
+        "set_permissions" => s.knobs.permissions = permit::parse(s, &v["permissions"])?,
+        "add_account" => {
+            let (user, password) = (text(v, "user")?.to_owned(), text(v, "password")?.to_owned());
+            let permissions = permit::parse(s, &v["permissions"])?;
+            s.accounts.insert(user, permit::Account { password, permissions });
+        }
         "deny_properties" => s.denied = strings(&v["paths"]).unwrap_or_default().into_iter().collect(),
         "power" => {
             let id = s.find_vm(text(v, "vm")?).ok_or("no such vm")?;

@@ -115,6 +115,11 @@ fn invalid_state() -> Fault {
 }
 
 /// The live lease of a VM.
+/// The VM that a lease is of.
+pub(crate) fn vm_of(s: &State, lease: &str) -> Option<MoRef> {
+    s.leases.get(lease).map(|lease| MoRef::new("VirtualMachine", lease.vm.clone()))
+}
+
 fn live<'a>(s: &'a State, vm: &str) -> Option<&'a Lease> {
     s.leases.values().find(|l| l.vm == vm && !l.over())
 }
@@ -135,7 +140,6 @@ pub(crate) fn check(s: &State, vm: &Vm, work: &Work) -> Res<()> {
 /// VirtualMachineSnapshot.ExportSnapshot.
 pub(crate) fn begin(sim: &Arc<Sim>, s: &mut State, snapshot: &MoRef, ctx: &Ctx) -> Res<Reply> {
     let (vm, snap) = s.snapshot(&snapshot.id)?;
-    s.need(vm.moref(), "VApp.Export")?;
     guard::check(vm, "ExportSnapshot")?;
     hosts::check(s, vm, "ExportSnapshot")?;
     if let Some(task) = &vm.busy {

@@ -93,7 +93,6 @@ pub(crate) fn stun(s: &mut State, vm: &str) -> Res<()> {
 }
 
 pub(crate) fn query(s: &State, vm: &MoRef, body: &Node) -> Res<Reply> {
-    s.need(vm.clone(), "VirtualMachine.Provisioning.DiskRandomRead")?;
     let snapshot = body.kid("snapshot").and_then(moref).ok_or_else(|| Fault::argument("snapshot"))?;
     let (of, snapshot) = s.snapshot(&snapshot.id)?;
     let key: i32 = body.int("deviceKey").unwrap_or(-1);

@@ -7,15 +7,17 @@
 
 use crate::collector::moref;
 use crate::fault::{Fault, Res};
+use crate::permit;
+use crate::render::Ctx;
 use crate::schema::SCHEMA;
 use crate::state::{Disabled, ROOT, State, Vm};
 use crate::value::MoRef;
 use crate::xml::Node;
 
 /// What a user without the privilege at vCenter level is told: something about licences.
-fn need(s: &State, privilege: &str) -> Res<()> {
+fn need(s: &State, ctx: &Ctx, privilege: &str) -> Res<()> {
     let denied = |_| Fault::new("NotEnoughLicenses", "The host is not licensed for this feature.");
-    s.need(MoRef::new("Folder", ROOT), privilege).map_err(denied)
+    permit::need(s, &ctx.user, MoRef::new("Folder", ROOT), privilege).map_err(denied)
 }
 
 fn entities(s: &State, body: &Node) -> Res<Vec<String>> {
@@ -42,10 +44,10 @@ fn word(body: &Node, name: &str) -> String {
     body.str(name).unwrap_or("").trim().to_owned()
 }
 
-pub(crate) fn disable(s: &mut State, body: &Node, session: Option<&str>) -> Res<()> {
-    need(s, "Global.DisableMethods")?;
+pub(crate) fn disable(s: &mut State, body: &Node, ctx: &Ctx) -> Res<()> {
+    need(s, ctx, "Global.DisableMethods")?;
     let (vms, source) = (entities(s, body)?, word(body, "sourceId"));
-    let scope = session.filter(|_| body.bool("sessionScope") == Some(true)).map(str::to_owned);
+    let scope = ctx.session.as_deref().filter(|_| body.bool("sessionScope") == Some(true)).map(str::to_owned);
     let mut wanted = Vec::new();
     for m in body.all("method") {
         let (method, reason) = (known(&word(m, "method"))?, word(m, "reasonId"));
@@ -64,8 +66,8 @@ pub(crate) fn disable(s: &mut State, body: &Node, session: Option<&str>) -> Res<
     Ok(())
 }
 
-pub(crate) fn enable(s: &mut State, body: &Node) -> Res<()> {
-    need(s, "Global.EnableMethods")?;
+pub(crate) fn enable(s: &mut State, body: &Node, ctx: &Ctx) -> Res<()> {
+    need(s, ctx, "Global.EnableMethods")?;
     let (vms, source) = (entities(s, body)?, word(body, "sourceId"));
     let methods: Res<Vec<String>> = body.all("method").map(|m| known(m.text.trim())).collect();
     let methods = methods?;

@@ -6,7 +6,7 @@ use crate::fault::{Fault, Res};
 use crate::inventory::{BackingKind, ControllerKind, DiskSpec, stable_uuid};
 use crate::ops::{slots, space};
 use crate::state::vm::{controller_key_base, disk_key_base, lowest_free_key};
-use crate::state::{Device, Disk, Kind, Origin, State, now};
+use crate::state::{Device, Disk, Kind, Origin, State, Vm, now};
 use crate::store::{flatten, split_path};
 use crate::value::MoRef;
 use crate::xml::Node;
@@ -40,7 +40,30 @@ struct Plan {
 }
 
 /// Privileges that the spec needs, with the object they are needed on (vSphere API 8.0, ReconfigVM_Task).
-pub(crate) fn privileges(spec: &Node) -> Vec<&'static str> {
+pub(crate) fn privileges(s: &State, vm: &Vm, spec: &Node) -> Vec<(MoRef, &'static str)> {
+    let mut out: Vec<_> = on_vm(spec).into_iter().map(|privilege| (vm.moref(), privilege)).collect();
+    for change in spec.all("deviceChange").filter(|c| c.str("operation").map(str::trim) == Some("add")) {
+        let backing = change.kid("device").and_then(|device| device.kid("backing"));
+        out.extend(backing.and_then(|b| b.str("fileName")).into_iter().flat_map(|path| of_file(s, vm, path)));
+    }
+    out
+}
+
+/// What adding a disk on this file needs beside the right to add one. UNVERIFIED: that a redo log beside an existing disk is space that is
+/// allocated, and on which object Cryptographer.Access is asked for (vSphere Security 8.0: "virtual machine, host, or datastore").
+fn of_file(s: &State, vm: &Vm, path: &str) -> Vec<(MoRef, &'static str)> {
+    let mut out = Vec::new();
+    let store = split_path(path).and_then(|(name, _)| s.datastore(name));
+    out.extend(store.map(|d| (MoRef::new("Datastore", d.id.clone()), "Datastore.AllocateSpace")));
+    if s.store.files.get(path).is_some_and(|file| file.key_id.is_some()) {
+        out.push((vm.moref(), "Cryptographer.AddDisk"));
+        let owner = s.vms.values().find(|v| v.disks().any(|(_, d)| s.store.chain(&d.path).iter().any(|p| p == path)));
+        out.extend(owner.map(|owner| (owner.moref(), "Cryptographer.Access")));
+    }
+    out
+}
+
+fn on_vm(spec: &Node) -> Vec<&'static str> {
     let mut out = Vec::new();
     for c in spec.all("deviceChange") {
         let disk = c.kid("device").and_then(Node::xsi_type) == Some("VirtualDisk");

@@ -12,6 +12,7 @@ use crate::export;
 use crate::fault::{Fault, Res};
 use crate::ops::task::{self, OpFuture, TaskSpec};
 use crate::ops::{clone, guard, hosts, moves, power, reconfig, revert, snapshot};
+use crate::permit;
 use crate::state::{State, Vm};
 use crate::value::{MoRef, Val};
 use crate::xml::Node;
@@ -104,10 +105,17 @@ impl Work {
         }
     }
 
-    /// Privileges on the VM (vSphere API 8.0, the methods' own pages).
-    fn privileges(&self, on: bool) -> Vec<&'static str> {
+    /// Privileges on the VM, and on others where the change needs some (vSphere API 8.0, the methods' own pages).
+    fn privileges(&self, s: &State, vm: &Vm) -> Vec<(MoRef, &'static str)> {
         match self {
-            Work::Reconfigure { spec, .. } => reconfig::privileges(spec),
+            Work::Reconfigure { spec, .. } => reconfig::privileges(s, vm, spec),
+            _ => self.on_vm(vm.on).into_iter().map(|privilege| (vm.moref(), privilege)).collect(),
+        }
+    }
+
+    fn on_vm(&self, on: bool) -> Vec<&'static str> {
+        match self {
+            Work::Reconfigure { .. } => Vec::new(),
             Work::CreateSnapshot { .. } => vec!["VirtualMachine.State.CreateSnapshot"],
             Work::RemoveSnapshot { .. } | Work::RemoveAllSnapshots | Work::Consolidate => {
                 vec!["VirtualMachine.State.RemoveSnapshot"]
@@ -152,8 +160,8 @@ pub(crate) fn submit(
     }
     let v = s.vm(vm)?;
     if !by.admin {
-        for p in work.privileges(v.on) {
-            s.need(v.moref(), p)?;
+        for (object, privilege) in work.privileges(s, v) {
+            permit::need(s, &by.user, object, privilege)?;
         }
     }
     let method = work.method();

@@ -17,6 +17,8 @@ pub(crate) use service::{service_content, session_info};
 #[derive(Clone, Debug)]
 pub(crate) struct Ctx {
     pub session: Option<String>,
+    /// Whose session it is.
+    pub user: String,
     pub ver: Ver,
     /// How the caller named this server: `host:port`.
     pub host: String,
@@ -160,10 +162,23 @@ pub(crate) fn children(s: &State, id: &str) -> Vec<MoRef> {
 }
 
 pub(crate) fn entity_name(s: &State, r: &MoRef) -> String {
-    match top(s, r, "name", &Ctx { session: None, ver: s.api, host: String::new() }) {
+    match top(s, r, "name", &nobody(s)) {
         Ok(Some(Val::Str(n))) => n,
         _ => r.id.clone(),
     }
+}
+
+/// What an entity lies in; None: the root folder.
+pub(crate) fn parent(s: &State, r: &MoRef) -> Option<MoRef> {
+    match top(s, r, "parent", &nobody(s)) {
+        Ok(Some(Val::Ref(parent))) => Some(parent),
+        _ => None,
+    }
+}
+
+/// The simulator itself.
+fn nobody(s: &State) -> Ctx {
+    Ctx { session: None, user: String::new(), ver: s.api, host: String::new() }
 }
 
 pub(crate) fn obj(ty: &'static str) -> Obj {

@@ -162,6 +162,12 @@ impl Schema {
         base == "ManagedObject" && self.is_managed(ty)
     }
 
+    /// Names of all methods.
+    #[cfg(test)]
+    pub(crate) fn methods(&self) -> impl Iterator<Item = &'static str> {
+        self.methods.keys().copied()
+    }
+
     pub(crate) fn method(&self, owner: &str, name: &str) -> Option<&Method> {
         self.methods.get(name)?.iter().find(|m| self.is_a(owner, m.owner))
     }

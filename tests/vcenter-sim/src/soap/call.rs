@@ -10,10 +10,11 @@ use crate::export;
 use crate::fault::{Fault, Res};
 use crate::ops::work::{self, By, Work};
 use crate::ops::{areas, events, guard, reconfig};
+use crate::permit;
 use crate::render::{self, Ctx};
 use crate::schema::SCHEMA;
 use crate::state::State;
-use crate::value::{MoRef, Obj};
+use crate::value::MoRef;
 use crate::xml::Node;
 
 const INTERNAL: [&str; 2] = ["DisableMethods", "EnableMethods"];
@@ -30,6 +31,9 @@ pub(crate) async fn call(sim: &Arc<Sim>, body: &Node, ctx: &Ctx, user_agent: &st
     if method == "Fetch" {
         let prop = body.str("prop").unwrap_or("").trim().to_owned();
         let s = sim.lock();
+        if !open_read {
+            permit::need(&s, &ctx.user, this.clone(), "System.Read")?;
+        }
         return Ok(Reply { declared: "anyType", val: render::property(&s, &this, &prop, ctx)?, cookie: None });
     }
     let unknown = || {
@@ -47,6 +51,9 @@ pub(crate) async fn call(sim: &Arc<Sim>, body: &Node, ctx: &Ctx, user_agent: &st
     let default_pc = this.ty == "PropertyCollector" && this.id == "propertyCollector";
     if !default_pc && !render::exists(&sim.lock(), &this) {
         return Err(Fault::gone(&this));
+    }
+    if ctx.session.is_some() {
+        permit::check(&sim.lock(), &ctx.user, &this, method)?;
     }
     if method.starts_with("WaitForUpdates") {
         return pc::wait(sim, &this, body, ctx).await;
@@ -81,11 +88,9 @@ fn locked_call(
         }
         "PropertyCollector" => pc::call(s, this, method, body, ctx),
         "PropertyFilter" => pc::destroy_filter(s, this),
-        "AuthorizationManager" if method == "DisableMethods" => {
-            guard::disable(s, body, ctx.session.as_deref()).map(|()| Reply::none())
-        }
-        "AuthorizationManager" if method == "EnableMethods" => guard::enable(s, body).map(|()| Reply::none()),
-        "AuthorizationManager" => Ok(has_privileges(s, body)),
+        "AuthorizationManager" if method == "DisableMethods" => guard::disable(s, body, ctx).map(|()| Reply::none()),
+        "AuthorizationManager" if method == "EnableMethods" => guard::enable(s, body, ctx).map(|()| Reply::none()),
+        "AuthorizationManager" => Ok(Reply::of("EntityPrivilege[]", permit::has(s, &ctx.user, body)?)),
         "EventManager" => Ok(Reply { declared: "Event[]", val: events::query(s, body)?, cookie: None }),
         "Task" => cancel(s, this),
         "HttpNfcLease" => export::call(s, this, method, body),
@@ -94,21 +99,6 @@ fn locked_call(
         "VirtualMachine" | "VirtualMachineSnapshot" => vm_work(sim, s, this, body, ctx, cues),
         _ => Err(Fault::new("NotSupported", "The operation is not supported on the object.")),
     }
-}
-
-fn has_privileges(s: &State, body: &Node) -> Reply {
-    let one = |entity: MoRef| {
-        let list: Vec<Obj> = body
-            .all("privId")
-            .map(|p| {
-                let id = p.text.trim();
-                let granted = s.knobs.privileges.as_ref().is_none_or(|all| all.contains(id));
-                Obj::new("PrivilegeAvailability").with("privId", id).with("isGranted", granted)
-            })
-            .collect();
-        Obj::new("EntityPrivilege").with("entity", entity).with("privAvailability", list)
-    };
-    Reply::of("EntityPrivilege[]", body.all("entity").filter_map(moref).map(one).collect::<Vec<_>>())
 }
 
 fn cancel(s: &mut State, this: &MoRef) -> Res<Reply> {
@@ -129,7 +119,7 @@ fn cancel(s: &mut State, this: &MoRef) -> Res<Reply> {
 /// Calls of a VM or a snapshot: the arguments become work.
 fn vm_work(sim: &Arc<Sim>, s: &mut State, this: &MoRef, body: &Node, ctx: &Ctx, cues: &[CueKind]) -> Res<Reply> {
     let vm = if this.ty == "VirtualMachine" { this.id.clone() } else { s.snapshot(&this.id)?.0.id.clone() };
-    let user = ctx.session.as_ref().and_then(|k| s.sessions.get(k)).map(|x| x.user.clone()).unwrap_or_default();
+    let user = ctx.user.clone();
     let work = work_of(s, this, body)?;
     let late = cues.iter().any(|cue| matches!(cue, CueKind::LateLand(..)));
     let task = work::submit(sim, s, &vm, work, By { user, admin: false, late, run_ms: 0 }, cues)?;

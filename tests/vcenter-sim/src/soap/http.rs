@@ -136,7 +136,8 @@ async fn soap(sim: Arc<Sim>, req: Request<Incoming>) -> Answer {
         (Err(e), _) => return Ok(fault_answer(&sim, "unparsable", &Fault::bad_request(e), Ver::default())),
         (_, Err(e)) => return Ok(fault_answer(&sim, "version", &Fault::bad_request(e.clone()), Ver::default())),
     };
-    let ctx = Ctx { session, ver: asked.unwrap_or_default(), host: header("host") };
+    let user = session.as_ref().and_then(|c| Some(sim.lock().sessions.get(c)?.user.clone())).unwrap_or_default();
+    let ctx = Ctx { session, user, ver: asked.unwrap_or_default(), host: header("host") };
     record(&sim, &body, &text, &ctx);
     let cues = cue::take(&mut sim.lock().cues, &body.name);
     if let Some(answer) = connection_cue(&sim, &body, &ctx, &cues).await {

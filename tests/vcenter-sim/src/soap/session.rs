@@ -6,7 +6,6 @@ use super::Reply;
 use crate::fault::{Fault, Res};
 use crate::render::{self, Ctx};
 use crate::state::{Session, State, now};
-use crate::value::MoRef;
 use crate::xml::Node;
 
 pub(crate) fn call(s: &mut State, method: &str, body: &Node, ctx: &Ctx, user_agent: &str) -> Res<Reply> {
@@ -18,7 +17,6 @@ pub(crate) fn call(s: &mut State, method: &str, body: &Node, ctx: &Ctx, user_age
         }
         "TerminateSession" => terminate(s, body, ctx),
         "SessionIsActive" => {
-            s.need(MoRef::new("Folder", crate::state::ROOT), "Sessions.ValidateSession")?;
             let id = body.str("sessionID").unwrap_or("").trim();
             Ok(Reply::of("boolean", s.sessions.values().any(|x| x.key == id)))
         }
@@ -28,20 +26,14 @@ pub(crate) fn call(s: &mut State, method: &str, body: &Node, ctx: &Ctx, user_age
 
 fn login(s: &mut State, body: &Node, ctx: &Ctx, user_agent: &str) -> Res<Reply> {
     // A second login in one session is refused (vSphere API 8.0, SessionManager.Login: InvalidLogin).
-    if ctx.session.is_some()
-        || body.str("userName") != Some(s.user.as_str())
-        || body.str("password") != Some(s.password.as_str())
-    {
+    let user = body.str("userName").unwrap_or("").to_owned();
+    let password = if user == s.user { Some(&s.password) } else { s.accounts.get(&user).map(|a| &a.password) };
+    if ctx.session.is_some() || password.map(String::as_str) != Some(body.str("password").unwrap_or("")) {
         return Err(Fault::new("InvalidLogin", "Cannot complete login due to an incorrect user name or password."));
     }
     let cookie = Uuid::new_v4().simple().to_string();
-    let session = Session {
-        key: Uuid::new_v4().to_string(),
-        user: s.user.clone(),
-        login: now(),
-        user_agent: user_agent.to_owned(),
-        calls: 1,
-    };
+    let session =
+        Session { key: Uuid::new_v4().to_string(), user, login: now(), user_agent: user_agent.to_owned(), calls: 1 };
     let info = render::session_info(&session);
     s.sessions.insert(cookie.clone(), session);
     s.counters.logins += 1;
@@ -50,7 +42,6 @@ fn login(s: &mut State, body: &Node, ctx: &Ctx, user_agent: &str) -> Res<Reply> 
 
 /// In the order of the list; stops at the first that is not there (vSphere API 8.0, SessionManager.TerminateSession).
 fn terminate(s: &mut State, body: &Node, ctx: &Ctx) -> Res<Reply> {
-    s.need(MoRef::new("Folder", crate::state::ROOT), "Sessions.TerminateSession")?;
     for id in body.all("sessionId") {
         let cookie = by_key(s, id.text.trim());
         let cookie =

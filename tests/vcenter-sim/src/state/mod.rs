@@ -159,7 +159,8 @@ pub(crate) struct Knobs {
     /// Free bytes that a new delta, and a redo log of an attached disk, needs on its datastore.
     pub need_snapshot: u64,
     pub need_attach: u64,
-    pub privileges: Option<BTreeSet<String>>,
+    /// Of the account of the command line.
+    pub permissions: crate::permit::Permissions,
     pub task_ms: u64,
     /// A running VM takes a new controller.
     pub controller_hotplug: bool,
@@ -179,6 +180,8 @@ pub(crate) struct State {
     pub api_text: String,
     pub user: String,
     pub password: String,
+    /// Others than that one.
+    pub accounts: crate::permit::Accounts,
     pub instance_uuid: String,
     pub datacenter: String,
     pub hosts: Vec<Host>,
@@ -288,13 +291,6 @@ impl State {
             .values()
             .find_map(|v| v.snapshots.iter().find(|s| s.id == id).map(|s| (v, s)))
             .ok_or_else(|| Fault::gone(&MoRef::new("VirtualMachineSnapshot", id)))
-    }
-
-    pub(crate) fn need(&self, object: MoRef, privilege: &str) -> Res<()> {
-        match &self.knobs.privileges {
-            Some(p) if !p.contains(privilege) => Err(Fault::no_permission(object, privilege)),
-            _ => Ok(()),
-        }
     }
 
     pub(crate) fn task(&self, id: &str) -> Res<&Task> {

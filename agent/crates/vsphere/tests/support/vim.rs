@@ -14,6 +14,10 @@ pub const SNAPSHOT: &str = include_str!("../fixtures/snapshot.xml");
 pub const DATASTORE: &str = include_str!("../fixtures/datastore.xml");
 pub const HOST: &str = include_str!("../fixtures/host.xml");
 
+pub const GRANTED: &str = "<returnval><entity type=\"VirtualMachine\">vm-42</entity><privAvailability><privId>VApp.Export</privId>\
+    <isGranted>false</isGranted></privAvailability><privAvailability><privId>System.Read</privId><isGranted>true</isGranted>\
+    </privAvailability></returnval>";
+
 pub fn versions(own: &str, prior: &[&str]) -> String {
     let prior: String = prior.iter().map(|v| format!("<version>{v}</version>")).collect();
     format!(
@@ -192,6 +196,7 @@ pub fn happy(seen: &Seen, own: &str, prior: &[&str]) -> Reply {
         "Login" => login(LOGINS.fetch_add(1, Ordering::Relaxed)),
         "CurrentTime" => answer(op, "<returnval>2026-01-01T00:00:00Z</returnval>"),
         "QueryEvents" => answer(op, EVENTS),
+        "HasPrivilegeOnEntities" => answer(op, GRANTED),
         "QueryChangedDiskAreas" => answer(op, CHANGES),
         "FindAllByUuid" => answer(op, "<returnval type=\"VirtualMachine\">vm-42</returnval>"),
         "CreateContainerView" => moref_value(op, "ContainerView", "session[1]view"),
@@ -288,6 +293,7 @@ pub async fn drive_all(client: &Client) {
     client.vm_layout(&vm).await.unwrap();
     client.disable_methods(&vm, &["RelocateVM_Task", "Destroy_Task"], "job <1>", "hotadd-agent/p & q").await.unwrap();
     client.enable_methods(&vm, &["RelocateVM_Task", "Destroy_Task"], "hotadd-agent/p & q").await.unwrap();
+    client.granted(&vm, &["VApp.Export", "System.Read"]).await.unwrap();
     client.consolidate_disks(&vm).await.unwrap();
     client.fence("52b0-another").await.unwrap();
     client.fence("52a8dea7").await.unwrap();

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod authorization;
 mod events;
 mod facts;
 mod guard;
