@@ -13,7 +13,7 @@ use crate::vm::{VmInfo, vm_info};
 use crate::xml::Node;
 
 const OP: &str = "RetrievePropertiesEx";
-const PRODUCT: &str = "config.vAppConfig.product";
+const PRODUCT: &str = "summary.config.product";
 
 /// What of [`crate::vm::PATHS`] tells of leftovers; advanced settings may hold what is nobody's business, and are not asked for.
 const PATHS: &[&str] = &[
@@ -28,11 +28,11 @@ const PATHS: &[&str] = &[
     "config.template",
     "config.files.vmPathName",
     "config.hardware.device",
-    PRODUCT,
     "runtime.powerState",
     "runtime.connectionState",
     "runtime.consolidationNeeded",
     "guest.ipAddress",
+    PRODUCT,
     layout::FILES,
 ];
 
@@ -53,8 +53,8 @@ pub struct SurveyedVm {
     pub vm: VmInfo,
     /// Its files; `None` when the server did not give them.
     pub files: Option<Vec<LayoutFile>>,
-    /// What it is an appliance of.
-    pub products: Vec<VmProduct>,
+    /// What it is an appliance of; `None`: of nothing, or not given.
+    pub product: Option<VmProduct>,
 }
 
 /// One VM of a survey.
@@ -118,18 +118,13 @@ fn concerns_one(e: &Error) -> bool {
 fn surveyed(p: Properties) -> Surveyed {
     let moref = p.object.clone();
     let files = p.get(layout::FILES).map(layout::files).transpose();
-    let products = p.get(PRODUCT).map(products).unwrap_or_default();
-    let facts = files.and_then(|files| Ok(SurveyedVm { files, products, vm: vm_info(p)? }));
+    let product = p.get(PRODUCT).map(product);
+    let facts = files.and_then(|files| Ok(SurveyedVm { files, product, vm: vm_info(p)? }));
     Surveyed { moref, facts: facts.map_err(|e| Error::shape(OP, e)) }
 }
 
-/// Reads an `ArrayOfVAppProductInfo`.
-fn products(node: &Node) -> Vec<VmProduct> {
-    let product = |n: &Node| VmProduct {
-        name: n.string("name").unwrap_or_default(),
-        version: n.string("version").unwrap_or_default(),
-    };
-    node.children.iter().map(product).collect()
+fn product(node: &Node) -> VmProduct {
+    VmProduct { name: node.string("name").unwrap_or_default(), version: node.string("version").unwrap_or_default() }
 }
 
 impl SurveyedVm {
