@@ -127,11 +127,21 @@ pub enum Command {
     Info,
     /// Show one job
     Job(JobArgs),
+    /// Look for what backups left in a vCenter, of any product; read-only without --fix; exit code 11 if there is anything
+    Doctor(DoctorArgs),
     /// Explain the code of an error: evidence, causes, fix, who can fix it; asks no agent
     ExplainError(hotadd_reasons::Args),
     /// Write man pages and shell completions into a folder; for packages
     #[command(hide = true)]
     Manual { dir: PathBuf },
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub look: hotadd_doctor::args::Args,
+    #[command(flatten)]
+    pub fix: hotadd_doctor::fix::FixArgs,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
-use clap::{CommandFactory as _, Parser, error::ErrorKind};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind};
 use hotadd_doctor::{
     args::Args,
     codes,
@@ -12,16 +12,22 @@ use hotadd_doctor::{
 
 /// Finds what backups leave behind in a vCenter: attached disks, snapshots, disabled methods, deltas. Reads only.
 #[derive(Debug, Parser)]
-#[command(name = "hotadd-doctor", version)]
+#[command(name = "hotadd-doctor", version, disable_help_subcommand = true, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(flatten)]
     args: Args,
     /// One JSON document on stdout (docs/doctor.md)
     #[arg(long)]
     json: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
     /// Write man page and shell completions into a folder; for packages
-    #[arg(long, hide = true, value_name = "DIR")]
-    manual: Option<PathBuf>,
+    #[command(hide = true)]
+    Manual { dir: PathBuf },
 }
 
 fn command() -> clap::Command {
@@ -30,10 +36,7 @@ fn command() -> clap::Command {
 }
 
 fn main() -> ExitCode {
-    let parsed = command().try_get_matches().and_then(|mut m| {
-        use clap::FromArgMatches as _;
-        Cli::from_arg_matches_mut(&mut m)
-    });
+    let parsed = command().try_get_matches().and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
@@ -42,7 +45,7 @@ fn main() -> ExitCode {
             return if shown { ExitCode::SUCCESS } else { ExitCode::from(Exit::Usage as u8) };
         }
     };
-    if let Some(dir) = &cli.manual {
+    if let Some(Command::Manual { dir }) = &cli.command {
         return match hotadd_manual::write(command(), dir) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
