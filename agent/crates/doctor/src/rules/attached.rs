@@ -179,7 +179,7 @@ fn weigh(
 }
 
 /// `SCSI(1:3), key 2019`.
-pub(super) fn place(vm: &Vm, disk: &Disk) -> String {
+pub(crate) fn place(vm: &Vm, disk: &Disk) -> String {
     let bus = vm.controllers.iter().find(|c| Some(c.key) == disk.controller_key);
     let unit = disk.unit.map_or_else(|| "?".to_owned(), |unit| unit.to_string());
     match bus {
