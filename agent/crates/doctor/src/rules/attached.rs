@@ -62,8 +62,12 @@ impl<'a> Index<'a> {
                 index.folders.entry(home).or_insert(at);
             }
             for disk in vm.known_disks().filter(|disk| !disk.nonpersistent()) {
-                disk.chain.iter().for_each(|file| drop(index.files.entry(file).or_default().insert(at)));
-                disk.chain.iter().take(1).for_each(|file| drop(index.tops.entry(file).or_default().insert(at)));
+                for (link, file) in disk.chain.iter().enumerate() {
+                    index.files.entry(file).or_default().insert(at);
+                    if link == 0 {
+                        index.tops.entry(file).or_default().insert(at);
+                    }
+                }
             }
         }
         index
