@@ -1,4 +1,5 @@
 //! `doctor`: hotadd-doctor with hotaddctl's output and exit codes, and its fix. Neither rules nor vSphere live here.
+use hotadd_api::v1::Cleanup;
 use hotadd_doctor::{
     codes,
     connect::{Trouble, Vcenter},
@@ -6,7 +7,6 @@ use hotadd_doctor::{
     fix::{self, Agent},
     report,
 };
-use hotadd_api::v1::Cleanup;
 use serde_json::Value;
 
 use crate::{

@@ -106,7 +106,10 @@ pub const EXITS: &[(Exit, &str)] = &[
     (Exit::Clean, "everything was looked at, and nothing is critical or a warning"),
     (Exit::Findings, "at least one finding is critical or a warning"),
     (Exit::Usage, "wrong usage or bad local input: options, certificate, password file"),
-    (Exit::CouldNotLook, "vCenter could not be asked, or no finding but something was not looked at: never as good as clean"),
+    (
+        Exit::CouldNotLook,
+        "vCenter could not be asked, or no finding but something was not looked at: never as good as clean",
+    ),
 ];
 
 impl Report {

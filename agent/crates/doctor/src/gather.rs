@@ -106,7 +106,8 @@ fn object(vm: &vim::VmInfo) -> Object {
 fn vm(facts: vim::SurveyedVm) -> Vm {
     let snapshots = facts.refused("snapshot").is_none().then(|| snapshots(facts.vm.snapshots.as_ref()));
     let info = facts.vm;
-    let home = info.vm_path_name.as_deref().and_then(|path| path.rsplit_once('/').map(|(folder, _)| format!("{folder}/")));
+    let home =
+        info.vm_path_name.as_deref().and_then(|path| path.rsplit_once('/').map(|(folder, _)| format!("{folder}/")));
     Vm {
         object: object(&info),
         on: info.power_state == Some(vim::PowerState::On),
@@ -224,4 +225,3 @@ pub(crate) fn summary(tasks: &[vim::TaskInfo]) -> Tasks {
         reconfigured: changed.filter_map(|t| t.complete_time.or(t.queue_time)).max(),
     }
 }
-

@@ -60,7 +60,11 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Exit {
     match runtime().and_then(|runtime| runtime.block_on(hotadd_doctor::look(&cli.args))) {
         Ok(report) => {
-            if cli.json { say(&report.json().to_string()) } else { say(&report.text()) }
+            if cli.json {
+                say(&report.json().to_string())
+            } else {
+                say(&report.text())
+            }
             report.exit()
         }
         Err(trouble) => {

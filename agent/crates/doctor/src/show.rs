@@ -85,9 +85,7 @@ impl Report {
 
     #[must_use]
     pub fn json(&self) -> Value {
-        let blind = |b: &crate::facts::Blind| {
-            json!({"what": b.what, "object": {"name": b.object.name, "moref": b.object.moref}, "why": b.why})
-        };
+        let blind = |b: &crate::facts::Blind| json!({"what": b.what, "object": {"name": b.object.name, "moref": b.object.moref}, "why": b.why});
         json!({
             "schema": SCHEMA, "version": env!("CARGO_PKG_VERSION"), "at": self.at,
             "vcenter": {"name": self.server.name, "instance_uuid": self.server.instance_uuid},

@@ -130,6 +130,9 @@ fn product(node: &Node) -> VmProduct {
 impl SurveyedVm {
     /// Why the server did not give a property, when it said so.
     pub fn refused(&self, path: &str) -> Option<&MissingProperty> {
-        self.vm.missing.iter().find(|m| path == m.path || path.strip_prefix(&m.path).is_some_and(|r| r.starts_with('.')))
+        self.vm
+            .missing
+            .iter()
+            .find(|m| path == m.path || path.strip_prefix(&m.path).is_some_and(|r| r.starts_with('.')))
     }
 }

@@ -109,7 +109,8 @@ fn disable_method(s: &mut State, v: &Value) -> Result<Value, String> {
 fn age_snapshot(s: &mut State, v: &Value) -> Result<Value, String> {
     let (id, hours) = (text(v, "snapshot")?, v["hours"].as_i64().ok_or("hours missing")?);
     let vm = s.snapshot(id).map(|(vm, _)| vm.id.clone()).map_err(|f| f.text)?;
-    let then = jiff::Timestamp::now().checked_sub(jiff::SignedDuration::from_hours(hours)).map_err(|e| e.to_string())?;
+    let then =
+        jiff::Timestamp::now().checked_sub(jiff::SignedDuration::from_hours(hours)).map_err(|e| e.to_string())?;
     let snapshots = &mut s.vm_mut(&vm).map_err(|f| f.text)?.snapshots;
     snapshots.iter_mut().filter(|x| x.id == id).for_each(|x| x.created = format!("{then:.6}"));
     Ok(json!({}))

@@ -167,8 +167,12 @@ fn weigh(
         return (codes::ATTACHED, Severity::Critical, risk);
     }
     if !vm.on {
-        return (codes::ATTACHED, Severity::Critical, "nothing on a VM that is off detaches it: the owner's snapshots can't be \
-                removed and its deltas grow; this VM does not power on once the file is gone; destroying it deletes the owner's data");
+        return (
+            codes::ATTACHED,
+            Severity::Critical,
+            "nothing on a VM that is off detaches it: the owner's snapshots can't be \
+                removed and its deltas grow; this VM does not power on once the file is gone; destroying it deletes the owner's data",
+        );
     }
     let severity = match source {
         Some(snapshot) if !stale(estate, snapshot.taken, limits) => Severity::Info,
@@ -178,7 +182,8 @@ fn weigh(
         None if owner.known_snapshots().any(|s| s.frozen.is_none()) => Severity::Warning,
         None => Severity::Critical,
     };
-    let risk = if severity == Severity::Info { "none if a backup runs now; else as for one that was left" } else { RISK };
+    let risk =
+        if severity == Severity::Info { "none if a backup runs now; else as for one that was left" } else { RISK };
     (codes::ATTACHED, severity, risk)
 }
 

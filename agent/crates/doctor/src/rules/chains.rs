@@ -53,7 +53,11 @@ fn finding(estate: &Estate, vm: &Vm, disk: &Disk, limits: &Limits) -> Option<Fin
         let age = age_text(estate, since);
         finding = finding.fact(
             "growth",
-            format!("{} in {age}; {store} has {} free: full in some {hours} h", bytes(size(vm, top).unwrap_or(0)), bytes(free)),
+            format!(
+                "{} in {age}; {store} has {} free: full in some {hours} h",
+                bytes(size(vm, top).unwrap_or(0)),
+                bytes(free)
+            ),
         );
     }
     let finding = if vm.snapshots.as_ref().is_some_and(Vec::is_empty) {

@@ -59,9 +59,9 @@ fn snapshot_finding(
     if let Some(marker) = &snapshot.marker {
         let proxy = estate.vms.iter().find(|vm| vm.instance_uuid.as_deref() == Some(marker.proxy.as_str()));
         finding = match proxy {
-            Some(proxy) => finding
-                .fact("its proxy", format!("{} ({})", proxy.object.name, proxy.object.moref))
-                .step(format!("start hotadd-agent on {}: it removes the snapshots that its journal names", proxy.object.name)),
+            Some(proxy) => finding.fact("its proxy", format!("{} ({})", proxy.object.name, proxy.object.moref)).step(
+                format!("start hotadd-agent on {}: it removes the snapshots that its journal names", proxy.object.name),
+            ),
             None => finding.fact("its proxy", "no VM of this vCenter that can be seen"),
         };
     } else {
@@ -72,11 +72,7 @@ fn snapshot_finding(
             .fact("attached elsewhere", format!("disks of this VM are attached to {}", holders(estate, held, at)))
             .step("first detach these disks (HA-DOC-001): a snapshot that is removed before leaves its delta behind");
     }
-    finding.step(format!(
-        "then: govc snapshot.remove -vm {} {}",
-        quoted(&vm.object.name),
-        quoted(&snapshot.moref)
-    ))
+    finding.step(format!("then: govc snapshot.remove -vm {} {}", quoted(&vm.object.name), quoted(&snapshot.moref)))
 }
 
 /// Storage vMotion is what VDDK and hotadd-agent disable while they read. Other methods are disabled by the state of a VM too.

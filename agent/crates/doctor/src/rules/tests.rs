@@ -47,8 +47,12 @@ fn vm(name: &str, disks: Vec<Disk>) -> Vm {
 }
 
 fn ours(hours: i64) -> Snapshot {
-    let frozen =
-        Frozen { file: BackingPath::new("[ds] web/web.vmdk"), uuid: Some("6000c291".into()), capacity: 1 << 30, independent: false };
+    let frozen = Frozen {
+        file: BackingPath::new("[ds] web/web.vmdk"),
+        uuid: Some("6000c291".into()),
+        capacity: 1 << 30,
+        independent: false,
+    };
     Snapshot {
         moref: "snapshot-7".into(),
         name: "hotadd-agent d".into(),
@@ -159,7 +163,8 @@ fn what_vms_have_for_good_is_no_finding() {
 #[test]
 fn two_vms_that_write_to_one_disk_are_critical() {
     let thief = vm("thief", vec![disk(2001, &["[ds] web/web.vmdk"], "persistent")]);
-    let found = attached(&estate(vec![vm("web", vec![disk(2000, &["[ds] web/web.vmdk"], "persistent")]), thief])).unwrap();
+    let found =
+        attached(&estate(vec![vm("web", vec![disk(2000, &["[ds] web/web.vmdk"], "persistent")]), thief])).unwrap();
     assert_eq!((found.severity, found.object.name.as_str()), (Severity::Critical, "thief"));
     assert!(found.risk.contains("corrupts"), "{}", found.risk);
 }
@@ -220,7 +225,8 @@ fn chain(deltas: usize, bytes: u64, hours: i64, free: u64) -> Estate {
     files.push("[ds] web/web.vmdk".into());
     let names: Vec<&str> = files.iter().map(String::as_str).collect();
     let mut web = vm("web", vec![disk(2000, &names, "persistent")]);
-    web.snapshots = Some(vec![Snapshot { name: "mine".into(), taken: ago(hours), current: true, ..Snapshot::default() }]);
+    web.snapshots =
+        Some(vec![Snapshot { name: "mine".into(), taken: ago(hours), current: true, ..Snapshot::default() }]);
     let extent = BackingPath::new(files[0].replace(".vmdk", "-delta.vmdk"));
     web.files = Some(vec![File { name: extent, bytes }]);
     let mut estate = estate(vec![web]);
