@@ -13,6 +13,7 @@ mod cli;
 mod consistency;
 mod controllers;
 mod crash;
+mod doctor;
 mod events;
 mod examples;
 mod export;

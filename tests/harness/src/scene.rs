@@ -210,6 +210,7 @@ pub fn vm(name: &str, disks: Vec<DiskSpec>) -> VmSpec {
         fault_tolerance: None,
         elsewhere: false,
         efi: false,
+        product: None,
     }
 }
 

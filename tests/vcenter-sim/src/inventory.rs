@@ -202,6 +202,9 @@ pub struct VmSpec {
     /// EFI firmware with secure boot; else BIOS.
     #[serde(default)]
     pub efi: bool,
+    /// summary.config.product: name and version of the appliance that it is.
+    #[serde(default)]
+    pub product: Option<[String; 2]>,
 }
 
 fn yes() -> bool {

@@ -132,6 +132,8 @@ pub enum Command {
         #[command(subcommand)]
         verb: RoleVerb,
     },
+    /// Look for what backups left in a vCenter, of any product; read-only without --fix; exit code 11 if there is anything
+    Doctor(DoctorArgs),
     /// Explain the code of an error: evidence, causes, fix, who can fix it; asks no agent
     ExplainError(hotadd_reasons::Args),
     /// Write man pages and shell completions into a folder; for packages
@@ -143,6 +145,14 @@ pub enum Command {
 pub enum RoleVerb {
     /// Print them: which feature needs which on what, as a table or as a script
     Print(hotadd_privileges::Args),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub look: hotadd_doctor::args::Args,
+    #[command(flatten)]
+    pub fix: hotadd_doctor::fix::FixArgs,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -1,12 +1,14 @@
 //! hotaddctl, the reference controller of hotadd-proxy: everything that a product would do with the agent's API, as a
-//! command line. No knowledge of vSphere lives here; what it knows about disks it was told by the agent.
+//! command line. No knowledge of vSphere lives here; what it knows about disks it was told by the agent (`doctor` is hotadd-doctor's,
+//! which asks vCenter).
 //!
 //! ```text
 //! cli ─▶ connect ─▶ backup (collector → one writer thread a disk → staging → manifest)
 //!                 ├ verify, synthesize, export (no agent) ─▶ chain (a backup and what it builds on) ─▶ sign
 //!                 ├ show   (info, ls, job)
 //!                 ├ explain (how each disk would be read), explain_error, role (no agent)
-//!                 └ operator (duties, watch)
+//!                 ├ operator (duties, watch)
+//!                 └ doctor (vCenter instead of an agent; the only command that may change something there)
 //! every end is an exit::Exit; every failure is an error::Failure with code, next step and clean-up state
 //! ```
 #![forbid(unsafe_code)]
@@ -15,6 +17,7 @@ pub mod backup;
 pub mod chain;
 pub mod cli;
 pub mod connect;
+mod doctor;
 pub mod error;
 pub mod exit;
 mod explain;
@@ -95,6 +98,7 @@ async fn dispatch(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
         Command::Limits(args) => operator::limits(args, &cli.global.agent, out).await,
         Command::Info => show::info(&cli.global.agent, out).await,
         Command::Job(args) => show::job(args, &cli.global.agent, out).await,
+        Command::Doctor(args) => doctor::run(args, &cli.global.agent, out).await,
         Command::ExplainError(args) => {
             explain_error::run(args, out);
             Ok(Exit::Ok)

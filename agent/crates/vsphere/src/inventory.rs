@@ -71,7 +71,7 @@ impl Client {
         Err(Error::protocol("RetrievePropertiesEx", format!("more than {MAX_ANCESTORS} objects above {object}")))
     }
 
-    async fn container_view(&self, type_name: &str) -> Result<MoRef, Error> {
+    pub(crate) async fn container_view(&self, type_name: &str) -> Result<MoRef, Error> {
         let op = "CreateContainerView";
         let s = &self.session;
         let manager = s.content.view_manager.as_ref();

@@ -26,7 +26,7 @@ pub struct LayoutFile {
     pub size_bytes: u64,
 }
 
-const FILES: &str = "layoutEx.file";
+pub(crate) const FILES: &str = "layoutEx.file";
 const SNAPSHOT_DIRECTORY: &str = "config.files.snapshotDirectory";
 
 impl Client {
@@ -40,13 +40,17 @@ impl Client {
         if let (None, Some(refused)) = (p.get(FILES), p.missing.iter().find(|m| FILES.starts_with(&m.path))) {
             return Err(Error::fault_of(op, refused.fault.clone()));
         }
-        let files: Result<Vec<LayoutFile>, Shape> =
-            p.get(FILES).map_or_else(|| Ok(Vec::new()), |array| array.children.iter().map(file).collect());
+        let files = p.get(FILES).map_or_else(|| Ok(Vec::new()), files);
         Ok(VmLayout {
             files: files.map_err(|e| Error::shape(op, e))?,
             snapshot_directory: p.string(SNAPSHOT_DIRECTORY),
         })
     }
+}
+
+/// Reads an `ArrayOfVirtualMachineFileLayoutExFileInfo`.
+pub(crate) fn files(array: &Node) -> Result<Vec<LayoutFile>, Shape> {
+    array.children.iter().map(file).collect()
 }
 
 fn file(node: &Node) -> Result<LayoutFile, Shape> {

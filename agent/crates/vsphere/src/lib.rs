@@ -4,7 +4,7 @@
 //! May not live here: anything about agents, sessions of ours, journals, policies or block devices; `unsafe`.
 //!
 //! ```text
-//! Client ─ inventory, vm, layout, snapshot, hardware, reconfigure, guard, authorization, task, datastore, host, event, planning, tracking, lease   one file per subject
+//! Client ─ inventory, vm, layout, snapshot, hardware, reconfigure, guard, authorization, task, datastore, host, event, planning, survey, tracking, lease   one file per subject
 //!    └── session   one login, re-login when it ended, who may be retried
 //!          └── soap, xml   envelope, bounded tree, writer
 //!                └── http, tls   deadline, size limit, CA or pinned certificate
@@ -40,6 +40,7 @@ mod reconfigure;
 mod session;
 mod snapshot;
 mod soap;
+mod survey;
 mod task;
 mod tls;
 mod tracking;
@@ -70,6 +71,7 @@ pub use property::MissingProperty;
 pub use reconfigure::{AddController, AddDisk, DeviceChanges, Reconfigure, RemoveDisk};
 pub use session::About;
 pub use snapshot::{Quiesce, SnapshotNode, SnapshotSpec, SnapshotTree};
+pub use survey::{Surveyed, SurveyedVm, VmProduct};
 pub use task::{TaskInfo, TaskResult, TaskState};
 pub use tracking::{DiskChangeExtent, DiskChangeInfo, TrackingInfo};
 pub use version::ApiVersion;

@@ -54,7 +54,8 @@ pub(crate) async fn run(sim: &Arc<Sim>, v: &Value, writers: &mut Writers) -> Res
         "snapshot_copy" => vddk::snapshot_copy(sim, v).await,
         "restart" | "vc_down" => away(sim, v).await,
         "state" | "attached" | "snapshots" | "disk_file" | "add_vm" | "add_datastore" | "remove_disk" | "datastore"
-        | "host" | "methods" | "disable_method" | "delta_growth" | "delete_file" => inventory::run(sim, v),
+        | "host" | "methods" | "disable_method" | "delta_growth" | "delete_file" | "stray_file" | "age_snapshot"
+        | "consolidation" => inventory::run(sim, v),
         _ => switches(sim, v),
     };
     sim.touch();

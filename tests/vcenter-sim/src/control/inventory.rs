@@ -62,6 +62,18 @@ pub(crate) fn run(sim: &Sim, v: &Value) -> Result<Value, String> {
             s.delete_file(path).map_err(|f| f.text)?;
             Ok(json!({}))
         }
+        "stray_file" => {
+            let id = s.find_vm(text(v, "vm")?).ok_or("no such vm")?;
+            let stray = (text(v, "path")?.to_owned(), v["size"].as_u64().ok_or("size missing")?);
+            s.vm_mut(&id).map_err(|f| f.text)?.strays.push(stray);
+            Ok(json!({}))
+        }
+        "consolidation" => {
+            let id = s.find_vm(text(v, "vm")?).ok_or("no such vm")?;
+            s.vm_mut(&id).map_err(|f| f.text)?.consolidation_needed = v["needed"].as_bool().ok_or("needed missing")?;
+            Ok(json!({}))
+        }
+        "age_snapshot" => age_snapshot(s, v),
         _ => hosts::change(s, text(v, "name")?, v),
     }
 }
@@ -90,6 +102,17 @@ fn disable_method(s: &mut State, v: &Value) -> Result<Value, String> {
     } else {
         vm.disabled.retain(|d| d.method != method || d.source != source);
     }
+    Ok(json!({}))
+}
+
+/// As if a snapshot had been taken so many hours ago.
+fn age_snapshot(s: &mut State, v: &Value) -> Result<Value, String> {
+    let (id, hours) = (text(v, "snapshot")?, v["hours"].as_i64().ok_or("hours missing")?);
+    let vm = s.snapshot(id).map(|(vm, _)| vm.id.clone()).map_err(|f| f.text)?;
+    let then =
+        jiff::Timestamp::now().checked_sub(jiff::SignedDuration::from_hours(hours)).map_err(|e| e.to_string())?;
+    let snapshots = &mut s.vm_mut(&vm).map_err(|f| f.text)?.snapshots;
+    snapshots.iter_mut().filter(|x| x.id == id).for_each(|x| x.created = format!("{then:.6}"));
     Ok(json!({}))
 }
 

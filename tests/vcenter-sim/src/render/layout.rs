@@ -38,6 +38,9 @@ pub(crate) fn layout(s: &State, vm: &Vm) -> Obj {
             files.key(redo.clone(), "diskExtent", SMALL);
         }
     }
+    for (name, size) in &vm.strays {
+        files.key(name.clone(), "diskExtent", *size);
+    }
     let folder = vm.working_dir.as_deref().unwrap_or(&home).to_owned();
     let mut snapshots = Vec::new();
     for x in &vm.snapshots {

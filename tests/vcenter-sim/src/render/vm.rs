@@ -205,7 +205,7 @@ fn disk_device(s: &State, vm: &Vm, all: &[Device], d: &Device, disk: &Disk) -> O
     let kb = i64::try_from(capacity / 1024).unwrap_or(0);
     let shares = obj("SharesInfo").with("shares", 1000).with("level", "normal");
     base(d, "VirtualDisk", &format!("Hard disk {number}"), &format!("{} KB", grouped(kb)))
-        .with("backing", file.map(|f| shown_backing(s, disk, f)))
+        .with("backing", file.map_or_else(|| lost_backing(disk), |f| shown_backing(s, disk, f)))
         .with("capacityInKB", kb)
         .with("capacityInBytes", capacity)
         .with("shares", shares.clone())
@@ -272,6 +272,11 @@ fn backing(s: &State, disk: &Disk, f: &Vmdk, sharing: Option<&str>) -> Obj {
             .with("compatibilityMode", if kind == BackingKind::RdmVirtual { "virtualMode" } else { "physicalMode" })
             .with("sharing", sharing.unwrap_or("sharingNone")),
     }
+}
+
+/// The file is gone; the VM's configuration still names it (UNVERIFIED, as is that no size is told).
+fn lost_backing(disk: &Disk) -> Obj {
+    obj("VirtualDiskFlatVer2BackingInfo").with("fileName", disk.path.as_str()).with("diskMode", disk.mode.as_str())
 }
 
 fn grouped(n: i64) -> String {
@@ -348,6 +353,7 @@ fn summary(s: &State, vm: &Vm) -> Obj {
         .with("numVirtualDisks", count(vm.disks().count()))
         .with("uuid", vm.uuid.as_str())
         .with("instanceUuid", vm.instance_uuid.as_str())
+        .with("product", vm.product.as_ref().map(product))
         .with("hwVersion", format!("vmx-{:02}", vm.hardware_version));
     let committed: u64 = vm.disks().filter_map(|(_, d)| s.store.files.get(&d.path)).map(|f| f.capacity).sum();
     obj("VirtualMachineSummary")
@@ -364,6 +370,10 @@ fn summary(s: &State, vm: &Vm) -> Obj {
         )
         .with("quickStats", obj("VirtualMachineQuickStats").with("guestHeartbeatStatus", "green"))
         .with("overallStatus", "green")
+}
+
+fn product([name, version]: &[String; 2]) -> Obj {
+    obj("VAppProductInfo").with("key", 0).with("name", name.as_str()).with("version", version.as_str())
 }
 
 fn snapshot_info(vm: &Vm) -> Option<Obj> {

@@ -167,6 +167,8 @@ impl State {
             fault_tolerance: v.fault_tolerance.clone(),
             elsewhere: v.elsewhere,
             efi: v.efi,
+            product: v.product.clone(),
+            strays: Vec::new(),
             extra_config: v.extra_config.clone(),
             devices: fixed_devices(),
             snapshots: Vec::new(),

@@ -141,6 +141,10 @@ pub(crate) struct Vm {
     pub elsewhere: bool,
     /// EFI with secure boot.
     pub efi: bool,
+    /// Name and version.
+    pub product: Option<[String; 2]>,
+    /// Files that are counted to it and belong to no disk, with their sizes.
+    pub strays: Vec<(String, u64)>,
     pub extra_config: BTreeMap<String, String>,
     pub devices: Vec<Device>,
     pub snapshots: Vec<Snapshot>,

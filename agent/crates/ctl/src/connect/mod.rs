@@ -132,7 +132,7 @@ pub(crate) fn is_transport(status: &Status) -> bool {
     status.source().is_some() || status.code() == Code::Unavailable
 }
 
-fn agent_uri(args: &AgentArgs) -> Result<Uri, Failure> {
+pub(crate) fn agent_uri(args: &AgentArgs) -> Result<Uri, Failure> {
     let usage = |what: String| Failure::new(Exit::Usage, reasons::USAGE, what);
     let text = args.agent.clone().or_else(|| env::var("HOTADD_AGENT").ok());
     let text = text.ok_or_else(|| usage("--agent (or HOTADD_AGENT) is missing".into()))?;
