@@ -156,9 +156,12 @@ mod tests {
     #[test]
     fn the_documented_exit_codes_are_the_coded_ones() {
         let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/doctor.md")).unwrap();
+        let man = include_str!("../man/hotadd-doctor.roff").replace("\\-", "-");
         for (exit, meaning) in EXITS {
             let row = format!("| `{}` | {meaning} |", *exit as u8);
             assert!(page.contains(&row), "{row}");
+            let entry = format!(".TP\n.B {}\n{meaning}\n", *exit as u8);
+            assert!(man.contains(&entry), "{entry}");
         }
     }
 }

@@ -10,6 +10,9 @@ use hotadd_doctor::{
     finding::{EXITS, Exit},
 };
 
+/// Sections of the man page.
+const PROSE: &str = include_str!("../man/hotadd-doctor.roff");
+
 /// Finds what backups leave behind in a vCenter: attached disks, snapshots, disabled methods, deltas. Reads only.
 #[derive(Debug, Parser)]
 #[command(name = "hotadd-doctor", version, disable_help_subcommand = true, args_conflicts_with_subcommands = true)]
@@ -46,7 +49,7 @@ fn main() -> ExitCode {
         }
     };
     if let Some(Command::Manual { dir }) = &cli.command {
-        return match hotadd_manual::write(command(), dir) {
+        return match hotadd_manual::write(command(), PROSE, dir) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{}: {error}", dir.display());
