@@ -47,7 +47,7 @@ struct Report {
 /// When vCenter can't be asked.
 pub async fn check(args: &Args, config: Config, platform: &dyn Platform) -> Result<ExitCode> {
     let host = platform.identity().map_err(|e| Error::new(&reason::CFG_IDENTITY, "DMI").with_source(e))?;
-    let vsphere = Vsphere::connect(&config.vcenter, &config.deadlines).await?;
+    let vsphere = Vsphere::connect(&config.vcenter, &config.deadlines, None).await?;
     let asked = look(args, &vsphere, &host).await;
     vsphere.logout().await;
     let features = features(args, &config);
