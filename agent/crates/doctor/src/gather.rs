@@ -70,6 +70,7 @@ fn note_silent(estate: &mut Estate, asked: &[(MoRef, String)], told: &[vim::Surv
 }
 
 const DEVICES: &str = "config.hardware.device";
+const POWER: &str = "runtime.powerState";
 /// What each rule needs, by the property that vCenter has it in.
 const NEEDED: &[(&str, &str)] = &[
     (DEVICES, "disks and controllers"),
@@ -77,6 +78,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("disabledMethod", "disabled methods"),
     ("runtime.consolidationNeeded", "need of consolidation"),
     ("layoutEx.file", "files and their sizes"),
+    ("recentTask", "tasks"),
+    (POWER, "power state"),
     ("config.uuid", "BIOS UUID"),
     ("config.files.vmPathName", "home folder"),
 ];
@@ -87,7 +90,7 @@ fn note_missing(estate: &mut Estate, facts: &vim::SurveyedVm) {
     for (path, what) in NEEDED {
         if let Some(missing) = facts.refused(path) {
             estate.blind.push(blind(what, &object, &missing.fault.to_string()));
-        } else if *path == DEVICES && !facts.vm.gave(path) {
+        } else if [DEVICES, POWER].contains(path) && !facts.vm.gave(path) {
             let state = facts.vm.connection_state.as_deref().unwrap_or("unknown");
             estate.blind.push(blind(what, &object, &format!("not shown; connection state: {state}")));
         }

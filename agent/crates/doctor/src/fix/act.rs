@@ -10,6 +10,9 @@ use crate::{
     gather,
 };
 
+/// What is read of the proxy right before, all of it.
+const READ: [&str; 4] = ["recentTask", "runtime.powerState", "config.changeVersion", "config.hardware.device"];
+
 /// Why it is not done.
 pub(super) enum Stopped {
     /// Nothing was asked of vCenter, or vCenter refused it as a whole.
@@ -23,6 +26,9 @@ pub(super) async fn remove(vcenter: &Vcenter, proxy: &Object, removals: &[Remova
     let moref = MoRef::new("VirtualMachine", &proxy.moref);
     let before = |e: vim::Error| Stopped::Before(e.to_string());
     let vm = client.vm(&moref).await.map_err(before)?;
+    if let Some(missing) = vm.missing.iter().find(|m| READ.iter().any(|path| path.starts_with(&m.path))) {
+        return Err(Stopped::Before(format!("{} of the proxy is not given: {}", missing.path, missing.fault)));
+    }
     let tasks = client.tasks(&vm.recent_tasks).await.map_err(before)?;
     if gather::summary(&tasks).running {
         return Err(Stopped::Before("a task runs on the proxy now".into()));

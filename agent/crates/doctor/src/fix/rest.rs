@@ -31,20 +31,26 @@ pub(super) async fn at_rest(
     let Some(first) = findings.first() else { return Err("nothing to do".into()) };
     let vm = |moref: &str| estate.vms.iter().find(|vm| vm.object.moref == moref).ok_or("a VM of it is not shown");
     let proxy = vm(&first.object.moref)?;
-    if let Some(blind) = estate.blind.iter().find(|blind| blind.object == proxy.object) {
-        return Err(format!("{} of the proxy: {}", blind.what, blind.why));
-    }
+    seen(estate, proxy)?;
     no_task(proxy)?;
     let changed = proxy.tasks.and_then(|tasks| tasks.reconfigured);
     long_ago(estate, args, "the proxy was reconfigured", changed)?;
     for proof in findings.iter().filter_map(|finding| finding.ours.as_ref()) {
         let owner = vm(&proof.owner)?;
+        seen(estate, owner)?;
         no_task(owner)?;
         let snapshot = owner.known_snapshots().find(|s| s.moref == proof.snapshot).ok_or("its snapshot is gone")?;
         let taken = snapshot.taken.ok_or("nobody tells when its snapshot was taken")?;
         long_ago(estate, args, "its snapshot was taken", Some(taken))?;
     }
     nobody_serves(proxy, args, agent).await
+}
+
+fn seen(estate: &Estate, vm: &Vm) -> Result<(), String> {
+    match estate.blind.iter().find(|blind| blind.object == vm.object) {
+        Some(blind) => Err(format!("{} of {} could not be looked at: {}", blind.what, vm.object.name, blind.why)),
+        None => Ok(()),
+    }
 }
 
 fn no_task(vm: &Vm) -> Result<(), String> {
@@ -114,7 +120,7 @@ async fn nobody_serves(proxy: &Vm, args: &FixArgs, agent: &Agent) -> Result<(), 
 mod tests {
     use super::*;
     use crate::{
-        facts::{Object, Snapshot, Tasks},
+        facts::{Blind, Object, Snapshot, Tasks},
         finding::{Proof, Severity},
     };
 
@@ -133,6 +139,11 @@ mod tests {
             ..Vm::default()
         };
         Estate { now: at(0).unwrap(), vms: vec![vm("proxy"), vm("owner")], ..Estate::default() }
+    }
+
+    fn hide(estate: &mut Estate, vm: usize) {
+        let object = estate.vms[vm].object.clone();
+        estate.blind.push(Blind { what: "tasks".into(), object, why: "NoPermission".into() });
     }
 
     fn finding() -> Finding {
@@ -167,7 +178,9 @@ mod tests {
     #[tokio::test]
     async fn each_sign_of_life_and_each_thing_unknown_stands_against_it() {
         type Change = fn(&mut Estate);
-        let changes: [(Change, &str); 8] = [
+        let changes: [(Change, &str); 10] = [
+            (|e| hide(e, 0), "of proxy could not be looked at"),
+            (|e| hide(e, 1), "of owner could not be looked at"),
             (|e| e.vms[0].tasks = None, "tasks of proxy"),
             (|e| e.vms[1].tasks = None, "tasks of owner"),
             (|e| e.vms[0].tasks = Some(Tasks { running: true, reconfigured: None }), "a task runs on proxy"),

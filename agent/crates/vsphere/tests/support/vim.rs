@@ -290,6 +290,8 @@ pub async fn drive_all(client: &Client) {
     client.events(&MoRef::new("HostSystem", "host-9"), since, &["EnteringMaintenanceModeEvent"]).await.unwrap();
     client.datastore_vms(&MoRef::new("Datastore", "datastore-11")).await.unwrap();
     client.vm_disks(&[vm.clone(), MoRef::new("VirtualMachine", "vm-43")]).await.unwrap();
+    client.all_vms().await.unwrap();
+    client.survey_vms(std::slice::from_ref(&vm)).await.unwrap();
     client.vm_layout(&vm).await.unwrap();
     client.disable_methods(&vm, &["RelocateVM_Task", "Destroy_Task"], "job <1>", "hotadd-agent/p & q").await.unwrap();
     client.enable_methods(&vm, &["RelocateVM_Task", "Destroy_Task"], "hotadd-agent/p & q").await.unwrap();

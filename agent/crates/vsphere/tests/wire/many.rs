@@ -133,6 +133,55 @@ async fn a_vm_that_spoils_a_read_is_found_by_halves() {
     assert_eq!(server.count("RetrievePropertiesEx"), 13, "one, and two for each of six halvings");
 }
 
+/// A whole estate is read in pieces; one VM with an answer that is too large, or that is refused, costs only itself.
+#[tokio::test]
+async fn a_survey_loses_no_vm_to_another() {
+    let (_server, client) = reading(|body| {
+        let ids = asked(body);
+        let has = |name: &str| ids.iter().any(|id| id == name);
+        let flood = || "<propSet><name>x</name><val/></propSet>".repeat(200_000);
+        Some(match () {
+            () if has("vm-9") => vim::fault("NoPermission", "<privilegeId>System.View</privilegeId>", "denied"),
+            () if has("vm-5") => {
+                page(&format!("<objects><obj type=\"VirtualMachine\">vm-5</obj>{}</objects>", flood()))
+            }
+            () => page(&ids.iter().map(|id| with_disk(id)).collect::<String>()),
+        })
+    })
+    .await;
+    let names: Vec<String> = (0..16).map(|n| format!("vm-{n}")).collect();
+    let all = vms(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let found = client.survey_vms(&all).await.unwrap();
+    assert_eq!(found.len(), 16);
+    for one in &found {
+        match (one.moref.value.as_str(), &one.facts) {
+            ("vm-5", Err(e)) => assert_eq!(*e.kind(), ErrorKind::TooLarge),
+            ("vm-9", Err(e)) => assert!(e.fault().is_some(), "{e}"),
+            (_, Ok(facts)) => assert_eq!((facts.vm.disks().count(), &facts.files, &facts.product), (1, &None, &None)),
+            (id, Err(e)) => panic!("{id}: {e}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_survey_gives_and_what_the_server_refused() {
+    let files = "<val xsi:type=\"ArrayOfVirtualMachineFileLayoutExFileInfo\"><VirtualMachineFileLayoutExFileInfo><key>0</key>\
+                 <name>[ds1] a/a-REDO_1.vmdk</name><type>diskExtent</type><size>7</size></VirtualMachineFileLayoutExFileInfo></val>";
+    let product = "<val xsi:type=\"VAppProductInfo\"><key>0</key><name>hotadd-proxy</name><version>1</version></val>";
+    let refused = "<objects><obj type=\"VirtualMachine\">vm-2</obj><missingSet><path>config</path><fault><fault \
+                   xsi:type=\"NoPermission\"><privilegeId>System.Read</privilegeId></fault></fault></missingSet></objects>";
+    let given = object("VirtualMachine", "vm-1", &[("layoutEx.file", files), ("summary.config.product", product)]);
+    let (_server, client) = reading(move |_| Some(page(&format!("{given}{refused}")))).await;
+    let mut found = client.survey_vms(&vms(&["vm-1", "vm-2"])).await.unwrap();
+    let hidden = found.pop().unwrap().facts.unwrap();
+    assert!(hidden.refused("config.hardware.device").is_some() && hidden.refused("configuration").is_none());
+    let shown = found.pop().unwrap().facts.unwrap();
+    let file = &shown.files.as_ref().unwrap()[0];
+    assert_eq!((file.name.as_str(), file.size_bytes), ("[ds1] a/a-REDO_1.vmdk", 7));
+    assert_eq!(shown.product.as_ref().unwrap().name, "hotadd-proxy");
+    assert!(shown.refused("config.hardware.device").is_none() && !shown.vm.gave("config.hardware.device"));
+}
+
 #[tokio::test]
 async fn many_tasks_in_one_call_and_silence_is_no_end() {
     let info = |id: &str, state: &str| {
