@@ -2,7 +2,10 @@
 //! is for fails, or gives way, as the table says, and names privilege and object. All from the table: a new row without a known
 //! effect fails here.
 use anyhow::{Context as _, Result, ensure};
-use hotadd_api::v1::{BackupVmRequest, Cleanup, JobState, Scope as Areas, Transport};
+use hotadd_api::v1::{
+    BackupVmRequest, Cleanup, ExplainRequest, JobState, Scope as Areas, Transport,
+    proxy_service_client::ProxyServiceClient,
+};
 use hotadd_harness::{
     Content, Scene, Spec,
     scene::{PROXY, TARGET},
@@ -72,8 +75,10 @@ enum Told {
     Fails,
     /// In a remark of a job that is OK.
     Remark,
-    /// By a duty that waits for the privilege.
+    /// By a duty that waits for the privilege, or in the log beside an open duty.
     Owed,
+    /// By Explain, as something unknown; the job is OK.
+    Unknown,
     /// In the agent's log.
     Log,
 }
@@ -81,8 +86,9 @@ enum Told {
 /// What happens without a privilege; the code is in the table's text, too.
 fn effect(id: &str) -> Option<(Told, &'static str)> {
     Some(match id {
-        "System.View" | "System.Read" => (Told::Fails, "HA-VC-004"),
-        "VirtualMachine.State.CreateSnapshot"
+        "System.Read" => (Told::Unknown, "HA-PLAN-013"),
+        "System.View"
+        | "VirtualMachine.State.CreateSnapshot"
         | "VirtualMachine.Config.AddExistingDisk"
         | "Datastore.AllocateSpace"
         | "VirtualMachine.Config.AddRemoveDevice"
@@ -172,6 +178,11 @@ fn reasons(delivered: &Delivered) -> Result<String> {
     Ok(format!("{:?} {disks:?} {maps:?}", result.reasons))
 }
 
+async fn explain(scene: &Scene) -> Result<String> {
+    let ask = ExplainRequest { vm: TARGET.into(), ..ExplainRequest::default() };
+    Ok(format!("{:?}", ProxyServiceClient::new(scene.channel().await?).explain(ask).await?.into_inner()))
+}
+
 fn log(scene: &Scene) -> String {
     std::fs::read_to_string(scene.dir.join("agent.log")).unwrap_or_default()
 }
@@ -214,14 +225,25 @@ async fn fails(feature: Feature, lacking: &Privilege) -> Result<()> {
         Told::Remark => ensure!(ok && reasons.contains(code) && names(&reasons), "{reasons}"),
         Told::Owed => {
             eventually("a duty says what it waits for", async || {
-                Ok(duties(&scene).await?.iter().any(|duty| names(&duty.last_error)))
+                let duties = duties(&scene).await?;
+                Ok(duties.iter().any(|duty| names(&duty.last_error)) || (!duties.is_empty() && names(&log(&scene))))
             })
             .await?;
+        }
+        Told::Unknown => {
+            let explained = explain(&scene).await?;
+            ensure!(
+                ok && explained.contains(code) && explained.contains("is not shown to this account"),
+                "{explained}"
+            );
+            ensure!(names(&log(&scene)), "{}", log(&scene));
         }
         Told::Log => eventually("the log tells it", async || Ok(names(&log(&scene)))).await?,
     }
     // Nothing stays, at the latest when the privilege is there.
     give(&scene, permissions(&all(), None, &[])).await?;
+    let disabled = async || control(&scene, json!({"cmd": "methods"})).await;
+    eventually("the methods are enabled", async || Ok(disabled().await?["methods"] == json!([]))).await?;
     nothing_stays(&scene).await
 }
 

@@ -117,7 +117,7 @@ pub const NEEDED: &[Privilege] = &[
         "System.Read",
         "(in every role, as in Read-only)",
         &[Feature::Inventory],
-        "the agent does not start, or what it may not read is refused (HA-VC-004)",
+        "what lies around the VMs is unknown, which Explain tells (HA-PLAN-013 and others), and hosts that leave service are not seen",
     ),
     row(
         Scope::Target,
