@@ -85,10 +85,11 @@ impl Estate {
             for name in ["db01", "app01", "second"] {
                 spec.inventory.vms.push(vm(name, vec![DiskSpec { capacity: Some(MIB), ..DiskSpec::default() }]));
             }
+            let same = spec.inventory.vms[1].uuid.clone();
             let second = spec.inventory.vms.last_mut();
             let second = second.map(|vm| (&mut vm.uuid, &mut vm.product));
             if let Some((uuid, product)) = second {
-                *uuid = spec.inventory.vms[1].uuid.clone();
+                *uuid = same;
                 *product = Some(["hotadd-proxy".into(), "0.2.0".into()]);
             }
         })?;
