@@ -125,7 +125,7 @@ impl Gauges {
             tries: one("duty_tries_max", "Looks at the duty that was tried most often"),
             late: one("late_requests", "Requests without an answer, of which nothing was seen, that are still looked for"),
             jobs: one("jobs_running", "Jobs that run or wait"),
-            sessions: one("sessions_open", "Open sessions, of jobs and of controllers"),
+            sessions: one("sessions_open", "Open sessions of controllers; jobs are not among them"),
             draining: one("draining", "1: no new work is taken"),
             serving: one("serving", "1: the port of the API is open"),
             nfc,
