@@ -90,10 +90,13 @@ mod tests {
 
     #[test]
     fn half_of_the_guards_is_worse_than_none() {
-        assert!(judge(&found(Scope::Vcenter, &[]), &[]).passed());
-        let verdict = judge(&found(Scope::Vcenter, &["Global.DisableMethods"]), &[]);
+        assert!(judge(&found(Scope::Vcenter, &["System.View"]), &[]).passed());
+        let verdict = judge(&found(Scope::Vcenter, &["System.View", "Global.DisableMethods"]), &[]);
         assert_eq!(verdict.missing.iter().map(|p| p.id).collect::<Vec<_>>(), ["Global.EnableMethods"]);
-        assert!(judge(&found(Scope::Vcenter, &["Global.DisableMethods", "Global.EnableMethods"]), &[]).passed());
+        assert!(
+            judge(&found(Scope::Vcenter, &["System.View", "Global.DisableMethods", "Global.EnableMethods"]), &[])
+                .passed()
+        );
     }
 
     #[test]

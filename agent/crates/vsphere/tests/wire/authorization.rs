@@ -2,13 +2,16 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::support::{Reply, Server, vim};
+use crate::support::{Reply, Seen, Server, vim};
 use hotadd_vsphere::{Client, ErrorKind, FaultKind};
 
 const ASKED: [&str; 2] = ["VApp.Export", "System.Read"];
 
+fn happy(seen: &Seen) -> Reply {
+    vim::happy(seen, "8.0.2.0", &[])
+}
+
 async fn answering(reply: impl Fn() -> Reply + Send + Sync + 'static) -> (Server, Client) {
-    let happy = |seen: &_| vim::happy(seen, "8.0.2.0", &[]);
     let server =
         Server::start(move |seen| if seen.op == "HasPrivilegeOnEntities" { reply() } else { happy(seen) }).await;
     let client = Client::connect(server.config()).await.unwrap();
