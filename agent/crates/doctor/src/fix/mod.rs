@@ -192,6 +192,9 @@ impl Plan {
 impl Done {
     #[must_use]
     pub fn text(&self) -> String {
+        if self.trouble.is_some() && self.removed.is_empty() && self.refusals.is_empty() {
+            return "done: nothing that is proven\n".into();
+        }
         text("done", &self.removed, &self.refusals)
     }
 

@@ -78,14 +78,20 @@ impl<'a> Index<'a> {
         let file = disk.file();
         let vm = &estate.vms[holder];
         // Where its own folder is not told, nothing can be called another's.
-        if vm.home.is_none() || disk.shared || vm.is_home_of(&file) || file.parts().is_none() {
+        let home = vm.home.as_deref()?;
+        if disk.shared || file.parts().is_none() {
             return None;
         }
         if disk.first_class && !disk.nonpersistent() {
             return None;
         }
         let folder = file.as_str().rsplit_once('/').map(|(folder, _)| format!("{folder}/"));
-        let at_home = folder.and_then(|folder| self.folders.get(folder.as_str()).copied()).filter(|at| *at != holder);
+        let lives = folder.as_deref().and_then(|folder| self.folders.get(folder).copied());
+        let at_home = lives.filter(|at| *at != holder && folder.as_deref() != Some(home));
+        // A folder of the same name on another datastore is its own unless another VM lives there.
+        if at_home.is_none() && vm.is_home_of(&file) {
+            return None;
+        }
         let other = |map: &BTreeMap<&BackingPath, BTreeSet<usize>>| {
             map.get(&file).and_then(|all| all.iter().copied().find(|at| *at != holder))
         };

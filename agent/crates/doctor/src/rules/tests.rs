@@ -161,6 +161,16 @@ fn what_vms_have_for_good_is_no_finding() {
 }
 
 #[test]
+fn a_folder_of_the_same_name_is_anothers_when_another_lives_there() {
+    let hot = disk(2003, &["[ds2] web/web.vmdk"], "independent_nonpersistent");
+    let mut other = vm("other", vec![]);
+    other.home = Some("[ds2] web/".into());
+    let both = estate(vec![vm("web", vec![hot.clone()]), other]);
+    assert_eq!(attached(&both).map(|finding| finding.object.name), Some("web".into()));
+    assert_eq!(codes(&estate(vec![vm("web", vec![hot])])), []);
+}
+
+#[test]
 fn two_vms_that_write_to_one_disk_are_critical() {
     let thief = vm("thief", vec![disk(2001, &["[ds] web/web.vmdk"], "persistent")]);
     let found =
