@@ -37,7 +37,7 @@ impl Door {
         &self,
         sockets: impl Stream<Item = io::Result<TcpStream>> + Send + 'static,
         protocols: &'static [&'static [u8]],
-    ) -> impl Stream<Item = io::Result<Connection>> + Send + use<> {
+    ) -> ReceiverStream<io::Result<Connection>> {
         let (tx, rx) = mpsc::channel(1);
         let door = self.clone();
         tokio::spawn(async move {
