@@ -9,8 +9,8 @@ use hotadd_harness::{Content, Pki, Scene, grpc::connect, pki::Leaf, scene::TARGE
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    MIB, Running, Seen, by_id, codes, dense, ended, eventually, images_equal_sources, nothing_is_left,
-    nothing_stays, open_request, request, scene, session,
+    MIB, Running, Seen, by_id, codes, dense, ended, eventually, images_equal_sources, nothing_is_left, nothing_stays,
+    open_request, request, scene, session,
 };
 
 /// Files are looked at ten times a second, so that a test waits for nothing else.
@@ -170,14 +170,15 @@ async fn a_client_of_a_ca_that_is_no_longer_believed_is_out() -> Result<()> {
     let run = reading(&scene, &dir, "client").await?;
     // Both, for as long as clients are renewed: the job goes on.
     let lists = |scene: &Scene, of: &[(&str, &str)]| -> Result<()> {
-        let all = of.iter().map(|(ca, file)| {
+        let all = of.iter().map(|(ca, file)| -> Result<String> {
             scene.pki.revoke(ca, file, &[])?;
             Ok(fs::read_to_string(scene.pki.file(file))?)
         });
         let text: String = all.collect::<Result<_>>()?;
         scene.pki.put("crl.pem", &text)
     };
-    let (first, second) = (fs::read_to_string(scene.pki.file("ca.pem"))?, fs::read_to_string(scene.pki.file("clients-2.pem"))?);
+    let (first, second) =
+        (fs::read_to_string(scene.pki.file("ca.pem"))?, fs::read_to_string(scene.pki.file("clients-2.pem"))?);
     lists(&scene, &[("ca", "a.crl"), ("clients-2", "b.crl")])?;
     scene.pki.put("ca.pem", &format!("{first}{second}"))?;
     hang_up(&mut scene)?;

@@ -10,17 +10,12 @@ use hotadd_api::{
 };
 use hotadd_harness::{Content, Scene, grpc::connect, scene::TARGET};
 use prost::Message as _;
-use tonic::{
-    Code, Request, Status,
-    client::Grpc,
-    codegen::http::uri::PathAndQuery,
-    transport::Channel,
-};
+use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
 
 use crate::support::{
-    MIB, Running, Seen, dense, eventually, job, by_id, nothing_is_left, nothing_stays, only_these_are_left, open_request,
-    refused, request, scene,
+    MIB, Running, Seen, by_id, dense, eventually, job, nothing_is_left, nothing_stays, only_these_are_left,
+    open_request, refused, request, scene,
 };
 
 /// One rule of each form; `nobody` has a certificate of the CA and no rule, `renewed` the name of `operator` and one more. Tests look on
@@ -60,10 +55,12 @@ fn rpcs() -> Result<Vec<String>> {
     let of = |file: &prost_types::FileDescriptorProto| {
         let package = file.package().to_owned();
         let services = file.service.clone().into_iter();
-        services.flat_map(move |service| {
-            let name = format!("/{package}.{}/", service.name());
-            service.method.into_iter().map(move |method| format!("{name}{}", method.name()))
-        }).collect::<Vec<_>>()
+        services
+            .flat_map(move |service| {
+                let name = format!("/{package}.{}/", service.name());
+                service.method.into_iter().map(move |method| format!("{name}{}", method.name()))
+            })
+            .collect::<Vec<_>>()
     };
     Ok(set.file.iter().flat_map(of).collect())
 }
@@ -73,7 +70,12 @@ fn rank_needed(path: &str) -> usize {
     let name = path.rsplit('/').next().unwrap_or_default();
     match name {
         "SetLimits" | "Drain" => 3,
-        _ if ["Get", "List", "Watch", "Explain", "Check", "ServerReflection"].iter().any(|look| name.starts_with(look)) => 1,
+        _ if ["Get", "List", "Watch", "Explain", "Check", "ServerReflection"]
+            .iter()
+            .any(|look| name.starts_with(look)) =>
+        {
+            1
+        }
         _ => 2,
     }
 }
@@ -97,7 +99,9 @@ async fn every_rpc_asks_for_its_role() -> Result<()> {
     let (_dir, scene) = ruled(&[Content::new(MIB, 1)])?;
     let mut paths = rpcs()?;
     ensure!(paths.len() >= 16, "{paths:?}");
-    paths.extend(["/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"].map(Into::into));
+    paths.extend(
+        ["/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"].map(Into::into),
+    );
     for (rank, identity) in ["nobody", "reader", "operator", "client"].iter().enumerate() {
         let channel = channel(&scene, identity).await?;
         for path in &paths {
@@ -131,8 +135,10 @@ async fn a_session_is_its_owners() -> Result<()> {
     let mut own = DiskServiceClient::new(channel(&scene, "operator").await?);
     let open = open_request(TARGET);
     let session_id = own.open_disks(open.clone()).await?.into_inner().session_id;
-    let (keep, close) = (KeepAliveRequest { session_id: session_id.clone() }, CloseDisksRequest { session_id: session_id.clone() });
-    let read = ReadDiskRequest { session_id, device_key: hotadd_harness::scene::FIRST_KEY, ..ReadDiskRequest::default() };
+    let (keep, close) =
+        (KeepAliveRequest { session_id: session_id.clone() }, CloseDisksRequest { session_id: session_id.clone() });
+    let read =
+        ReadDiskRequest { session_id, device_key: hotadd_harness::scene::FIRST_KEY, ..ReadDiskRequest::default() };
     let mut other = DiskServiceClient::new(channel(&scene, "other").await?);
     refused(other.keep_alive(keep.clone()).await, "HA-AUT-002")?;
     refused(other.read_disk(read.clone()).await.map(|_| ()), "HA-AUT-002")?;
@@ -172,7 +178,8 @@ async fn a_broken_job_is_resumed_by_its_owner() -> Result<()> {
     let mut other = JobServiceClient::new(channel(&scene, "other").await?);
     refused(other.backup_vm(wanted).await.map(|_| ()), "HA-AUT-002")?;
     drop(run);
-    eventually("its snapshot is kept", async || Ok(!job(&scene, by_id(&broken)).await?.resume_until.is_empty())).await?;
+    eventually("its snapshot is kept", async || Ok(!job(&scene, by_id(&broken)).await?.resume_until.is_empty()))
+        .await?;
     only_snapshot_is_left(&scene).await?;
     let resume = || BackupVmRequest { resume_job: broken.clone(), ..request(TARGET) };
     refused(other.backup_vm(resume()).await.map(|_| ()), "HA-AUT-002")?;
@@ -191,7 +198,8 @@ async fn only_snapshot_is_left(scene: &Scene) -> Result<()> {
 async fn a_reservation_is_its_owners() -> Result<()> {
     let (_dir, scene) = ruled(&[Content::new(MIB, 1)])?;
     let reserve = |slots| ReserveRequest { reservation_id: "night".into(), slots, ttl_seconds: 600 };
-    let proxy = async |identity: &str| Ok::<_, anyhow::Error>(ProxyServiceClient::new(channel(&scene, identity).await?));
+    let proxy =
+        async |identity: &str| Ok::<_, anyhow::Error>(ProxyServiceClient::new(channel(&scene, identity).await?));
     proxy("operator").await?.reserve(reserve(3)).await?;
     refused(proxy("other").await?.reserve(reserve(0)).await, "HA-AUT-002")?;
     let mut open = open_request(TARGET);

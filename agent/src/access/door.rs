@@ -164,7 +164,10 @@ impl Door {
 
     fn look_for_expired(&self) {
         let now = UnixTime::now();
-        self.live().iter().filter(|peer| peer.has_expired(now)).for_each(|peer| put_out(peer, "its certificate has expired"));
+        self.live()
+            .iter()
+            .filter(|peer| peer.has_expired(now))
+            .for_each(|peer| put_out(peer, "its certificate has expired"));
     }
 }
 

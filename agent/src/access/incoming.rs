@@ -118,7 +118,9 @@ impl Connection {
     }
 
     fn broken(&self) -> Option<io::Error> {
-        self.peer.is_out().then(|| io::Error::new(io::ErrorKind::ConnectionAborted, "the client's certificate holds no longer"))
+        self.peer
+            .is_out()
+            .then(|| io::Error::new(io::ErrorKind::ConnectionAborted, "the client's certificate holds no longer"))
     }
 }
 

@@ -135,7 +135,8 @@ fn of_lists(
     lists: &[CertificateRevocationListDer<'_>],
     authorities: &[CertificateDer<'_>],
 ) -> Result<Vec<String>, String> {
-    let parse = |der| CertificateRevocationList::from_der(der).map(|(_, list)| list).map_err(|e| format!("tls.crl_file: {e}"));
+    let parse =
+        |der| CertificateRevocationList::from_der(der).map(|(_, list)| list).map_err(|e| format!("tls.crl_file: {e}"));
     let lists: Vec<_> = lists.iter().map(|der| parse(der.as_ref())).collect::<Result<_, _>>()?;
     for authority in authorities {
         let authority = parsed("tls.client_ca_file", authority)?;
@@ -156,7 +157,9 @@ fn of_lists(
     }
     let now = ASN1Time::now().timestamp();
     let over = lists.iter().filter_map(|list| Some((list, list.next_update().filter(|at| at.timestamp() < now)?)));
-    Ok(over.map(|(list, at)| format!("tls.crl_file: the list of {} should have been renewed at {at}", list.issuer())).collect())
+    Ok(over
+        .map(|(list, at)| format!("tls.crl_file: the list of {} should have been renewed at {at}", list.issuer()))
+        .collect())
 }
 
 #[cfg(test)]

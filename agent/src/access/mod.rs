@@ -59,7 +59,8 @@ impl Caller {
     /// # Errors
     /// [`reason::AUT_OWNER`].
     pub fn may_touch(&self, owner: &str, what: &str) -> Result<()> {
-        let own = !owner.is_empty() && (*self.name == *owner || self.peer.names().iter().any(|name| name.to_string() == owner));
+        let own = !owner.is_empty()
+            && (*self.name == *owner || self.peer.names().iter().any(|name| name.to_string() == owner));
         if own || self.role == Role::Admin {
             return Ok(());
         }

@@ -82,7 +82,8 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let known = Kind::ALL.into_iter().find_map(|kind| Some((kind, text.strip_prefix(kind.prefix())?)));
-        let (kind, value) = known.ok_or_else(|| format!("{text:?} does not begin with DNS:, URI:, email:, IP: or CN:"))?;
+        let (kind, value) =
+            known.ok_or_else(|| format!("{text:?} does not begin with DNS:, URI:, email:, IP: or CN:"))?;
         if value.is_empty() || value.chars().any(|c| c.is_control() || c.is_whitespace() && kind != Kind::Cn) {
             return Err(format!("{text:?} has no value, or one with blanks"));
         }
@@ -99,7 +100,11 @@ impl FromStr for Name {
 enum Pattern {
     Exactly(Name),
     /// What stands between the two is one label or segment.
-    Between { kind: Kind, before: String, after: String },
+    Between {
+        kind: Kind,
+        before: String,
+        after: String,
+    },
 }
 
 /// Ends a label of a host name, a segment of a URI, a part of an address. The `*` of a certificate's own wildcard matches nothing.
@@ -119,7 +124,8 @@ impl Pattern {
         let Some((before, after)) = value.split_once('*').filter(|(_, after)| !after.contains('*')) else {
             return wrong("needs exactly one *");
         };
-        let whole = (before.is_empty() || before.ends_with(['.', '/', '@'])) && (after.is_empty() || after.starts_with(['.', '/', '@']));
+        let whole = (before.is_empty() || before.ends_with(['.', '/', '@']))
+            && (after.is_empty() || after.starts_with(['.', '/', '@']));
         if matches!(kind, Kind::Ip | Kind::Cn) || !whole {
             return wrong("the * stands for a whole label or segment of a DNS, URI or email name");
         }
@@ -137,7 +143,8 @@ impl Pattern {
         match self {
             Self::Exactly(wanted) => wanted == name,
             Self::Between { kind, before, after } => {
-                let middle = name.value.strip_prefix(before.as_str()).and_then(|rest| rest.strip_suffix(after.as_str()));
+                let middle =
+                    name.value.strip_prefix(before.as_str()).and_then(|rest| rest.strip_suffix(after.as_str()));
                 *kind == name.kind && middle.is_some_and(|label| !label.is_empty() && !label.contains(SEPARATORS))
             }
         }
@@ -187,7 +194,8 @@ impl Rules {
     /// The highest role that any of these names has, and that name.
     #[must_use]
     pub fn judge<'a>(&self, names: &'a [Name]) -> Option<(&'a Name, Role)> {
-        let given = |name: &'a Name| self.0.iter().filter(|rule| rule.of.matches(name)).map(move |rule| (name, rule.role));
+        let given =
+            |name: &'a Name| self.0.iter().filter(|rule| rule.of.matches(name)).map(move |rule| (name, rule.role));
         // Of several with the same role the first of the certificate: `max_by_key` would give the last.
         names.iter().flat_map(given).rev().max_by_key(|(_, role)| *role)
     }

@@ -2,12 +2,18 @@
 //! (`hotadd_api::roles`). Whoever may call finds a [`Caller`] in its request; what belongs to whom is asked where it is looked up.
 use std::{
     convert::Infallible,
+    future::poll_fn,
+    pin::Pin,
     sync::Arc,
     task::{Context as Task, Poll},
+    time::Duration,
 };
 
-use futures_util::future::{BoxFuture, Either, Ready, ready};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use hotadd_api::roles::{Role, needed};
+use http_body::Body as _;
+use tokio::time::timeout;
 use tonic::{
     Request, Status,
     body::Body,
@@ -29,6 +35,10 @@ impl Connected for Connection {
         self.peer()
     }
 }
+
+/// How much of a refused request is read, and for how long: one message of an honest client.
+const REFUSED_BYTES: usize = 64 << 10;
+const REFUSED: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -76,7 +86,7 @@ where
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Either<Ready<Answer>, BoxFuture<'static, Answer>>;
+    type Future = BoxFuture<'static, Answer>;
 
     fn poll_ready(&mut self, task: &mut Task<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(task)
@@ -86,11 +96,26 @@ where
         match self.gate.admit(&request) {
             Ok(caller) => {
                 request.extensions_mut().insert(caller);
-                Either::Right(Box::pin(self.inner.call(request)))
+                Box::pin(self.inner.call(request))
             }
-            Err(error) => Either::Left(ready(Ok(Status::from(error).into_http()))),
+            Err(error) => Box::pin(refuse(request.into_body(), error)),
         }
     }
+}
+
+/// A request that is dropped half read is cancelled, and its client may never see the answer: it is read first, as far as that is no burden.
+async fn refuse(mut body: Body, error: Error) -> Answer {
+    let read_out = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = poll_fn(|task| Pin::new(&mut body).poll_frame(task)).await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > REFUSED_BYTES {
+                return;
+            }
+        }
+    };
+    timeout(REFUSED, read_out).await.ok();
+    Ok(Status::from(error).into_http())
 }
 
 /// Who called.

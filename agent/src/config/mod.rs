@@ -23,6 +23,10 @@ use hotadd_blockio::EngineKind;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use self::{
+    clients::RawClient, deadlines::RawDeadlines, export::RawExport, limits::RawLimits, nbd::RawNbd, pace::RawPace,
+    plan::RawPlan, reading::RawReading, tls::RawTls, vddk::RawVddk,
+};
 pub use self::{
     deadlines::Deadlines,
     export::Export,
@@ -32,10 +36,6 @@ pub use self::{
     reading::ReadTuning,
     tls::{Stamp, Tls, TlsFiles},
     vddk::{Compression, VddkSettings},
-};
-use self::{
-    clients::RawClient, deadlines::RawDeadlines, export::RawExport, limits::RawLimits, nbd::RawNbd, pace::RawPace,
-    plan::RawPlan, reading::RawReading, tls::RawTls, vddk::RawVddk,
 };
 use crate::{access::Rules, id::DiskUuid, transport::throttle::Rates};
 

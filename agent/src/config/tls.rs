@@ -61,8 +61,13 @@ impl TlsFiles {
         let certificate = take("certificate_file", &self.certificate);
         let client_ca = take("client_ca_file", &self.client_ca);
         let crl = self.crl.as_ref().map(|path| take("crl_file", path));
-        let key = secret::read(&self.key).map_err(|why| faults.push(format!("tls.key_file: {why}"))).unwrap_or_default();
-        if faults.is_empty() { Ok(Tls { certificate, key, client_ca, crl, files: self.clone(), stamp }) } else { Err(faults) }
+        let key =
+            secret::read(&self.key).map_err(|why| faults.push(format!("tls.key_file: {why}"))).unwrap_or_default();
+        if faults.is_empty() {
+            Ok(Tls { certificate, key, client_ca, crl, files: self.clone(), stamp })
+        } else {
+            Err(faults)
+        }
     }
 
     #[must_use]
@@ -71,7 +76,15 @@ impl TlsFiles {
         let one = |path: &PathBuf| {
             let m = fs::metadata(path).ok()?;
             let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-            Some([number(m.dev()), number(m.ino()), number(m.size()), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()])
+            Some([
+                number(m.dev()),
+                number(m.ino()),
+                number(m.size()),
+                m.mtime(),
+                m.mtime_nsec(),
+                m.ctime(),
+                m.ctime_nsec(),
+            ])
         };
         all.into_iter().flatten().map(one).collect()
     }

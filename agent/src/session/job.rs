@@ -156,11 +156,7 @@ impl Job {
             }
         };
         let in_time = timeout(patience, empty).await.is_ok();
-        if in_time && !self.tx.is_closed() {
-            Ok(())
-        } else {
-            Err(self.gone("before it took the last events"))
-        }
+        if in_time && !self.tx.is_closed() { Ok(()) } else { Err(self.gone("before it took the last events")) }
     }
 
     /// Between two steps. A step that changes something in vSphere is never torn apart.

@@ -20,9 +20,9 @@ use super::{
     watch::Watch,
 };
 use crate::{
+    access::{Caller, Peer},
     error::{Error, Result},
     id::SessionId,
-    access::{Caller, Peer},
     reason,
     transport::{Disk, Item, Outlet, ReadOrder, Reading, Report},
 };

@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 
 /// Until when lists say that they are good.
@@ -46,7 +46,13 @@ impl Pki {
         this.issue(&server)?;
         this.client("client", &["controller"])?;
         this.authority("another-ca", "another CA")?;
-        this.issue(&Leaf { authority: "another-ca", file: "stranger", names: &["controller"], server: false, ..server })?;
+        this.issue(&Leaf {
+            authority: "another-ca",
+            file: "stranger",
+            names: &["controller"],
+            server: false,
+            ..server
+        })?;
         Ok(this)
     }
 
@@ -85,8 +91,7 @@ impl Pki {
         let mut params = CertificateParams::new(Vec::new())?;
         params.subject_alt_names = leaf.names.iter().map(|name| san(name)).collect::<Result<_>>()?;
         params.distinguished_name.push(DnType::CommonName, leaf.file);
-        let usage =
-            if leaf.server { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth };
+        let usage = if leaf.server { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth };
         params.extended_key_usages = vec![usage];
         // Positive, of eight bytes, and no other certificate's.
         let serial = 1 << 61 | (uuid::Uuid::new_v4().as_u64_pair().0 >> 4);

@@ -92,7 +92,9 @@ mod tests {
     fn a_path_that_is_not_listed_is_nobodys() {
         assert_eq!(needed("/grpc.health.v1.Health/Check"), Some(Role::Reader));
         assert_eq!(needed("/hotadd.v1.ProxyService/Drain"), Some(Role::Admin));
-        for path in ["", "/", "/hotadd.v1.ProxyService/", "/hotadd.v1.ProxyService/drain", "/x/grpc.health.v1.Health/Check"] {
+        for path in
+            ["", "/", "/hotadd.v1.ProxyService/", "/hotadd.v1.ProxyService/drain", "/x/grpc.health.v1.Health/Check"]
+        {
             assert_eq!(needed(path), None, "{path}");
         }
     }
