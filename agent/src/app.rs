@@ -17,12 +17,13 @@ use nix::{
 
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::Door,
     api::{Context, server},
     attach::{Attacher, ProxyVm, Settled, Settler, now},
     config::{Config, OnFailure},
@@ -72,12 +73,14 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
         tracing::warn!(%error, "a crash may leave a core");
     }
     let _alone = claim_host(&*platform)?;
+    let hangup = heard(SignalKind::hangup())?;
     let core = start(&config, platform, open_journal(&config)?).await?;
     let source = Source::new(Arc::clone(&core.vm), core.settler.clone());
-    // Told after the settling: a port that can't be had leaves nothing attached.
-    let metrics = match config.metrics {
-        Some(listen) => metrics::server::open(listen, &config.tls, source.clone()).await,
-        None => Ok(()),
+    // Told after the settling: certificates or a port that can't be used leave nothing attached.
+    let door = Door::new(&config.tls, config.clients.clone());
+    let metrics = match (&door, config.metrics) {
+        (Ok(door), Some(listen)) => metrics::server::open(listen, door, source.clone()).await,
+        _ => Ok(()),
     };
     settle_inherited(&core, None).await?;
     // After the settling: what is owed is given back on a system that may take no new disk, too.
@@ -98,7 +101,7 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
         core.vm.hypervisor.logout().await;
         return Err(error);
     }
-    metrics?;
+    let (door, ()) = (door?, metrics?);
     let listener = server::bind(config.listen).await?;
     let Core { vm, settler, proxy_name } = core;
     let planner = Arc::new(Planner::new(config.plan.clone(), &config.state_dir));
@@ -110,7 +113,8 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
     source.works(manager.clone(), jobs.clone());
     let context = Context { manager, jobs, engines: config.engines.clone(), proxy_name };
     vm.supervise("keep-alive panicked", keep_alive(Arc::clone(&vm)));
-    run(listener, &config, context).await?;
+    vm.supervise("the watch of certificates panicked", door.clone().watch(hangup));
+    run(listener, &config, &door, context).await?;
     vm.hypervisor.logout().await;
     Ok(())
 }
@@ -355,15 +359,19 @@ fn fatal() -> Error {
     Error::new(&reason::INTERNAL, "the agent can't go on; the next start settles what is owed").owing()
 }
 
-async fn run(listener: TcpListener, config: &Config, context: Context) -> Result<()> {
+/// From now on this signal ends nothing by itself.
+fn heard(kind: SignalKind) -> Result<Signal> {
+    signal(kind).map_err(|e| Error::new(&reason::INTERNAL, "signals").with_source(e))
+}
+
+async fn run(listener: TcpListener, config: &Config, door: &Door, context: Context) -> Result<()> {
     let stop = CancellationToken::new();
     let failed = |e| Error::new(&reason::INTERNAL, "signals").with_source(e);
-    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let (mut term, mut interrupt) = (heard(SignalKind::terminate())?, heard(SignalKind::interrupt())?);
     let address = listener.local_addr().map_err(failed)?;
     let (manager, jobs) = (context.manager.clone(), context.jobs.clone());
     let (vm, settler) = (Arc::clone(&manager.opener().vm), manager.opener().settler.clone());
-    let serving = server::serve(listener, &config.tls, context, stop.clone().cancelled_owned());
+    let serving = server::serve(listener, door, context, stop.clone().cancelled_owned());
     let mut serving = std::pin::pin!(serving);
     systemd::status(&format!("serving on {address}"));
     systemd::ready();

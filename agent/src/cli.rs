@@ -10,7 +10,7 @@ use std::{
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
-    app, bench,
+    access, app, bench,
     config::Config,
     discover::Platform,
     error::{Error, Result},
@@ -156,7 +156,7 @@ fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<ExitCode> {
         Command::Setup { appliance } => {
             setup::run(appliance).map_err(|error| Error::new(&reason::CFG_SETUP, error.to_string()).with_source(error))
         }
-        Command::CheckConfig(config) => config.load().map(|_| println!("ok")),
+        Command::CheckConfig(config) => check(&config),
         Command::Journal { verb: JournalVerb::Show { state_dir } } => show(&state_dir.join("journal")),
         Command::Journal { verb: JournalVerb::Open { state_dir } } => open(&state_dir),
         Command::Bench(args) => bench::run(&args),
@@ -168,6 +168,15 @@ fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<ExitCode> {
             .map_err(|e| Error::new(&reason::INTERNAL, dir.display().to_string()).with_source(e)),
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+/// As the agent would find it at its start; what it would only warn of is told and no fault.
+fn check(config: &ConfigArg) -> Result<()> {
+    let config = config.load()?;
+    let remarks = access::check(&config.tls).map_err(|why| Error::new(&reason::CFG_INVALID, why))?;
+    remarks.iter().for_each(|remark| eprintln!("warning: {remark}"));
+    println!("ok");
+    Ok(())
 }
 
 /// A reader that goes away, as `head` does, is no error.

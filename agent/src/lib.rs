@@ -1,12 +1,13 @@
 //! hotadd-agent: attaches snapshot disks of other VMs to the VM it runs in, proves which devices they are, reads them,
 //! and always detaches.
 //!
-//! In reading order: [`config`] and [`app`] (what starts in which order) → [`api`] (gRPC) → [`session`] (who holds
+//! In reading order: [`config`] and [`app`] (what starts in which order) → [`access`] (who gets in, and for what) → [`api`] (gRPC) → [`session`] (who holds
 //! which disks) → [`plan`] (what may be attached) → [`attach`] (the invariant) → [`journal`] (what is owed) →
 //! [`hypervisor`] (vSphere as a port) and [`discover`] (the host as a port) → [`transport`] (bytes out).
 //! Aside: [`mod@bench`] (how fast this site reads one device), [`quarantine`] and [`selftest`] (whether this system leaves disks alone), `role` (what the account may do). Leaves: [`id`], [`reason`], [`error`], [`telemetry`], [`systemd`], [`watchdog`].
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod api;
 pub mod app;
 pub mod areas;

@@ -38,6 +38,12 @@ registry! {
     CFG_SECOND = "HA-CFG-003", FailedPrecondition, "another agent runs on this proxy", "stop one of them: two agents would choose the same slots";
     CFG_SETUP = "HA-CFG-004", Aborted, "the setup dialogue ended before a configuration was written", "run `hotadd-agent setup` again, as root on a terminal; nothing was changed unless the message names a file";
 
+    AUT_NONE = "HA-AUT-001", PermissionDenied, "the client's certificate has no role on this agent", "add a [[client]] with one of the certificate's names to agent.toml and restart the agent, or use a certificate that has one";
+    AUT_OWNER = "HA-AUT-002", PermissionDenied, "this belongs to another client", "use the certificate of the client that began it, or one whose role is admin";
+    AUT_ROLE = "HA-AUT-003", PermissionDenied, "the client's role does not allow this call", "use a certificate with the role that the message names, or give this one that role in agent.toml";
+    AUT_OUT = "HA-AUT-004", Unauthenticated, "the client's certificate holds no longer", "renew the certificate, connect with it, and begin again";
+    AUT_FILES = "HA-AUT-005", FailedPrecondition, "the files of [tls] can't be used", "correct the file that the message names (`hotadd-agent check-config` tests all), then `systemctl reload hotadd-agent`";
+
     VC_UNREACHABLE = "HA-VC-001", Unavailable, "vCenter can't be reached", "check address, port 443, DNS and routing from the proxy; the agent retries";
     VC_TLS = "HA-VC-002", Unavailable, "vCenter's certificate is not trusted", "set vcenter.ca_file to the issuing CA, or vcenter.pin_sha256 to the certificate's fingerprint";
     VC_LOGIN = "HA-VC-003", Unauthenticated, "vCenter refused user name or password", "correct vcenter.user and the password file, then restart the agent; at run time it reads the file again by itself";

@@ -166,7 +166,9 @@ async fn everything_that_is_left_is_found_with_evidence_and_fix() -> Result<()> 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_account_sees_the_same_and_nothing_else_is_asked() -> Result<()> {
     let estate = Estate::with_everything().await?;
-    estate.control(json!({"cmd": "set_privileges", "privileges": ["System.Anonymous", "System.View", "System.Read"]})).await?;
+    estate
+        .control(json!({"cmd": "set_privileges", "privileges": ["System.Anonymous", "System.View", "System.Read"]}))
+        .await?;
     estate.control(json!({"cmd": "set_page_max", "objects": 2})).await?;
     estate.control(json!({"cmd": "requests", "clear": true})).await?;
     let (code, document) = estate.look()?;

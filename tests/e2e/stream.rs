@@ -8,15 +8,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use hotadd_api::compress::expand;
-use hotadd_api::v1::{
-    BackupVmRequest, Compression, DiskOpened, DiskProgress, DiskResult, Frame, JobEvent, JobResult, Phase, Scope,
-    SnapshotResult, job_event::Item,
+use hotadd_api::{
+    MAX_MESSAGE_BYTES,
+    compress::expand,
+    v1::{
+        BackupVmRequest, Compression, DiskOpened, DiskProgress, DiskResult, Frame, JobEvent, JobResult, Phase, Scope,
+        SnapshotResult, job_event::Item, job_service_client::JobServiceClient,
+    },
 };
 use hotadd_harness::Scene;
-use tonic::Streaming;
-
-use crate::support::jobs;
+use tonic::{Streaming, transport::Channel};
 
 /// What a job delivered so far.
 #[derive(Debug, Default)]
@@ -67,7 +68,13 @@ pub struct Running {
 
 impl Running {
     pub async fn start(scene: &Scene, request: BackupVmRequest, out: &Path) -> Result<Self> {
-        let stream = jobs(scene).await?.backup_vm(request).await?.into_inner();
+        Self::over(scene.channel().await?, request, out).await
+    }
+
+    /// Over a channel of another client.
+    pub async fn over(channel: Channel, request: BackupVmRequest, out: &Path) -> Result<Self> {
+        let mut jobs = JobServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let stream = jobs.backup_vm(request).await?.into_inner();
         Ok(Self { stream, files: BTreeMap::new(), out: out.to_owned(), delivered: Delivered::default() })
     }
 

@@ -6,6 +6,7 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use super::{Context, text};
 use crate::{
+    access::Caller,
     attach::{ProxyVm, free_units, units_of},
     discover::ControllerMap,
     error::{Error, Result},
@@ -64,9 +65,28 @@ impl Context {
         })
     }
 
-    pub(super) async fn reserve_slots(&self, request: &v1::ReserveRequest) -> Result<v1::ReserveResponse> {
+    /// The reservation that a request names, if it names one that this client may use. One that is over is not missed.
+    ///
+    /// # Errors
+    /// [`reason::SES_REQUEST`], [`reason::AUT_OWNER`].
+    pub(super) fn reservation(&self, id: &str, caller: &Caller) -> Result<Option<String>> {
+        let id = text("reservation_id", id, false)?;
+        match self.manager.opener().vm.reservations.owner(&id) {
+            Some(owner) => caller.may_touch(&owner, &format!("reservation {id:?}"))?,
+            None if id.is_empty() => return Ok(None),
+            None => {}
+        }
+        Ok(Some(id))
+    }
+
+    pub(super) async fn reserve_slots(
+        &self,
+        request: &v1::ReserveRequest,
+        caller: &Caller,
+    ) -> Result<v1::ReserveResponse> {
         let vm = &self.manager.opener().vm;
         let id = text("reservation_id", &request.reservation_id, true)?;
+        self.reservation(&id, caller)?;
         let ttl =
             Some(Duration::from_secs(request.ttl_seconds.into())).filter(|ttl| !ttl.is_zero()).unwrap_or(RESERVED);
         if ttl > RESERVED_MOST {
@@ -79,7 +99,7 @@ impl Context {
         let proxy = vm.facts().await?;
         let room = vm.room(&proxy, &vm.controller_map(&proxy).await?);
         let slots = usize::try_from(request.slots).unwrap_or(usize::MAX);
-        if !vm.reservations.set(&id, slots, ttl, room) {
+        if !vm.reservations.set(&id, &caller.name, slots, ttl, room) {
             let others = vm.reservations.kept_from(Some(&id));
             return Err(Error::new(
                 &reason::ATT_NO_SLOT,

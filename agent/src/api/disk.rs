@@ -7,8 +7,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Context, text};
+use super::{Context, gate::caller, text};
 use crate::{
+    access::Caller,
     error::{Error, Result},
     id::Moref,
     journal::{Duty, DutyKind, DutyPhase, history},
@@ -24,15 +25,18 @@ impl DiskService for Context {
     type ReadDiskStream = ReceiverStream<Result<v1::ReadDiskResponse, Status>>;
 
     async fn open_disks(&self, r: Request<v1::OpenDisksRequest>) -> Result<Response<v1::OpenDisksResponse>, Status> {
+        let caller = caller(&r)?;
         let request = r.into_inner();
-        let ways = self.ways(request.transport, &request.nbd_servers, &request.reservation_id)?;
-        let request = open_request(request, ways)?;
+        let reservation = self.reservation(&request.reservation_id, &caller)?;
+        let ways = self.ways(request.transport, &request.nbd_servers, reservation)?;
+        let request = open_request(request, ways, caller)?;
         Ok(Response::new(self.manager.open(request).await?))
     }
 
     async fn read_disk(&self, r: Request<v1::ReadDiskRequest>) -> Result<Response<Self::ReadDiskStream>, Status> {
+        let caller = caller(&r)?;
         let request = r.into_inner();
-        let session = self.manager.get(&request.session_id)?;
+        let session = self.manager.get(&request.session_id, &caller)?;
         let order = self.order(&request)?;
         let (tx, rx) = mpsc::channel(FRAMES);
         session.read(self.manager.opener(), request.device_key, order, tx)?;
@@ -40,11 +44,13 @@ impl DiskService for Context {
     }
 
     async fn close_disks(&self, r: Request<v1::CloseDisksRequest>) -> Result<Response<v1::CloseDisksResponse>, Status> {
-        Ok(Response::new(self.manager.close_by_id(&r.into_inner().session_id).await?))
+        let caller = caller(&r)?;
+        Ok(Response::new(self.manager.close_by_id(&r.into_inner().session_id, &caller).await?))
     }
 
     async fn keep_alive(&self, r: Request<v1::KeepAliveRequest>) -> Result<Response<v1::KeepAliveResponse>, Status> {
-        let left = self.manager.get(&r.into_inner().session_id)?.keep_alive()?;
+        let caller = caller(&r)?;
+        let left = self.manager.get(&r.into_inner().session_id, &caller)?.keep_alive()?;
         Ok(Response::new(v1::KeepAliveResponse { lease_seconds: seconds(left) }))
     }
 
@@ -67,7 +73,7 @@ impl DiskService for Context {
     }
 }
 
-fn open_request(request: v1::OpenDisksRequest, ways: Ways) -> Result<OpenRequest> {
+fn open_request(request: v1::OpenDisksRequest, ways: Ways, caller: Caller) -> Result<OpenRequest> {
     let asked = v1::OpenDisksRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
     let source = match request.from {
         Some(From::SnapshotMoref(moref)) => Source::Existing(Moref::new(text("snapshot_moref", &moref, true)?)),
@@ -75,6 +81,7 @@ fn open_request(request: v1::OpenDisksRequest, ways: Ways) -> Result<OpenRequest
         None => Source::Take(Wish::from_api(v1::SnapshotRequest::default())),
     };
     Ok(OpenRequest {
+        caller,
         request_id: text("request_id", &request.request_id, false)?,
         asked: history::asked(&asked),
         vm: text("vm", &request.vm, true)?,

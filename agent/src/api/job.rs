@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Context, block_size, compression,
     disk::ranges,
+    gate::caller,
     text,
     wanted::{shown, wanted},
 };
@@ -36,13 +37,16 @@ impl JobService for Context {
     type BackupVmStream = ReceiverStream<Result<v1::JobEvent, Status>>;
 
     async fn backup_vm(&self, r: Request<v1::BackupVmRequest>) -> Result<Response<Self::BackupVmStream>, Status> {
+        let caller = caller(&r)?;
         let request = r.into_inner();
         let asked = v1::BackupVmRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
         let longest = self.manager.opener().vm.limits.resume_max;
         let resume_job = text("resume_job", &request.resume_job, false)?;
         // What was sent of an export counts only with its end: nothing of it may be built upon.
         let export = resume_job.is_empty() && request.resume_window_seconds == 0 && request.ranges.is_empty();
+        let reservation = self.reservation(&request.reservation_id, &caller)?;
         let request = JobRequest {
+            caller,
             asked: history::asked(&asked),
             wanted: wanted(&request)?,
             ranges: disk_ranges(&request.ranges)?,
@@ -57,7 +61,7 @@ impl JobService for Context {
             compression: compression(request.compression)?,
             partial: request.allow_partial,
             engines: self.engines.clone(),
-            ways: Ways { export, ..self.ways(request.transport, &request.nbd_servers, &request.reservation_id)? },
+            ways: Ways { export, ..self.ways(request.transport, &request.nbd_servers, reservation)? },
             back: request.back_to_hotadd,
         };
         Ok(Response::new(ReceiverStream::new(self.jobs.start(request)?)))

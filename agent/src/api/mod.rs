@@ -2,6 +2,7 @@
 mod bulk;
 mod capacity;
 mod disk;
+mod gate;
 mod job;
 mod proxy;
 pub mod server;
@@ -49,7 +50,7 @@ impl Context {
 impl Context {
     /// # Errors
     /// [`reason::SES_REQUEST`] for a transport that is not known, or a disk that is named twice; [`reason::NBD_REFUSED`].
-    fn ways(&self, transport: i32, servers: &[v1::NbdServer], reservation: &str) -> Result<Ways> {
+    fn ways(&self, transport: i32, servers: &[v1::NbdServer], reservation: Option<String>) -> Result<Ways> {
         let asked = match v1::Transport::try_from(transport) {
             Ok(v1::Transport::Unspecified) => None,
             Ok(v1::Transport::Hotadd) => Some(Transport::HotAdd),
@@ -58,7 +59,6 @@ impl Context {
             Ok(v1::Transport::San) => Some(Transport::San),
             Err(_) => return Err(Error::new(&reason::SES_REQUEST, format!("transport: {transport} is not known"))),
         };
-        let reservation = Some(text("reservation_id", reservation, false)?).filter(|id| !id.is_empty());
         let mut ways = Ways { asked, reservation, ..Ways::default() };
         for server in servers {
             let uri = text("nbd_servers", &server.uri, true)?;

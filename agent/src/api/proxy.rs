@@ -6,7 +6,7 @@ use hotadd_api::v1::{self, proxy_service_server::ProxyService, set_limits_reques
 use hotadd_blockio::{Arena, Device, Refusal, engine};
 use tonic::{Request, Response, Status};
 
-use super::{Context, capacity::count, text};
+use super::{Context, capacity::count, gate::caller, text};
 use crate::{
     error::{Error, Result},
     events::Since,
@@ -36,7 +36,7 @@ impl ProxyService for Context {
         let vm = text("vm", &request.vm, true)?;
         let snapshot = text("snapshot_moref", &request.snapshot_moref, false)?;
         let snapshot = Some(snapshot).filter(|moref| !moref.is_empty()).map(Moref::new);
-        let ways = Ways { export: true, ..self.ways(request.transport, &request.nbd_servers, "")? };
+        let ways = Ways { export: true, ..self.ways(request.transport, &request.nbd_servers, None)? };
         let bytes = (request.bytes > 0).then_some(request.bytes);
         let opener = self.manager.opener();
         let explained = opener.explain(&vm, snapshot.as_ref(), &request.device_keys, &ways, bytes).await?;
@@ -91,7 +91,8 @@ impl ProxyService for Context {
     }
 
     async fn reserve(&self, request: Request<v1::ReserveRequest>) -> Result<Response<v1::ReserveResponse>, Status> {
-        Ok(Response::new(self.reserve_slots(&request.into_inner()).await?))
+        let caller = caller(&request)?;
+        Ok(Response::new(self.reserve_slots(&request.into_inner(), &caller).await?))
     }
 
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::GetInfoResponse>, Status> {

@@ -1,5 +1,5 @@
-//! The listener: mutual TLS only, health and reflection on.
-use std::{future::Future, net::SocketAddr, time::Duration};
+//! The listener: what the door lets in, through the gate to the services; health and reflection on.
+use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use futures_util::{Stream, StreamExt as _};
 use hotadd_api::v1::{
@@ -7,19 +7,19 @@ use hotadd_api::v1::{
     proxy_service_server::ProxyServiceServer,
 };
 use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
-use secrecy::ExposeSecret as _;
 use tokio::net::{TcpListener, TcpStream};
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming};
+use tonic::transport::{Server, server::TcpIncoming};
 
-use super::{Context, bulk::Bulk};
+use super::{Context, bulk::Bulk, gate::Gate};
 use crate::{
-    config::{Deadlines, Tls},
+    access::Door,
+    config::Deadlines,
     error::{Error, Result},
     reason,
 };
 
-/// How long a connection may take for its TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// gRPC is HTTP/2.
+const PROTOCOLS: &[&[u8]] = &[b"h2"];
 /// Unanswered keep-alive probes after which the kernel gives a silent connection up.
 const PROBES: u32 = 4;
 /// HTTP/2 streams of one connection at the same time.
@@ -37,23 +37,13 @@ pub async fn bind(listen: SocketAddr) -> Result<TcpListener> {
 /// Serves until `stop` ends, then lets the running calls finish.
 ///
 /// # Errors
-/// [`reason::CFG_INVALID`] for certificates that can't be used, [`reason::INTERNAL`] when serving fails.
+/// [`reason::INTERNAL`] when serving fails.
 pub async fn serve(
     listener: TcpListener,
-    tls: &Tls,
+    door: &Door,
     context: Context,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<()> {
-    let failed = |what: &str| {
-        let what = what.to_owned();
-        move |e: tonic::transport::Error| Error::new(&reason::CFG_INVALID, what).with_source(e)
-    };
-    let identity = Identity::from_pem(&tls.certificate, tls.key.expose_secret());
-    let config = ServerTlsConfig::new()
-        .identity(identity)
-        .client_ca_root(Certificate::from_pem(&tls.client_ca))
-        .client_auth_optional(false)
-        .timeout(HANDSHAKE);
     let (health_reporter, health) = tonic_health::server::health_reporter();
     health_reporter.set_serving::<ProxyServiceServer<Context>>().await;
     health_reporter.set_serving::<DiskServiceServer<Context>>().await;
@@ -65,8 +55,7 @@ pub async fn serve(
         .map_err(|e| Error::new(&reason::INTERNAL, "reflection").with_source(e))?;
     let Deadlines { ping, ping_timeout, .. } = context.manager.opener().vm.deadlines;
     Server::builder()
-        .tls_config(config)
-        .map_err(failed("tls"))?
+        .layer(Gate::new(door.clone()))
         .http2_keepalive_interval(Some(ping))
         .http2_keepalive_timeout(Some(ping_timeout))
         .max_concurrent_streams(STREAMS)
@@ -75,18 +64,18 @@ pub async fn serve(
         .add_service(ProxyServiceServer::new(context.clone()))
         .add_service(Bulk::new(DiskServiceServer::new(context.clone()), context.clone()))
         .add_service(Bulk::new(JobServiceServer::new(context.clone()), context))
-        .serve_with_incoming_shutdown(incoming(listener, ping, ping_timeout), stop)
+        .serve_with_incoming_shutdown(door.incoming(sockets(listener, ping, ping_timeout), PROTOCOLS), stop)
         .await
-        .map_err(failed("serving"))
+        .map_err(|e| Error::new(&reason::INTERNAL, "serving").with_source(e))
 }
 
 /// A peer that vanished without a FIN is noticed by HTTP/2's pings. They end its streams; the socket itself, when its
 /// buffer is full and nobody acknowledges, ends by TCP_USER_TIMEOUT. tonic sets no option on a listener that is not its own.
-fn incoming(
+fn sockets(
     listener: TcpListener,
     ping: Duration,
     ping_timeout: Duration,
-) -> impl Stream<Item = std::io::Result<TcpStream>> {
+) -> impl Stream<Item = io::Result<TcpStream>> + Send + 'static {
     // The kernel counts these in whole seconds.
     let second = Duration::from_secs(1);
     let patience = u32::try_from((ping + ping_timeout).as_millis()).unwrap_or(u32::MAX);

@@ -2,7 +2,7 @@
 //! disk gets is decided when it is attached, so a reservation can be in nobody's way but at admission. In memory only: it owes nothing.
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,12 +14,14 @@ pub struct Reservations(Mutex<BTreeMap<String, Reserved>>);
 struct Reserved {
     slots: usize,
     end: Instant,
+    /// The client that reserved them.
+    owner: Arc<str>,
 }
 
 impl Reservations {
     /// Reserves in place of what this id had; none: gives it up. False: of `room` fewer are free, and nothing was changed.
     #[must_use]
-    pub fn set(&self, id: &str, slots: usize, ttl: Duration, room: usize) -> bool {
+    pub fn set(&self, id: &str, owner: &Arc<str>, slots: usize, ttl: Duration, room: usize) -> bool {
         let mut all = self.alive();
         let others: usize = all.iter().filter(|(other, _)| *other != id).map(|(_, one)| one.slots).sum();
         if slots > 0 && others + slots > room {
@@ -27,9 +29,15 @@ impl Reservations {
         }
         all.remove(id);
         if slots > 0 {
-            all.insert(id.to_owned(), Reserved { slots, end: Instant::now() + ttl });
+            all.insert(id.to_owned(), Reserved { slots, end: Instant::now() + ttl, owner: Arc::clone(owner) });
         }
         true
+    }
+
+    /// Whose reservation this is; `None`: there is none.
+    #[must_use]
+    pub fn owner(&self, id: &str) -> Option<Arc<str>> {
+        self.alive().get(id).map(|one| Arc::clone(&one.owner))
     }
 
     /// How many slots are kept from work that names this reservation, or none.
@@ -63,23 +71,25 @@ mod tests {
 
     #[test]
     fn what_is_reserved_is_kept_from_others_and_used_up() {
-        let all = Reservations::default();
-        assert!(all.set("a", 3, LONG, 5) && !all.set("b", 3, LONG, 5) && all.set("b", 2, LONG, 5));
+        let (all, own) = (Reservations::default(), "DNS:b1".into());
+        let set = |id: &str, slots, room| all.set(id, &own, slots, LONG, room);
+        assert!(set("a", 3, 5) && !set("b", 3, 5) && set("b", 2, 5));
+        assert_eq!((all.owner("a"), all.owner("c")), (Some(Arc::clone(&own)), None));
         assert_eq!((all.kept_from(None), all.kept_from(Some("a")), all.kept_from(Some("b"))), (5, 2, 3));
-        assert!(all.set("a", 1, LONG, 5), "in place of its three");
+        assert!(set("a", 1, 5), "in place of its three");
         assert_eq!(all.kept_from(None), 3);
         all.used("b", 1);
         assert_eq!(all.kept_from(Some("a")), 1);
         all.used("b", 5);
         all.used("unknown", 5);
-        assert!(all.set("a", 0, LONG, 0));
+        assert!(set("a", 0, 0));
         assert_eq!(all.kept_from(None), 0);
     }
 
     #[test]
     fn one_that_is_over_keeps_nothing() {
         let all = Reservations::default();
-        assert!(all.set("a", 3, Duration::ZERO, 5));
+        assert!(all.set("a", &"".into(), 3, Duration::ZERO, 5));
         assert_eq!(all.kept_from(None), 0);
     }
 }

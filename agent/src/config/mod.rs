@@ -1,5 +1,6 @@
 //! `/etc/hotadd/agent.toml`: read as it is written ([`RawConfig`], unknown keys refused), then checked as a whole into
 //! [`Config`]; every fault is reported at once. Secrets are only named here (a file), never held in the text.
+mod clients;
 mod deadlines;
 mod export;
 mod limits;
@@ -9,6 +10,7 @@ mod pace;
 mod plan;
 mod reading;
 mod secret;
+mod tls;
 mod vddk;
 
 use std::{
@@ -22,6 +24,10 @@ use hotadd_blockio::EngineKind;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use self::{
+    clients::RawClient, deadlines::RawDeadlines, export::RawExport, limits::RawLimits, metrics::RawMetrics,
+    nbd::RawNbd, pace::RawPace, plan::RawPlan, reading::RawReading, tls::RawTls, vddk::RawVddk,
+};
 pub use self::{
     deadlines::Deadlines,
     export::Export,
@@ -29,19 +35,18 @@ pub use self::{
     nbd::Nbd,
     plan::{NoSlot, Policy, Profile, SataNvme, TryVddk},
     reading::ReadTuning,
+    tls::{Stamp, Tls, TlsFiles},
     vddk::{Compression, VddkSettings},
 };
-use self::{
-    deadlines::RawDeadlines, export::RawExport, limits::RawLimits, metrics::RawMetrics, nbd::RawNbd, pace::RawPace, plan::RawPlan,
-    reading::RawReading, vddk::RawVddk,
-};
-use crate::{id::DiskUuid, transport::throttle::Rates};
+use crate::{access::Rules, id::DiskUuid, transport::throttle::Rates};
 
 /// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
     pub tls: Tls,
+    /// Who may do what.
+    pub clients: Rules,
     pub vcenter: Vcenter,
     pub state_dir: PathBuf,
     pub limits: Limits,
@@ -62,20 +67,6 @@ pub struct Config {
     /// UUIDs of the proxy's own disks outside its home folder, never touched. Disks in the proxy's home folder are
     /// its own without being listed.
     pub own_disks: BTreeSet<DiskUuid>,
-}
-
-/// PEM of the server certificate, its key, and the CA that client certificates must chain to.
-#[derive(Clone)]
-pub struct Tls {
-    pub certificate: Vec<u8>,
-    pub key: SecretString,
-    pub client_ca: Vec<u8>,
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Tls { .. }")
-    }
 }
 
 /// Where and as whom to log in.
@@ -144,6 +135,8 @@ struct RawConfig {
     #[serde(default = "default_state_dir")]
     state_dir: PathBuf,
     tls: RawTls,
+    #[serde(default)]
+    client: Vec<RawClient>,
     vcenter: RawVcenter,
     #[serde(default)]
     limits: RawLimits,
@@ -175,14 +168,6 @@ struct RawConfig {
 
 fn default_state_dir() -> PathBuf {
     PathBuf::from("/var/lib/hotadd")
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawTls {
-    certificate_file: PathBuf,
-    key_file: PathBuf,
-    client_ca_file: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -229,11 +214,8 @@ fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> String {
 fn check(raw: RawConfig) -> Result<Config, Faults> {
     let mut faults = Collector::default();
     let listen = faults.take("listen", raw.listen.parse::<SocketAddr>().map_err(|e| e.to_string()));
-    let tls = Tls {
-        certificate: faults.file("tls.certificate_file", &raw.tls.certificate_file),
-        key: faults.secret("tls.key_file", &raw.tls.key_file),
-        client_ca: faults.file("tls.client_ca_file", &raw.tls.client_ca_file),
-    };
+    let tls = raw.tls.check(&mut faults.0);
+    let clients = clients::check(&raw.client, &mut faults.0);
     let vcenter = faults.vcenter(raw.vcenter);
     let limits = raw.limits.check(&mut faults.0);
     let deadlines = raw.deadlines.check(&mut faults.0);
@@ -250,10 +232,11 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
         .iter()
         .filter_map(|text| faults.take("own_disks", text.parse::<DiskUuid>().map_err(|e| e.to_string())))
         .collect();
-    match (listen, vcenter, faults.0.is_empty()) {
-        (Some(listen), Some(vcenter), true) => Ok(Config {
+    match (listen, tls, vcenter, faults.0.is_empty()) {
+        (Some(listen), Some(tls), Some(vcenter), true) => Ok(Config {
             listen,
             tls,
+            clients,
             vcenter,
             state_dir: raw.state_dir,
             limits,
@@ -284,10 +267,6 @@ impl Collector {
 
     fn file(&mut self, key: &str, path: &Path) -> Vec<u8> {
         self.take(key, fs::read(path).map_err(|e| format!("{}: {e}", path.display()))).unwrap_or_default()
-    }
-
-    fn secret(&mut self, key: &str, path: &Path) -> SecretString {
-        self.take(key, secret::read(path)).unwrap_or_default()
     }
 
     fn vcenter(&mut self, raw: RawVcenter) -> Option<Vcenter> {
@@ -388,7 +367,8 @@ mod tests {
             .replace("0.0.0.0:7443", "nowhere")
             .replace("https://vc", "http://vc")
             .replace("key.pem", "missing.pem")
-            + "pin_sha256 = 'zz'\n[limits]\ndepth = 0\n[deadlines]\ncall_seconds = 0\nsettle_seconds = 0\n[vddk]\nlibdir = 'l'\nnfc_buffers = 17\n";
+            + "pin_sha256 = 'zz'\n[limits]\ndepth = 0\n[deadlines]\ncall_seconds = 0\nsettle_seconds = 0\n[vddk]\nlibdir = 'l'\nnfc_buffers = 17\n\
+               [[client]]\nsan = 'b1'\nrole = 'reader'\n[[client]]\nsan = 'DNS:b1'\nrole = 'root'\n[[client]]\nrole = 'admin'\n";
         write(dir.path(), "password", "x", 0o644);
         let path = write(dir.path(), "agent.toml", &text, 0o644);
         let Faults(faults) = Config::load(&path).unwrap_err();
@@ -403,6 +383,9 @@ mod tests {
             "settle_seconds:",
             "vddk.libdir:",
             "vddk.nfc_buffer_64k × nfc_buffers:",
+            "client 1: san:",
+            "client 2: role:",
+            "client 3: give exactly one",
         ] {
             assert!(faults.iter().any(|f| f.contains(key)), "{key} missing in {faults:#?}");
         }

@@ -43,6 +43,9 @@ pub struct JobBegan {
     /// For how long its snapshot is kept if it breaks; 0: not at all.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub resume_seconds: u64,
+    /// The client that started it; empty: an agent that knew none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub owner: String,
 }
 
 /// A session was opened.
@@ -57,6 +60,9 @@ pub struct LeaseBegan {
     pub request_id: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub asked: String,
+    /// The client that opened it; empty: an agent that knew none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub owner: String,
 }
 
 /// How something ended.
@@ -263,6 +269,7 @@ mod tests {
             vm: "web01".into(),
             at: "2026-01-01T00:00:00Z".into(),
             resume_seconds,
+            owner: String::new(),
         }
     }
 
@@ -303,6 +310,7 @@ mod tests {
             vm: "web01".into(),
             request_id: "s".into(),
             asked: String::new(),
+            owner: String::new(),
         };
         let end = End::new("2026-01-01T00:00:01Z".into(), "", "");
         let state = folded(&[

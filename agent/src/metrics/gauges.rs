@@ -106,7 +106,8 @@ impl Gauges {
         };
         let open = by_kind("duties_open", "What is owed to vSphere, by kind; what runs uses some of it", None);
         let oldest = by_kind("duty_oldest", "Age of the oldest duty, by kind", Some(Unit::Seconds));
-        let settling = by_kind("duties_settling", "Duties that nothing uses any more and that are not yet retired", None);
+        let settling =
+            by_kind("duties_settling", "Duties that nothing uses any more and that are not yet retired", None);
         let help = "How long the oldest of them is being settled: the one to be woken for";
         let settling_oldest = by_kind("duty_settling_oldest", help, Some(Unit::Seconds));
         let nfc = Family::default();
@@ -123,7 +124,10 @@ impl Gauges {
             settling,
             settling_oldest,
             tries: one("duty_tries_max", "Looks at the duty that was tried most often"),
-            late: one("late_requests", "Requests without an answer, of which nothing was seen, that are still looked for"),
+            late: one(
+                "late_requests",
+                "Requests without an answer, of which nothing was seen, that are still looked for",
+            ),
             jobs: one("jobs_running", "Jobs that run or wait"),
             sessions: one("sessions_open", "Open sessions of controllers; jobs are not among them"),
             draining: one("draining", "1: no new work is taken"),
@@ -136,10 +140,9 @@ impl Gauges {
         for kind in KINDS {
             let of = |all: &BTreeMap<&'static str, Kind>| all.get(kind).copied().unwrap_or_default();
             let label = [("kind", kind)];
-            for (numbers, oldest, of) in [
-                (&self.open, &self.oldest, of(&now.open)),
-                (&self.settling, &self.settling_oldest, of(&now.settling)),
-            ] {
+            for (numbers, oldest, of) in
+                [(&self.open, &self.oldest, of(&now.open)), (&self.settling, &self.settling_oldest, of(&now.settling))]
+            {
                 numbers.get_or_create(&label).set(whole(of.number));
                 oldest.get_or_create(&label).set(i64::try_from(of.oldest.as_secs()).unwrap_or(i64::MAX));
             }

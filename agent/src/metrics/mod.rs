@@ -124,7 +124,8 @@ impl Meters {
     }
 
     fn register(&self, to: &mut Registry) {
-        let bytes = "Bytes handed to clients, by way to the disk and by kind: data, or zeros that are told and not sent";
+        let bytes =
+            "Bytes handed to clients, by way to the disk and by kind: data, or zeros that are told and not sent";
         to.register_with_unit("read", bytes, Unit::Bytes, self.read_bytes.clone());
         let stages = "Where the time of reads went; known when a read ends";
         to.register_with_unit("read_stage", stages, Unit::Seconds, self.stages.clone());

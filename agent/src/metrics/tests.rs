@@ -81,7 +81,8 @@ fn rows(text: &str) -> Vec<String> {
     for block in text.split("# HELP ").skip(1) {
         let (first, rest) = block.split_once('\n').unwrap();
         let help = first.split_once(' ').unwrap().1.trim_end_matches('.');
-        let kind = rest.lines().find_map(|line| line.strip_prefix("# TYPE ")).and_then(|t| t.split(' ').nth(1)).unwrap();
+        let kind =
+            rest.lines().find_map(|line| line.strip_prefix("# TYPE ")).and_then(|t| t.split(' ').nth(1)).unwrap();
         let suffix = match kind {
             "counter" => "_total",
             "info" => "_info",

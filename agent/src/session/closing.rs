@@ -9,6 +9,7 @@ use super::{
     registry::{Found, Manager, lock},
 };
 use crate::{
+    access::Caller,
     attach::{Settled, now},
     error::{Error, Result},
     id::SessionId,
@@ -63,11 +64,15 @@ impl Manager {
     /// CloseDisks: also for a session of an earlier run.
     ///
     /// # Errors
-    /// [`reason::SES_UNKNOWN`].
-    pub async fn close_by_id(&self, id: &str) -> Result<v1::CloseDisksResponse> {
+    /// [`reason::SES_UNKNOWN`], [`reason::AUT_OWNER`].
+    pub async fn close_by_id(&self, id: &str, caller: &Caller) -> Result<v1::CloseDisksResponse> {
         match self.find(id)? {
-            Found::Here(session) => Ok(self.close(&session, Error::new(&reason::SES_CLOSED, "")).await),
+            Found::Here(session) => {
+                session.asked_by(caller)?;
+                Ok(self.close(&session, Error::new(&reason::SES_CLOSED, "")).await)
+            }
             Found::Past(past) => {
+                caller.may_touch(&past.began.owner, &format!("session {}", past.began.session))?;
                 let error = self.past_error(&past);
                 Ok(v1::CloseDisksResponse { cleanup: error.cleanup().into(), reasons: vec![error.to_reason()] })
             }
@@ -146,10 +151,24 @@ impl Manager {
         v1::CloseDisksResponse { cleanup: cleanup.into(), reasons: ended.into_iter().chain(owed).collect() }
     }
 
+    /// Sessions whose owner's certificate was revoked or has expired. One who asked with another since goes on.
+    fn end_those_put_out(&self) {
+        let sessions: Vec<_> = lock(&self.shared.sessions).clone();
+        for session in sessions {
+            let Some(why) = session.owner_out() else { continue };
+            tracing::warn!(session = %session.id, vm = session.vm_name, reason = why.reason().code, %why, "detaching");
+            let this = self.clone();
+            // Its owner may have come back in between: the same lock decides again.
+            let still = |inner: &Inner| inner.peer.is_out();
+            tokio::spawn(async move { this.close_if(&session, why, still).await });
+        }
+    }
+
     pub(super) async fn watch_leases(self) {
         let mut clock = tokio::time::interval(self.shared.opener.vm.deadlines.lease_tick);
         loop {
             clock.tick().await;
+            self.end_those_put_out();
             let over: Vec<_> = lock(&self.shared.sessions).iter().filter(|s| s.is_over()).cloned().collect();
             for session in over {
                 tracing::warn!(session = %session.id, vm = session.vm_name, reason = reason::SES_LEASE.code, "lease over; detaching");

@@ -141,6 +141,7 @@ impl Job {
             vm: self.request.vm.clone(),
             at: now(),
             resume_seconds: self.request.resume_window.as_secs(),
+            owner: self.request.caller.name.to_string(),
         };
         self.jobs.manager.opener().vm.record(vec![Record::JobBegan(began)]).await
     }
@@ -155,11 +156,7 @@ impl Job {
             }
         };
         let in_time = timeout(patience, empty).await.is_ok();
-        if in_time && !self.tx.is_closed() {
-            Ok(())
-        } else {
-            Err(Error::new(&reason::JOB_STREAM, "before it took the last events"))
-        }
+        if in_time && !self.tx.is_closed() { Ok(()) } else { Err(self.gone("before it took the last events")) }
     }
 
     /// Between two steps. A step that changes something in vSphere is never torn apart.
@@ -172,8 +169,12 @@ impl Job {
         if self.jobs.manager.draining().is_cancelled() {
             return Some(Error::new(&reason::SES_DRAINING, ""));
         }
-        let gone = || self.tx.is_closed().then(|| Error::new(&reason::JOB_STREAM, ""));
-        trouble.or_else(gone)
+        trouble.or_else(|| self.tx.is_closed().then(|| self.gone("")))
+    }
+
+    /// Why nobody listens any more.
+    fn gone(&self, when: &str) -> Error {
+        self.request.caller.peer.out().unwrap_or_else(|| Error::new(&reason::JOB_STREAM, when))
     }
 
     async fn work(&self, holding: &mut Holding) -> Result<()> {

@@ -19,6 +19,7 @@ use super::{
     snapshot::Wish,
 };
 use crate::{
+    access::Caller,
     areas::{KnownBlock, Wanted},
     attach::now,
     error::{Error, Result},
@@ -33,6 +34,8 @@ const EVENTS: usize = 8;
 /// What BackupVm asks.
 #[derive(Debug, Clone)]
 pub struct JobRequest {
+    /// Who asks; the job is his.
+    pub caller: Caller,
     pub request_id: String,
     /// Fingerprint of everything else of the request, to tell a repetition from a conflict.
     pub asked: String,
@@ -67,6 +70,8 @@ struct Entry {
     /// Under which its duties are.
     session: SessionId,
     asked: String,
+    /// The client that started it.
+    owner: Arc<str>,
 }
 
 /// See the module.
@@ -97,12 +102,13 @@ impl Jobs {
     /// Starts a job, or shows the result of the one that this request started before.
     ///
     /// # Errors
-    /// [`reason::JOB_RUNNING`], [`reason::SES_CONFLICT`], [`reason::SES_DRAINING`], [`reason::SES_DRAIN`].
+    /// [`reason::JOB_RUNNING`], [`reason::SES_CONFLICT`], [`reason::AUT_OWNER`], [`reason::SES_DRAINING`], [`reason::SES_DRAIN`].
     pub fn start(&self, request: JobRequest) -> Result<EventStream> {
         let (tx, rx) = mpsc::channel(EVENTS);
         let mut entries = lock(&self.entries);
         let same = |e: &&Entry| !request.request_id.is_empty() && e.result.request_id == request.request_id;
         if let Some(entry) = entries.iter().find(same) {
+            request.caller.may_touch(&entry.owner, &format!("job {}", entry.result.job_id))?;
             if entry.asked != request.asked {
                 return Err(Error::new(&reason::SES_CONFLICT, request.request_id));
             }
@@ -114,6 +120,11 @@ impl Jobs {
                 tx.try_send(Ok(v1::JobEvent { item: Some(event) })).ok();
             }
             return Ok(rx);
+        }
+        if let Some(broken) = &request.resume_job
+            && let Some(entry) = entries.iter().find(|entry| entry.result.job_id == *broken)
+        {
+            request.caller.may_touch(&entry.owner, &format!("job {broken}"))?;
         }
         self.manager.takes_new()?;
         if entries.len() >= KEEP_JOBS
@@ -130,7 +141,8 @@ impl Jobs {
             cleanup: Cleanup::Owed.into(),
             ..v1::JobResult::default()
         };
-        entries.push_back(Entry { result, session, asked: request.asked.clone() });
+        let owner = Arc::clone(&request.caller.name);
+        entries.push_back(Entry { result, session, asked: request.asked.clone(), owner });
         drop(entries);
         let job = Arc::new(Job::new(id, session, request, self.clone(), tx));
         let run = tokio::spawn(Arc::clone(&job).run());
@@ -241,5 +253,5 @@ fn remembered(past: &JobPast) -> Entry {
         // The start of this agent has ended every one; nothing else is known.
         None => result.reasons = vec![Error::new(&reason::JOB_RESTART, "").to_reason()],
     }
-    Entry { result, session: began.session, asked: began.asked.clone() }
+    Entry { result, session: began.session, asked: began.asked.clone(), owner: began.owner.as_str().into() }
 }

@@ -20,6 +20,7 @@ use super::{
     watch::Watch,
 };
 use crate::{
+    access::{Caller, Peer},
     error::{Error, Result},
     id::SessionId,
     reason,
@@ -52,6 +53,8 @@ impl State {
 /// One session. What it holds is in `held` until it closes.
 pub struct Session {
     pub(super) id: SessionId,
+    /// The client that opened it.
+    pub(super) owner: Arc<str>,
     pub(super) vm_name: String,
     pub(super) opened: Vec<v1::OpenedDisk>,
     pub(super) snapshot: v1::SnapshotResult,
@@ -65,6 +68,8 @@ pub struct Session {
 pub(super) struct Inner {
     pub(super) state: State,
     pub(super) lease_end: Instant,
+    /// Whose certificate it was when its owner last asked for something.
+    pub(super) peer: Arc<Peer>,
     /// What ended it; set with the state that follows `Open`.
     pub(super) ended: Option<Error>,
     pub(super) held: Option<Held>,
@@ -86,6 +91,24 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
+    /// Whether this client may touch it. Of its owner the certificate is noted, under which it lives from now on.
+    ///
+    /// # Errors
+    /// [`reason::AUT_OWNER`].
+    pub(super) fn asked_by(&self, caller: &Caller) -> Result<()> {
+        caller.may_touch(&self.owner, &format!("session {}", self.id))?;
+        if *caller.name == *self.owner {
+            lock(&self.inner).peer = Arc::clone(&caller.peer);
+        }
+        Ok(())
+    }
+
+    /// Why its owner may have it no longer.
+    pub(super) fn owner_out(&self) -> Option<Error> {
+        let inner = lock(&self.inner);
+        if inner.state == State::Open { inner.peer.out() } else { None }
+    }
+
     /// Renews the lease and tells what is left.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use super::{
     watch::{self, Trouble, Watch},
 };
 use crate::{
+    access::Caller,
     attach::now,
     error::{Error, Result},
     id::SessionId,
@@ -31,6 +32,8 @@ use crate::{
 /// What OpenDisks asks.
 #[derive(Debug, Clone)]
 pub struct OpenRequest {
+    /// Who asks; the session is his.
+    pub caller: Caller,
     pub request_id: String,
     /// Fingerprint of everything else of the request, to tell a repetition from a conflict.
     pub asked: String,
@@ -48,6 +51,7 @@ impl Manager {
     /// # Errors
     /// Whatever the opening met; everything is given back or owed then. What ended the session that this request opened.
     pub async fn open(&self, request: OpenRequest) -> Result<v1::OpenDisksResponse> {
+        let caller = request.caller.clone();
         let mut answer = self.admit(request)?;
         let session = loop {
             if let Some(result) = answer.borrow_and_update().clone() {
@@ -57,6 +61,7 @@ impl Manager {
                 return Err(Error::new(&reason::INTERNAL, "the opening ended without an answer").owing());
             }
         };
+        session.asked_by(&caller)?;
         match session.ended() {
             None => Ok(session.to_response()),
             Some(ended) => Err(ended.about(format!("session {}", session.id))),
@@ -99,14 +104,14 @@ impl Manager {
     fn not_ended_before(&self, request: &OpenRequest) -> Result<()> {
         let state = self.shared.opener.vm.journal.state();
         let same = |past: &&SessionPast| !request.request_id.is_empty() && past.began.request_id == request.request_id;
-        match state.history().sessions().filter(same).last() {
-            Some(past) if past.began.asked != request.asked => {
-                Err(Error::new(&reason::SES_CONFLICT, &request.request_id))
-            }
-            Some(past) if past.end.is_some() => {
-                Err(self.past_error(past).about(format!("session {}", past.began.session)))
-            }
-            _ => Ok(()),
+        let Some(past) = state.history().sessions().filter(same).last() else { return Ok(()) };
+        request.caller.may_touch(&past.began.owner, &format!("session {}", past.began.session))?;
+        if past.began.asked != request.asked {
+            return Err(Error::new(&reason::SES_CONFLICT, &request.request_id));
+        }
+        match past.end {
+            Some(_) => Err(self.past_error(past).about(format!("session {}", past.began.session))),
+            None => Ok(()),
         }
     }
 
@@ -178,6 +183,7 @@ impl Manager {
             vm: target.name.clone(),
             request_id: request.request_id.clone(),
             asked: request.asked.clone(),
+            owner: request.caller.name.to_string(),
         };
         if let Err(error) = opener.vm.record(vec![Record::LeaseBegan(began)]).await {
             drop(held);
@@ -185,6 +191,7 @@ impl Manager {
         }
         let session = Arc::new(Session {
             id,
+            owner: Arc::clone(&request.caller.name),
             vm_name: target.name.clone(),
             opened,
             snapshot: snapshot.to_api(),
@@ -192,6 +199,7 @@ impl Manager {
             inner: Mutex::new(Inner {
                 state: State::Open,
                 lease_end: Instant::now() + lease,
+                peer: Arc::clone(&request.caller.peer),
                 ended: None,
                 held: Some(Held { watch: Arc::new(watch), disks: held, snapshot, _claim: claim }),
             }),

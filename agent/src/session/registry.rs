@@ -17,6 +17,7 @@ use super::{
     opener::Opener,
 };
 use crate::{
+    access::Caller,
     error::{Error, Result},
     id::{Moref, SessionId},
     journal::{Duty, End, history::SessionPast},
@@ -182,13 +183,13 @@ impl Manager {
         }
     }
 
-    /// A session that lives or lived under this run.
+    /// A session that lives or lived under this run, for a client that may touch it.
     ///
     /// # Errors
-    /// [`reason::SES_UNKNOWN`], or what ended it under an earlier run.
-    pub fn get(&self, id: &str) -> Result<Arc<Session>> {
+    /// [`reason::SES_UNKNOWN`], [`reason::AUT_OWNER`], or what ended it under an earlier run.
+    pub fn get(&self, id: &str, caller: &Caller) -> Result<Arc<Session>> {
         match self.find(id)? {
-            Found::Here(session) => Ok(session),
+            Found::Here(session) => session.asked_by(caller).map(|()| session),
             Found::Past(past) => Err(self.past_error(&past)),
         }
     }

@@ -35,7 +35,10 @@ async fn destroy_needs_power_off_and_counts_what_was_not_its_own() {
     assert_eq!(counters["foreign_destroyed"], json!(["[ds1] web/web.vmdk"]));
     assert_eq!(counters["file_operation_count"], 0);
     let config = lab.fetch("VirtualMachineSnapshot", &snap, "config.hardware.device").await;
-    assert!(config.contains("[ds1] web/web.vmdk") && !config.contains("<uuid>"), "the configuration names what is gone: {config}");
+    assert!(
+        config.contains("[ds1] web/web.vmdk") && !config.contains("<uuid>"),
+        "the configuration names what is gone: {config}"
+    );
     // A VM with a disk that has vanished does not start.
     assert_eq!(operator(&mut lab, "PowerOff", "web", json!({})).await, Value::Null);
     lab.ctl.call(json!({"cmd": "delete_file", "path": "[ds1] web/web-000001.vmdk"})).await.unwrap();

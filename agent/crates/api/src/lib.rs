@@ -1,10 +1,11 @@
 //! The public contract of hotadd-proxy: the generated `hotadd.v1` messages and services, the manifest format that
-//! lies beside every image, and how a [`v1::Reason`] travels inside a gRPC status. Shared by the agent and by
+//! lies beside every image, the role that each rpc asks for, and how a [`v1::Reason`] travels inside a gRPC status. Shared by the agent and by
 //! hotaddctl. No logic of either end lives here but what has to be the same on both: see [`compress`].
 #![forbid(unsafe_code)]
 
 pub mod compress;
 pub mod manifest;
+pub mod roles;
 pub mod status;
 
 /// Generated from `proto/hotadd/v1/*.proto`; the field comments there are the reference.

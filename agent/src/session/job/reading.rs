@@ -344,7 +344,7 @@ impl Job {
         let told = self.emit_within(Event::DiskRead(result), opener.vm.limits.lease_default).await;
         match error {
             Some(error) => Err(error),
-            None if !told => Err(Error::new(&reason::JOB_STREAM, "a disk's result was not taken")),
+            None if !told => Err(self.gone("a disk's result was not taken")),
             None => Ok(()),
         }
     }

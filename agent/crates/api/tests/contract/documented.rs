@@ -1,5 +1,5 @@
 //! Every element says what a client has to know of it. What is looked for is what can be looked for: that there is a comment, that numbers
-//! have a unit, that requests say what leaving a field out means, that an rpc tells its errors, its repetition and its deadline, and that
+//! have a unit, that requests say what leaving a field out means, that an rpc tells its role, its errors, its repetition and its deadline, and that
 //! every reason code that is named exists.
 use crate::{
     elements::{Element, Kind, elements, ours},
@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// What an rpc has to say, each at the start of a line.
-const PARAGRAPHS: [&str; 3] = ["Errors:", "Idempotent:", "Deadline:"];
+const PARAGRAPHS: [&str; 4] = ["Role:", "Errors:", "Idempotent:", "Deadline:"];
 /// Of a number: one of these in its name or comment.
 const UNITS: [&str; 7] = ["bytes", "seconds", "_us", "mib", "number", "virtualdevice.key", "seed"];
 /// Of a request's field: one of these in its comment.
@@ -75,7 +75,7 @@ fn what_is_not_documented_is_seen() {
     let rpc = Element {
         kind: Kind::Rpc,
         name: "hotadd.v1.JobService.GetJob".into(),
-        comment: "Tells.\nErrors: none.\nIdempotent: yes.\nDeadline: any.".into(),
+        comment: "Tells.\nRole: reader.\nErrors: none.\nIdempotent: yes.\nDeadline: any.".into(),
         of: String::new(),
         ..field.clone()
     };

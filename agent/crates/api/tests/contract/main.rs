@@ -9,6 +9,7 @@ mod compatible;
 mod documented;
 mod elements;
 mod reference;
+mod roles;
 
 use std::{fs, path::PathBuf};
 

@@ -53,7 +53,7 @@ fn paragraphs(text: &str) -> String {
     for line in text.lines() {
         let own = line.is_empty()
             || line.starts_with("- ")
-            || ["Errors:", "Idempotent:", "Deadline:"].iter().any(|p| line.starts_with(p));
+            || ["Role:", "Errors:", "Idempotent:", "Deadline:"].iter().any(|p| line.starts_with(p));
         match (out.is_empty(), own) {
             (true, _) => {}
             (false, true) => out.push_str(if line.starts_with("- ") { "\n" } else { "\n\n" }),
