@@ -129,9 +129,10 @@ async fn a_certificate_that_expires_ends_what_runs_under_it() -> Result<()> {
     let leaf = Leaf { authority: "ca", file: "short", names: &["DNS:short"], server: false, lifetime };
     scene.pki.issue(&leaf)?;
     let run = reading(&scene, &dir, "short").await?;
+    let agent = scene.agent()?;
+    eventually("it expires", async || Ok(agent.log_text().contains("its certificate has expired"))).await?;
     ended_for(&scene, run, "HA-AUT-004").await?;
     ensure!(!gets_in(&scene.url, &scene.pki, "short").await, "it was let in again");
-    ensure!(scene.agent()?.log_text().contains("its certificate has expired"));
     Ok(())
 }
 
