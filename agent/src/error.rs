@@ -12,6 +12,11 @@ use crate::reason::{self, ReasonCode};
 /// How long a controller should wait before it repeats a request that met an unavailable vCenter or an open duty.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
+/// Unavailable, and stays so until a person does something: a controller that repeats them wakes nobody.
+const HEALED_BY_A_PERSON: [&ReasonCode; 1] = [&reason::VC_TLS];
+/// What others use now and will give back.
+const PASSES: [&ReasonCode; 3] = [&reason::SES_BUSY, &reason::ATT_NO_SLOT, &reason::PLAN_NO_SLOT];
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// See the module. Boxed inside: it travels through many results.
@@ -108,8 +113,10 @@ impl Error {
 
     /// When to do the same again; `None`: waiting does not help.
     fn retry_after(&self) -> Option<Duration> {
-        let unavailable = self.0.reason.grpc == tonic::Code::Unavailable;
-        let waiting_helps = unavailable || self.0.cleanup == Cleanup::Owed || self.0.position > 0;
+        let told = self.0.reason;
+        let unavailable = told.grpc == tonic::Code::Unavailable && !HEALED_BY_A_PERSON.contains(&told);
+        let passes = PASSES.contains(&told);
+        let waiting_helps = unavailable || passes || self.0.cleanup == Cleanup::Owed || self.0.position > 0;
         waiting_helps.then_some(RETRY_AFTER)
     }
 
@@ -180,5 +187,20 @@ mod tests {
         let back = status::from_status(&tonic::Status::from(error)).unwrap();
         assert_eq!((back.code.as_str(), back.cleanup()), ("HA-ATT-002", Cleanup::Owed));
         assert!(!back.next_step.is_empty());
+    }
+
+    #[test]
+    fn a_time_to_retry_is_given_where_waiting_helps_and_nowhere_else() {
+        let seconds = |code| Error::new(code, "").to_reason().retry_after_seconds;
+        for code in [&reason::VC_UNREACHABLE, &reason::SES_BUSY, &reason::ATT_NO_SLOT, &reason::PLAN_NO_SLOT] {
+            assert!(seconds(code) > 0, "{}", code.code);
+        }
+        for code in [&reason::VC_TLS, &reason::VM_UNKNOWN, &reason::SES_REQUEST] {
+            assert_eq!(seconds(code), 0, "{}", code.code);
+        }
+        assert!(
+            Error::new(&reason::VM_UNKNOWN, "").owing().to_reason().retry_after_seconds > 0,
+            "it is settled meanwhile"
+        );
     }
 }

@@ -82,7 +82,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JournalLayer {
             }
         }
         event.record(&mut fields);
-        let message = fields.0.remove("message").unwrap_or_default();
+        let message = with_cause(fields.0.remove("message").unwrap_or_default(), &fields.0);
         let meta = event.metadata();
         self.journal.log(
             &log::Record::builder()
@@ -97,6 +97,14 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JournalLayer {
     }
 }
 
+/// `journalctl` shows messages, not fields: the cause belongs into the message.
+fn with_cause(message: String, fields: &BTreeMap<&'static str, String>) -> String {
+    match fields.get("error").or_else(|| fields.get("why")) {
+        Some(cause) if !message.contains(cause.as_str()) => format!("{message}: {cause}"),
+        _ => message,
+    }
+}
+
 fn level(level: Level) -> log::Level {
     match level {
         Level::ERROR => log::Level::Error,
@@ -104,5 +112,21 @@ fn level(level: Level) -> log::Level {
         Level::INFO => log::Level::Info,
         Level::DEBUG => log::Level::Debug,
         Level::TRACE => log::Level::Trace,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_is_in_the_message_once() {
+        let told = |message: &str, fields: &[(&'static str, &str)]| {
+            let fields = fields.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+            with_cause(message.to_owned(), &fields)
+        };
+        assert_eq!(told("not settled yet", &[("why", "busy"), ("tries", "3")]), "not settled yet: busy");
+        assert_eq!(told("it failed: busy", &[("error", "busy")]), "it failed: busy");
+        assert_eq!(told("detached", &[("disks", "1")]), "detached");
     }
 }

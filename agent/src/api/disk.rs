@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 use super::{Context, gate::caller, text};
 use crate::{
     access::Caller,
+    attach::Settler,
     error::{Error, Result},
     id::Moref,
     journal::{Duty, DutyKind, DutyPhase, history},
@@ -66,7 +67,7 @@ impl DiskService for Context {
         let state = opener.vm.journal.state();
         let duties = state.duties().map(|duty| {
             let owner = if opener.settler.is_inherited(duty.id) { String::new() } else { duty.session.to_string() };
-            to_api(duty, opener.settler.why(duty.id), owner)
+            to_api(duty, &opener.settler, owner)
         });
         let duties = duties.collect();
         Ok(Response::new(v1::ListDutiesResponse { duties }))
@@ -103,7 +104,8 @@ pub(super) fn ranges(ranges: &[v1::Range]) -> Result<Vec<Range<u64>>> {
         .collect()
 }
 
-fn to_api(duty: &Duty, why: Option<String>, owner: String) -> v1::Duty {
+fn to_api(duty: &Duty, settler: &Settler, owner: String) -> v1::Duty {
+    let why = settler.why(duty.id);
     let (kind, backing, moref) = match &duty.kind {
         DutyKind::Attach(attach) => ("attach", attach.backing.to_string(), String::new()),
         DutyKind::Snapshot(snapshot) => {
@@ -114,10 +116,10 @@ fn to_api(duty: &Duty, why: Option<String>, owner: String) -> v1::Duty {
             ("export", String::new(), export.moref.as_ref().map(ToString::to_string).unwrap_or_default())
         }
     };
-    let state = match (duty.phase, &why) {
-        (_, Some(_)) => "settling",
-        (DutyPhase::Intended, None) => "intended",
-        (DutyPhase::Held, None) => "held",
+    let state = match duty.phase {
+        _ if settler.progress(duty.id).is_some() => "settling",
+        DutyPhase::Intended => "intended",
+        DutyPhase::Held => "held",
     };
     v1::Duty {
         duty_id: duty.id.to_string(),

@@ -77,6 +77,7 @@ struct Shared {
 
 #[derive(Debug, Clone, Default)]
 struct Open {
+    /// From when nothing uses it any more; `None`: something does, or its time has not come.
     since: Option<Instant>,
     tries: u32,
     last_error: String,
@@ -240,11 +241,11 @@ impl Settler {
         self.shared.inherited.contains(&duty)
     }
 
-    /// How long the settler has a duty, and how often it looked at it; `None`: something uses it.
+    /// How long a duty is being settled, and how often it was tried; `None`: something uses it, or its time has not come.
     #[must_use]
     pub fn progress(&self, duty: DutyId) -> Option<(Duration, u32)> {
         let open = lock(&self.shared.open);
-        open.get(&duty).map(|o| (o.since.map_or(Duration::ZERO, |since| since.elapsed()), o.tries))
+        open.get(&duty).and_then(|open| Some((open.since?.elapsed(), open.tries)))
     }
 
     /// Why a duty is still open, if the settler has it and met something.
@@ -391,7 +392,7 @@ impl Shared {
                     let entry = open.entry(duty.id).or_default();
                     why.clone_into(&mut entry.last_error);
                     // What it waits for decides whether waiting helps.
-                    entry.doubtful = true;
+                    (entry.doubtful, entry.since) = (true, None);
                 }
                 Finding::Waits(why) => self.waits(duty, why, false),
                 Finding::Doubtful(why) => self.waits(duty, why, true),
@@ -409,6 +410,7 @@ impl Shared {
         let mut open = lock(&self.open);
         let entry = open.entry(duty.id).or_default();
         entry.tries += 1;
+        entry.since.get_or_insert_with(Instant::now);
         let turned_doubtful = doubtful && !entry.doubtful;
         entry.doubtful = doubtful;
         why.clone_into(&mut entry.last_error);
