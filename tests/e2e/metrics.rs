@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::faults::may_not;
 use crate::support::{
-    MIB, backup, control, dense, eventually, nothing_is_left, nothing_stays, reading, request, scene, skip,
+    MIB, backup, control, dense, duties, eventually, nothing_is_left, nothing_stays, reading, request, scene, skip,
 };
 
 /// Where the running agent says that it serves them.
@@ -84,7 +84,15 @@ async fn a_job_is_counted_while_it_runs_and_after_it() -> Result<()> {
     let during = metrics(&scene).await?;
     assert_eq!(value(&during, "hotadd_jobs_running")?, 1.0);
     assert_eq!(value(&during, r#"hotadd_duties_open{kind="attach"}"#)?, 2.0);
-    assert_eq!(value(&during, r#"hotadd_duties_settling{kind="attach"}"#)?, 0.0, "they are in use");
+    for kind in ["attach", "snapshot", "guard"] {
+        assert_eq!(
+            value(&during, &format!(r#"hotadd_duties_settling{{kind="{kind}"}}"#))?,
+            0.0,
+            "{kind}: it is in use"
+        );
+    }
+    let told = duties(&scene).await?;
+    ensure!(told.len() > 3 && told.iter().all(|duty| duty.state == "held"), "{told:#?}");
     assert!(value(&during, "hotadd_attach_seconds_count")? >= 1.0);
     run.finish().await?;
     let after = metrics(&scene).await?;
