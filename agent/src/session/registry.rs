@@ -202,7 +202,7 @@ impl Manager {
         }
         let state = self.shared.opener.vm.journal.state();
         let past = state.history().sessions().find(|past| past.began.session == wanted);
-        past.cloned().map(Found::Past).ok_or_else(unknown)
+        past.cloned().map(|past| Found::Past(Box::new(past))).ok_or_else(unknown)
     }
 
     /// What ended a session that is only remembered.
@@ -239,7 +239,7 @@ impl Manager {
 pub(super) enum Found {
     Here(Arc<Session>),
     /// Of an earlier run, or ended so long ago that only its end is known.
-    Past(SessionPast),
+    Past(Box<SessionPast>),
 }
 
 /// A recorded end as an error. `unknown`: for a code that this version does not have.
