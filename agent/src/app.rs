@@ -26,6 +26,7 @@ use crate::{
     access::Door,
     api::{Context, server},
     attach::{Attacher, ProxyVm, Settled, Settler, now},
+    audit::Audit,
     config::{Config, OnFailure},
     discover::{Finder, Platform},
     error::{Error, Result},
@@ -114,7 +115,10 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
     let context = Context { manager, jobs, engines: config.engines.clone(), proxy_name };
     vm.supervise("keep-alive panicked", keep_alive(Arc::clone(&vm)));
     vm.supervise("the watch of certificates panicked", door.clone().watch(hangup));
-    run(listener, &config, &door, context).await?;
+    vm.supervise("the audit log's reopening panicked", reopen(vm.audit.clone(), heard(SignalKind::hangup())?));
+    let ended = run(listener, &config, &door, context).await;
+    vm.audit.flush();
+    ended?;
     vm.hypervisor.logout().await;
     Ok(())
 }
@@ -137,6 +141,7 @@ pub async fn reap(config: Config, platform: Arc<dyn Platform>, patience: Duratio
         let looked = core.settler.late_looked_at().await;
         settle_inherited(&core, Some(patience)).await?;
         core.vm.hypervisor.logout().await;
+        core.vm.audit.flush();
         looked
     };
     let owed = || Error::new(&reason::DUTY_OWED, format!("not settled within {} s", patience.as_secs())).owing();
@@ -357,6 +362,13 @@ async fn settle_inherited(core: &Core, patience: Option<Duration>) -> Result<()>
 
 fn fatal() -> Error {
     Error::new(&reason::INTERNAL, "the agent can't go on; the next start settles what is owed").owing()
+}
+
+/// Log rotation has moved the file when it says SIGHUP.
+async fn reopen(audit: Audit, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        audit.reopen();
+    }
 }
 
 /// From now on this signal ends nothing by itself.

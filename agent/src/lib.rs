@@ -12,6 +12,7 @@ pub mod api;
 pub mod app;
 pub mod areas;
 pub mod attach;
+pub mod audit;
 pub mod bench;
 pub mod cli;
 pub mod config;

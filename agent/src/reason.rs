@@ -44,6 +44,8 @@ registry! {
     AUT_OUT = "HA-AUT-004", Unauthenticated, "the client's certificate holds no longer", "renew the certificate, connect with it, and begin again";
     AUT_FILES = "HA-AUT-005", FailedPrecondition, "the files of [tls] can't be used", "correct the file that the message names (`hotadd-agent check-config` tests all), then `systemctl reload hotadd-agent`";
 
+    AUD_FILE = "HA-AUD-001", FailedPrecondition, "the audit log can't be written", "see to the file and its disk; the next line is tried by itself, and nothing new is begun meanwhile where audit.required is set";
+
     VC_UNREACHABLE = "HA-VC-001", Unavailable, "vCenter can't be reached", "check address, port 443, DNS and routing from the proxy; the agent retries";
     VC_TLS = "HA-VC-002", Unavailable, "vCenter's certificate is not trusted", "set vcenter.ca_file to the issuing CA, or vcenter.pin_sha256 to the certificate's fingerprint";
     VC_LOGIN = "HA-VC-003", Unauthenticated, "vCenter refused user name or password", "correct vcenter.user and the password file, then restart the agent; at run time it reads the file again by itself";

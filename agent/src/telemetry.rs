@@ -19,6 +19,8 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, layer::Context, layer::Subs
 /// When a subscriber is installed already or the journal's socket can't be opened.
 pub fn init(default_level: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("HOTADD_LOG").unwrap_or_else(|_| EnvFilter::new(default_level));
+    // Whatever else is filtered, the audit log is not.
+    let filter = filter.add_directive("audit=info".parse().context("filter")?);
     let registry = Registry::default().with(filter);
     if connected_to_journal() {
         let journal = JournalLog::new().context("journald's socket")?.with_syslog_identifier("hotadd-agent".into());

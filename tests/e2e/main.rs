@@ -5,6 +5,7 @@
 
 mod areas;
 mod around;
+mod audit;
 mod backpressure;
 mod bench;
 mod capacity;

@@ -25,6 +25,7 @@ pub use self::{
     material::check,
     name::{Rule, Rules},
     peer::Peer,
+    rare::Rare,
 };
 use crate::{
     error::{Error, Result},

@@ -11,6 +11,7 @@ use super::{Context, gate::caller, text};
 use crate::{
     access::Caller,
     attach::Settler,
+    audit::Entry,
     error::{Error, Result},
     id::Moref,
     journal::{Duty, DutyKind, DutyPhase, history},
@@ -30,8 +31,11 @@ impl DiskService for Context {
         let request = r.into_inner();
         let reservation = self.reservation(&request.reservation_id, &caller)?;
         let ways = self.ways(request.transport, &request.nbd_servers, reservation)?;
-        let request = open_request(request, ways, caller)?;
-        Ok(Response::new(self.manager.open(request).await?))
+        let request = open_request(request, ways, caller.clone())?;
+        let entry = Entry { what: "OpenDisks", vm: request.vm.clone(), ..Entry::default() };
+        let opened = self.manager.open(request).await;
+        let session = opened.as_ref().map(|opened| opened.session_id.clone()).unwrap_or_default();
+        Ok(Response::new(self.audited(&caller, Entry { session, ..entry }, opened)?))
     }
 
     async fn read_disk(&self, r: Request<v1::ReadDiskRequest>) -> Result<Response<Self::ReadDiskStream>, Status> {
@@ -46,7 +50,9 @@ impl DiskService for Context {
 
     async fn close_disks(&self, r: Request<v1::CloseDisksRequest>) -> Result<Response<v1::CloseDisksResponse>, Status> {
         let caller = caller(&r)?;
-        Ok(Response::new(self.manager.close_by_id(&r.into_inner().session_id, &caller).await?))
+        let session = r.into_inner().session_id;
+        let closed = self.manager.close_by_id(&session, &caller).await;
+        Ok(Response::new(self.audited(&caller, Entry { what: "CloseDisks", session, ..Entry::default() }, closed)?))
     }
 
     async fn keep_alive(&self, r: Request<v1::KeepAliveRequest>) -> Result<Response<v1::KeepAliveResponse>, Status> {

@@ -23,7 +23,8 @@ use tonic::{
 use tower::Layer;
 
 use crate::{
-    access::{Caller, Connection, Door, Peer},
+    access::{Caller, Connection, Door, Peer, Rare},
+    audit::{Audit, Entry, Who},
     error::{Error, Result},
     reason,
 };
@@ -40,24 +41,47 @@ impl Connected for Connection {
 const REFUSED_BYTES: usize = 64 << 10;
 const REFUSED: Duration = Duration::from_secs(1);
 
+/// What goes on while the audit log can't be written.
+const GIVES_BACK: [&str; 3] =
+    ["/hotadd.v1.DiskService/CloseDisks", "/hotadd.v1.DiskService/KeepAlive", "/hotadd.v1.ProxyService/Drain"];
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub(super) struct Gate {
     door: Door,
+    audit: Audit,
+    /// Refusals in the audit log: anybody with a certificate can cause them.
+    refused: Arc<Rare>,
 }
 
 impl Gate {
-    pub(super) fn new(door: Door) -> Self {
-        Self { door }
+    pub(super) fn new(door: Door, audit: Audit) -> Self {
+        Self { door, audit, refused: Arc::default() }
     }
 
     fn admit(&self, request: &http::Request<Body>) -> Result<Caller> {
         let peer = request.extensions().get::<Arc<Peer>>();
         let peer = peer.ok_or_else(|| Error::new(&reason::INTERNAL, "a call without a peer"))?;
-        let caller = self.door.caller(peer)?;
         let path = request.uri().path();
+        let caller = self.judge(peer, path);
+        if let Err(error) = &caller
+            && self.refused.ask().is_some()
+        {
+            let entry = Entry { what: "refused", about: vec![path.to_owned()], ..Entry::default() };
+            self.audit.tell(&Who::from(&**peer), entry.failed(error));
+        }
+        caller
+    }
+
+    fn judge(&self, peer: &Arc<Peer>, path: &str) -> Result<Caller> {
+        let caller = self.door.caller(peer)?;
         // What nobody has given a role: for admins, who learn that it is not there.
-        caller.may(needed(path).unwrap_or(Role::Admin), path.trim_start_matches('/'))?;
+        let needed = needed(path).unwrap_or(Role::Admin);
+        caller.may(needed, path.trim_start_matches('/'))?;
+        // What gives back, and what keeps a session that is open, is never held up.
+        if needed > Role::Reader && !GIVES_BACK.contains(&path) {
+            self.audit.can_begin()?;
+        }
         Ok(caller)
     }
 }

@@ -14,6 +14,7 @@ use super::{
     wanted::{shown, wanted},
 };
 use crate::{
+    audit::Entry,
     error::{Error, Result},
     journal::history,
     reason,
@@ -46,7 +47,7 @@ impl JobService for Context {
         let export = resume_job.is_empty() && request.resume_window_seconds == 0 && request.ranges.is_empty();
         let reservation = self.reservation(&request.reservation_id, &caller)?;
         let request = JobRequest {
-            caller,
+            caller: caller.clone(),
             asked: history::asked(&asked),
             wanted: wanted(&request)?,
             ranges: disk_ranges(&request.ranges)?,
@@ -64,7 +65,14 @@ impl JobService for Context {
             ways: Ways { export, ..self.ways(request.transport, &request.nbd_servers, reservation)? },
             back: request.back_to_hotadd,
         };
-        Ok(Response::new(ReceiverStream::new(self.jobs.start(request)?)))
+        let entry = Entry {
+            what: "BackupVm",
+            vm: request.vm.clone(),
+            about: vec![format!("request_id={}", request.request_id)],
+            ..Entry::default()
+        };
+        let started = self.jobs.start(request);
+        Ok(Response::new(ReceiverStream::new(self.audited(&caller, entry, started)?)))
     }
 
     async fn get_job(&self, r: Request<v1::GetJobRequest>) -> Result<Response<v1::JobResult>, Status> {

@@ -12,6 +12,8 @@ use hotadd_api::v1;
 use hotadd_blockio::EngineKind;
 
 use crate::{
+    access::Caller,
+    audit::Entry,
     error::{Error, Result},
     plan::Transport,
     reason,
@@ -69,6 +71,14 @@ impl Context {
             }
         }
         Ok(ways)
+    }
+}
+
+impl Context {
+    /// A call of a client that changes something, in the audit log.
+    fn audited<T>(&self, caller: &Caller, entry: Entry, result: Result<T>) -> Result<T> {
+        self.manager.opener().vm.audit.tell(&caller.into(), entry.ended(&result));
+        result
     }
 }
 

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Context, capacity::count, gate::caller, text};
 use crate::{
+    audit::Entry,
     error::{Error, Result},
     events::Since,
     id::Moref,
@@ -46,6 +47,7 @@ impl ProxyService for Context {
     }
 
     async fn set_limits(&self, r: Request<v1::SetLimitsRequest>) -> Result<Response<v1::SetLimitsResponse>, Status> {
+        let caller = caller(&r)?;
         let request = r.into_inner();
         let throttle = &self.manager.opener().vm.throttle;
         if let Some(scope) = scope(request.what)? {
@@ -63,6 +65,9 @@ impl ProxyService for Context {
                     throttle.unset(&scope);
                 }
             }
+            let about = vec![name.clone(), format!("{:?} for {} s", request.pace, request.ttl_seconds)];
+            let entry = Entry { what: "SetLimits", about, ..Entry::default() };
+            self.audited(&caller, entry, Ok(()))?;
             self.manager.opener().vm.events.send(v1::EventKind::Limits, name, "", None);
         }
         let limits = throttle.now().into_iter().map(|(scope, rate, left)| v1::Limit {
@@ -79,8 +84,11 @@ impl ProxyService for Context {
     }
 
     async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
+        let caller = caller(&request)?;
         if let Some(drain) = request.into_inner().drain {
             self.manager.close_to_new(drain);
+            let entry = Entry { what: "Drain", about: vec![drain.to_string()], ..Entry::default() };
+            self.audited(&caller, entry, Ok(()))?;
         }
         // Work before duties: what ends between the two looks still owes, or is over.
         let (running_jobs, open_sessions) = (count(self.jobs.running()), count(self.manager.open_sessions()));
@@ -92,7 +100,10 @@ impl ProxyService for Context {
 
     async fn reserve(&self, request: Request<v1::ReserveRequest>) -> Result<Response<v1::ReserveResponse>, Status> {
         let caller = caller(&request)?;
-        Ok(Response::new(self.reserve_slots(&request.into_inner(), &caller).await?))
+        let request = request.into_inner();
+        let about = vec![request.reservation_id.clone(), format!("{} slots", request.slots)];
+        let reserved = self.reserve_slots(&request, &caller).await;
+        Ok(Response::new(self.audited(&caller, Entry { what: "Reserve", about, ..Entry::default() }, reserved)?))
     }
 
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::GetInfoResponse>, Status> {

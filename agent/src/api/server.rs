@@ -55,7 +55,7 @@ pub async fn serve(
         .map_err(|e| Error::new(&reason::INTERNAL, "reflection").with_source(e))?;
     let Deadlines { ping, ping_timeout, .. } = context.manager.opener().vm.deadlines;
     Server::builder()
-        .layer(Gate::new(door.clone()))
+        .layer(Gate::new(door.clone(), context.manager.opener().vm.audit.clone()))
         .http2_keepalive_interval(Some(ping))
         .http2_keepalive_timeout(Some(ping_timeout))
         .max_concurrent_streams(STREAMS)

@@ -26,6 +26,7 @@ use super::{
     room::{self, Room},
 };
 use crate::{
+    audit::tasks_of,
     discover::ControllerMap,
     error::Error,
     hypervisor::{AttachOutcome, AttachRequest},
@@ -136,14 +137,17 @@ impl Attacher {
         if pending.is_empty() {
             return;
         }
-        let begun = pending.iter().map(|(_, p)| Record::Began(self.intent(p))).collect();
-        if let Err(error) = self.vm.record(begun).await {
+        let duties: Vec<Duty> = pending.iter().map(|(_, p)| self.intent(p)).collect();
+        if let Err(error) = self.vm.record(duties.iter().cloned().map(Record::Began).collect()).await {
             return refuse_all(pending.into_iter().map(|(of, p)| (of, p.item)).collect(), &error, carried);
         }
         let requests: Vec<_> = pending.iter().map(|(_, p)| request(p)).collect();
         let asked = Instant::now();
-        let outcomes = self.vm.hypervisor.attach(&self.vm.moref, &requests).await;
+        let (outcomes, tasks) = tasks_of(self.vm.hypervisor.attach(&self.vm.moref, &requests)).await;
         self.vm.meter.attached(asked.elapsed());
+        for (duty, outcome) in duties.iter().zip(&outcomes) {
+            self.vm.audit_duty("attach", duty, tasks.clone(), outcome.why());
+        }
         let (mut held, mut refused, mut records) = (Vec::new(), Vec::new(), Vec::new());
         for ((of, p), outcome) in pending.into_iter().zip(outcomes) {
             let Some(carried) = carried.get_mut(of) else { continue };

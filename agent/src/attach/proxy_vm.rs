@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Readers, Reservations, Turns, own_disks, room::Learnt};
 use crate::{
+    audit::Audit,
     config::{Config, Deadlines, GuardPolicy, Limits, ReadTuning},
     discover::{ControllerMap, DeviceFacts, Finder, Guest, Platform},
     error::{Error, Result},
@@ -54,6 +55,7 @@ pub struct ProxyVm {
     pub(super) turns: Turns,
     pub events: Events,
     pub meter: Meter,
+    pub audit: Audit,
     /// Cancelled when only a new start can go on: a loop that must never end has ended.
     pub fatal: CancellationToken,
     /// Held over: read the device list, write the intent, reconfigure, read back.
@@ -122,6 +124,7 @@ impl ProxyVm {
             turns: Turns::new(config.limits.snapshots_per_datastore),
             events: Events::default(),
             meter,
+            audit: Audit::new(&config.audit),
             fatal: CancellationToken::new(),
             gate: Mutex::new(()),
             trial: Mutex::new(()),

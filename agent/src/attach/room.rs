@@ -22,6 +22,7 @@ use super::{
     slots::{choose, free_units, new_pvscsi_units},
 };
 use crate::{
+    audit::{Entry, Who, tasks_of},
     discover::{ControllerMap, Trials},
     error::{Error, Result},
     hypervisor::{ControllerOutcome, ProxyFacts},
@@ -114,7 +115,20 @@ impl ProxyVm {
         }
         let Some(bus) = self.new_bus(&view.proxy, &view.map) else { return Ok(()) };
         tracing::info!(bus, "no unit is free on the proxy; adding a PVSCSI controller");
-        let outcome = self.hypervisor.add_controller(&self.moref, bus).await;
+        let (outcome, tasks) = tasks_of(self.hypervisor.add_controller(&self.moref, bus)).await;
+        let entry = Entry {
+            what: "add controller",
+            moref: self.moref.to_string(),
+            about: vec![format!("scsi{bus}")],
+            tasks,
+            outcome: "ok",
+            ..Entry::default()
+        };
+        let entry = match outcome.why() {
+            Some(error) => entry.failed(error),
+            None => entry,
+        };
+        self.audit.tell(&Who::agent(), entry);
         drop(gate);
         match outcome {
             ControllerOutcome::Added { key } => self.await_host(key).await,

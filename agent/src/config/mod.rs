@@ -1,5 +1,6 @@
 //! `/etc/hotadd/agent.toml`: read as it is written ([`RawConfig`], unknown keys refused), then checked as a whole into
 //! [`Config`]; every fault is reported at once. Secrets are only named here (a file), never held in the text.
+mod audit;
 mod clients;
 mod deadlines;
 mod export;
@@ -25,8 +26,8 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use self::{
-    clients::RawClient, deadlines::RawDeadlines, export::RawExport, limits::RawLimits, metrics::RawMetrics,
-    nbd::RawNbd, pace::RawPace, plan::RawPlan, reading::RawReading, tls::RawTls, vddk::RawVddk,
+    audit::RawAudit, clients::RawClient, deadlines::RawDeadlines, export::RawExport, limits::RawLimits,
+    metrics::RawMetrics, nbd::RawNbd, pace::RawPace, plan::RawPlan, reading::RawReading, tls::RawTls, vddk::RawVddk,
 };
 pub use self::{
     deadlines::Deadlines,
@@ -38,7 +39,7 @@ pub use self::{
     tls::{Stamp, Tls, TlsFiles},
     vddk::{Compression, VddkSettings},
 };
-use crate::{access::Rules, id::DiskUuid, transport::throttle::Rates};
+use crate::{access::Rules, audit::AuditPolicy, id::DiskUuid, transport::throttle::Rates};
 
 /// The checked configuration.
 #[derive(Debug, Clone)]
@@ -47,6 +48,7 @@ pub struct Config {
     pub tls: Tls,
     /// Who may do what.
     pub clients: Rules,
+    pub audit: AuditPolicy,
     pub vcenter: Vcenter,
     pub state_dir: PathBuf,
     pub limits: Limits,
@@ -137,6 +139,8 @@ struct RawConfig {
     tls: RawTls,
     #[serde(default)]
     client: Vec<RawClient>,
+    #[serde(default)]
+    audit: RawAudit,
     vcenter: RawVcenter,
     #[serde(default)]
     limits: RawLimits,
@@ -216,6 +220,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
     let listen = faults.take("listen", raw.listen.parse::<SocketAddr>().map_err(|e| e.to_string()));
     let tls = raw.tls.check(&mut faults.0);
     let clients = clients::check(&raw.client, &mut faults.0);
+    let audit = raw.audit.check(&mut faults.0);
     let vcenter = faults.vcenter(raw.vcenter);
     let limits = raw.limits.check(&mut faults.0);
     let deadlines = raw.deadlines.check(&mut faults.0);
@@ -237,6 +242,7 @@ fn check(raw: RawConfig) -> Result<Config, Faults> {
             listen,
             tls,
             clients,
+            audit,
             vcenter,
             state_dir: raw.state_dir,
             limits,
@@ -368,7 +374,7 @@ mod tests {
             .replace("https://vc", "http://vc")
             .replace("key.pem", "missing.pem")
             + "pin_sha256 = 'zz'\n[limits]\ndepth = 0\n[deadlines]\ncall_seconds = 0\nsettle_seconds = 0\n[vddk]\nlibdir = 'l'\nnfc_buffers = 17\n\
-               [[client]]\nsan = 'b1'\nrole = 'reader'\n[[client]]\nsan = 'DNS:b1'\nrole = 'root'\n[[client]]\nrole = 'admin'\n";
+               [[client]]\nsan = 'b1'\nrole = 'reader'\n[[client]]\nsan = 'DNS:b1'\nrole = 'root'\n[[client]]\nrole = 'admin'\n[audit]\nrequired = true\n";
         write(dir.path(), "password", "x", 0o644);
         let path = write(dir.path(), "agent.toml", &text, 0o644);
         let Faults(faults) = Config::load(&path).unwrap_err();
@@ -383,6 +389,7 @@ mod tests {
             "settle_seconds:",
             "vddk.libdir:",
             "vddk.nfc_buffer_64k × nfc_buffers:",
+            "audit.required:",
             "client 1: san:",
             "client 2: role:",
             "client 3: give exactly one",

@@ -172,6 +172,17 @@ pub enum AttachOutcome {
     Unknown(Error),
 }
 
+impl AttachOutcome {
+    /// Why it is not attached, as far as is known.
+    #[must_use]
+    pub fn why(&self) -> Option<&Error> {
+        match self {
+            Self::Attached { .. } => None,
+            Self::Refused(error) | Self::Unknown(error) => Some(error),
+        }
+    }
+}
+
 /// What became of a wish for a controller.
 #[derive(Debug)]
 pub enum ControllerOutcome {
@@ -181,6 +192,17 @@ pub enum ControllerOutcome {
     Refused(Error),
     /// It may still come.
     Unknown(Error),
+}
+
+impl ControllerOutcome {
+    /// Why there is none, as far as is known.
+    #[must_use]
+    pub fn why(&self) -> Option<&Error> {
+        match self {
+            Self::Added { .. } => None,
+            Self::Refused(error) | Self::Unknown(error) => Some(error),
+        }
+    }
 }
 
 /// A disk on the proxy that is proven, on vCenter's side, to be the one that a duty names. Made by
@@ -213,6 +235,17 @@ pub enum SnapshotOutcome {
     Unknown(Error),
 }
 
+impl SnapshotOutcome {
+    /// Why there is none, as far as is known.
+    #[must_use]
+    pub fn why(&self) -> Option<&Error> {
+        match self {
+            Self::Made(_) => None,
+            Self::Refused(error) | Self::Unknown(error) => Some(error),
+        }
+    }
+}
+
 /// What became of a wish for an export lease.
 #[derive(Debug)]
 pub enum ExportOutcome {
@@ -221,6 +254,17 @@ pub enum ExportOutcome {
     Refused(Error),
     /// One may live that nobody can name.
     Unknown(Error),
+}
+
+impl ExportOutcome {
+    /// Why there is none, as far as is known.
+    #[must_use]
+    pub fn why(&self) -> Option<&Error> {
+        match self {
+            Self::Made(_) => None,
+            Self::Refused(error) | Self::Unknown(error) => Some(error),
+        }
+    }
 }
 
 /// How a lease was found after its end.
@@ -241,6 +285,17 @@ pub enum Guarding {
     Refused(Error),
     /// They may be disabled, or may still become so.
     Unknown(Error),
+}
+
+impl Guarding {
+    /// Why they are not disabled, as far as is known.
+    #[must_use]
+    pub fn why(&self) -> Option<&Error> {
+        match self {
+            Self::Disabled => None,
+            Self::Others(error) | Self::Refused(error) | Self::Unknown(error) => Some(error),
+        }
+    }
 }
 
 /// Why a host is no good place to begin something on.

@@ -20,6 +20,7 @@ use super::{
     facts::{believable, macs_agree, uuid_candidates},
 };
 use crate::{
+    audit,
     config::{Deadlines, Trust, Vcenter},
     discover::HostIdentity,
     error::{Error, Result},
@@ -59,6 +60,7 @@ impl Vsphere {
     }
 
     pub(super) async fn wait(&self, task: &vim::MoRef, deadline: Duration) -> Result<vim::TaskInfo, vim::Error> {
+        audit::note_task(&task.value);
         self.client.wait_task(task, deadline, None).await
     }
 

@@ -39,8 +39,10 @@ impl Opener {
         let kind = DutyKind::Export(ExportDuty { snapshot: snapshot.clone(), moref: None });
         let duty = begin(vm, DutyId::new(), session, target, kind);
         let id = duty.id;
-        vm.record(vec![Record::Began(duty)]).await?;
-        let moref = match vm.hypervisor.export(snapshot).await {
+        vm.record(vec![Record::Began(duty.clone())]).await?;
+        let outcome = vm.hypervisor.export(snapshot).await;
+        vm.audit_duty("export", &duty, Vec::new(), outcome.why());
+        let moref = match outcome {
             ExportOutcome::Made(moref) => moref,
             ExportOutcome::Refused(error) => {
                 let proof = format!("refused by vCenter: {}", error.message());
@@ -57,7 +59,8 @@ impl Opener {
             Ok(()) => vm.hypervisor.hold_export(&moref, snapshot).await,
             Err(error) => {
                 // Not by its duty, which does not know it.
-                vm.hypervisor.end_export(&moref).await.ok();
+                let ended = vm.hypervisor.end_export(&moref).await;
+                vm.audit_duty("end export", &duty, Vec::new(), ended.as_ref().err());
                 Err(error)
             }
         };

@@ -141,6 +141,7 @@ impl Jobs {
             cleanup: Cleanup::Owed.into(),
             ..v1::JobResult::default()
         };
+        self.manager.opener().vm.audit.remember(session, &request.caller);
         let owner = Arc::clone(&request.caller.name);
         entries.push_back(Entry { result, session, asked: request.asked.clone(), owner });
         drop(entries);

@@ -131,6 +131,7 @@ impl Manager {
 
     async fn open_new(&self, id: SessionId, request: OpenRequest) -> Result<Arc<Session>> {
         let opener = &self.shared.opener;
+        opener.vm.audit.remember(id, &request.caller);
         let mut preflight = opener.preflight(&request.vm, &request.keys, &request.ways).await?;
         let target = preflight.target.clone();
         let claim = self.claim(&target.moref, &target.name, None)?;

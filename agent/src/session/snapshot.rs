@@ -17,6 +17,7 @@ use crate::{
         ProxyVm, Settled, Settler, begin,
         guards::{self, HeldGuard},
     },
+    audit::tasks_of,
     error::{Error, Result},
     hypervisor::{Quiesce, SNAPSHOT_NAME, Snapshot, SnapshotOutcome, TargetFacts},
     id::{DutyId, Moref, SessionId},
@@ -233,8 +234,11 @@ async fn create(
         let kind = DutyKind::Snapshot(SnapshotDuty { name: name.clone(), moref: None, keep_until: None, stores });
         let duty = begin(&vm, id, session, &target, kind);
         let marker = marker(&vm, id);
-        vm.record(vec![Record::Began(duty)]).await?;
-        let made = match vm.hypervisor.create_snapshot(&target.moref, &name, &marker, quiesce).await {
+        vm.record(vec![Record::Began(duty.clone())]).await?;
+        let step = vm.hypervisor.create_snapshot(&target.moref, &name, &marker, quiesce);
+        let (outcome, tasks) = tasks_of(step).await;
+        vm.audit_duty("create snapshot", &duty, tasks, outcome.why());
+        let made = match outcome {
             SnapshotOutcome::Made(made) => made,
             // The settler looks for it by name before it believes that there is none.
             SnapshotOutcome::Refused(error) => {

@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout};
 use super::{Finding, Shared, lock, millis};
 use crate::{
     attach::{Claim, claim, proxy_vm::View},
+    audit::tasks_of,
     discover::{Expectation, proof},
     error::Result,
     hypervisor::OurDisk,
@@ -18,12 +19,13 @@ impl Shared {
     /// Under the gate.
     pub(super) async fn look_at(&self, duties: &[(Duty, AttachDuty)]) -> Result<Vec<(Duty, Finding)>> {
         let view = self.vm.view().await?;
-        let mut remove = Vec::new();
+        let (mut remove, mut of) = (Vec::new(), Vec::new());
         let mut deletions = Vec::new();
-        for (_, attach) in duties {
+        for (duty, attach) in duties {
             if let Claim::Ours(disk) = self.claim(attach, &view) {
                 deletions.push(self.delete_in_guest(attach, &view));
                 remove.push(disk);
+                of.push(duty);
             }
         }
         // Together: each may wait its whole patience.
@@ -31,7 +33,7 @@ impl Shared {
         let view = if remove.is_empty() {
             view
         } else {
-            self.remove(&remove).await;
+            self.remove(&remove, &of).await;
             self.vm.view().await?
         };
         let mut findings = Vec::new();
@@ -44,10 +46,13 @@ impl Shared {
     /// All in one task; if vCenter refuses that, one by one, so that one bad disk holds nobody else. A busy proxy or a
     /// vCenter that does not answer would only cost the same wait for each. Errors are only logged: what counts is what
     /// vCenter's list says afterwards.
-    async fn remove(&self, disks: &[OurDisk]) {
+    async fn remove(&self, disks: &[OurDisk], of: &[&Duty]) {
         let started = Instant::now();
-        let outcome = self.vm.hypervisor.detach(&self.vm.moref, disks).await;
+        let (outcome, tasks) = tasks_of(self.vm.hypervisor.detach(&self.vm.moref, disks)).await;
         self.vm.meter.detached(started.elapsed());
+        for duty in of {
+            self.vm.audit_duty("detach", duty, tasks.clone(), outcome.as_ref().err());
+        }
         let Err(error) = outcome else {
             tracing::info!(op = "detach", disks = disks.len(), duration_ms = millis(started), "detached");
             return;
@@ -56,9 +61,12 @@ impl Shared {
         if disks.len() < 2 || *error.reason() != reason::VC_FAULT {
             return;
         }
-        for disk in disks {
+        for (disk, duty) in disks.iter().zip(of) {
             self.pulse.beat();
-            if let Err(error) = self.vm.hypervisor.detach(&self.vm.moref, std::slice::from_ref(disk)).await {
+            let (outcome, tasks) =
+                tasks_of(self.vm.hypervisor.detach(&self.vm.moref, std::slice::from_ref(disk))).await;
+            self.vm.audit_duty("detach", duty, tasks, outcome.as_ref().err());
+            if let Err(error) = outcome {
                 tracing::warn!(op = "detach", key = disk.0.device_key, %error, "detach failed");
                 if *error.reason() != reason::VC_FAULT {
                     return;

@@ -28,7 +28,9 @@ impl Shared {
             };
         };
         let gone = |how: &str| Finding::Gone(format!("export lease {lease} {how}"));
-        match self.vm.hypervisor.end_export(lease).await {
+        let ended = self.vm.hypervisor.end_export(lease).await;
+        self.vm.audit_duty("end export", duty, Vec::new(), ended.as_ref().err());
+        match ended {
             Ok(LeaseEnd::Over) => gone("has ended"),
             Ok(LeaseEnd::Unknown) if duty.login.is_some() && duty.login == self.vm.hypervisor.login() => {
                 gone("is not known any more")

@@ -71,7 +71,9 @@ impl Shared {
                     // Nothing was looked at: it must not lapse meanwhile.
                     return Err(Error::new(&reason::VC_BUSY, "a newer duty holds the same methods"));
                 }
-                self.vm.hypervisor.enable_methods(&duty.target(), &guard.methods, &guard.source).await?;
+                let enabled = self.vm.hypervisor.enable_methods(&duty.target(), &guard.methods, &guard.source).await;
+                self.vm.audit_duty("enable methods", duty, Vec::new(), enabled.as_ref().err());
+                enabled?;
                 Ok(false)
             }
             DutyKind::Export(_) => Ok(false),

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::{Finding, Open, Shared, lock};
 use crate::{
+    audit::tasks_of,
     error::Result,
     hypervisor::SnapshotTree,
     id::{DutyId, Moref, TargetId},
@@ -105,7 +106,9 @@ impl Shared {
             return Ok(Finding::Waits(format!("snapshot {}: not removed while {why}", snapshot.name)));
         }
         for moref in &present {
-            self.vm.hypervisor.remove_snapshot(&target, moref, &snapshot.name).await?;
+            let (removed, tasks) = tasks_of(self.vm.hypervisor.remove_snapshot(&target, moref, &snapshot.name)).await;
+            self.vm.audit_duty("remove snapshot", duty, tasks, removed.as_ref().err());
+            removed?;
         }
         match self.vm.hypervisor.snapshots(&target).await? {
             Some(tree) => self.settle_absent(duty, snapshot, &target, &tree).await,
@@ -198,7 +201,9 @@ impl Shared {
         }
         let tried = self.entry(duty.id, |open| std::mem::replace(&mut open.consolidated, true));
         if !tried && holders.is_empty() {
-            match self.vm.hypervisor.consolidate(target).await {
+            let (consolidated, tasks) = tasks_of(self.vm.hypervisor.consolidate(target)).await;
+            self.vm.audit_duty("consolidate", duty, tasks, consolidated.as_ref().err());
+            match consolidated {
                 Ok(()) => return wait(format!("and {} was consolidated; looking once more", duty.vm_name)),
                 Err(error) => tracing::warn!(vm = duty.vm_name, %error, "consolidation failed"),
             }

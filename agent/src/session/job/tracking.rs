@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Job;
 use crate::{
     areas::{ChangeId, Scope},
+    audit::{Entry, tasks_of},
     error::{Error, Result},
     hypervisor::{
         TargetDisk, TargetFacts, Tracking,
@@ -101,7 +102,18 @@ impl Job {
         if !may_enable(&tracking, &target.name)? {
             return Ok("");
         }
-        hypervisor.enable_tracking(&target.moref, tracking.change_version.as_deref()).await?;
+        let step = hypervisor.enable_tracking(&target.moref, tracking.change_version.as_deref());
+        let (enabled, tasks) = tasks_of(step).await;
+        let entry = Entry {
+            what: "enable change tracking",
+            session: self.session.to_string(),
+            vm: target.name.clone(),
+            moref: target.moref.to_string(),
+            tasks,
+            ..Entry::default()
+        };
+        opener.vm.audit.tell(&opener.vm.client_of(self.session), entry.ended(&enabled));
+        enabled?;
         tracing::warn!(vm = target.name, "change tracking was turned on, as the request asks");
         Ok("changed block tracking of the VM was turned on")
     }
