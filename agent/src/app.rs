@@ -84,8 +84,14 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
         _ => Ok(()),
     };
     settle_inherited(&core, None).await?;
-    // After the settling: what is owed is given back on a system that may take no new disk, too.
-    if let Err(error) = hands_off(&core.vm, config.quarantine).await {
+    // After the settling: what is owed is given back on a system that may take no new disk, or can't serve, too.
+    let ready = async {
+        hands_off(&core.vm, config.quarantine).await?;
+        metrics?;
+        Ok((door?, server::bind(config.listen).await?))
+    };
+    let ready: Result<(Door, TcpListener)> = ready.await;
+    if let Err(error) = &ready {
         // Nobody else settles what is still owed or may still land: a snapshot that is kept, a duty that waits for a person.
         while !core.vm.journal.state().nothing_is_pending() {
             tracing::error!(
@@ -100,10 +106,8 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
             }
         }
         core.vm.hypervisor.logout().await;
-        return Err(error);
     }
-    let (door, ()) = (door?, metrics?);
-    let listener = server::bind(config.listen).await?;
+    let (door, listener) = ready?;
     let Core { vm, settler, proxy_name } = core;
     let planner = Arc::new(Planner::new(config.plan.clone(), &config.state_dir));
     let attacher = Attacher::new(Arc::clone(&vm), settler.clone());
@@ -203,8 +207,14 @@ async fn start(config: &Config, platform: Arc<dyn Platform>, journal: (Journal, 
     let (journal, opened) = journal;
     report(&opened);
     let started = Record::Started { at: now(), version: env!("CARGO_PKG_VERSION").to_owned() };
-    journal.append(&[started]).map_err(journal_error)?;
     let owing = !journal.state().nothing_is_pending() || opened.unreconciled;
+    match journal.append(&[started]).map_err(journal_error) {
+        // A disk that is full must not keep what is owed attached: giving back needs no record, only its proof does.
+        Err(error) if owing => {
+            tracing::error!(%error, "nothing can be journalled; what is owed is given back all the same")
+        }
+        other => other?,
+    }
     let meter = Meter::default();
     let (hypervisor, proxy) = meet(config, &platform, &meter, owing).await?;
     let about = hypervisor.about();

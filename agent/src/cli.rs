@@ -115,6 +115,10 @@ impl ConfigArg {
     fn load(&self) -> Result<Config> {
         Config::load(&self.config).map_err(|faults| Error::new(&reason::CFG_INVALID, faults.to_string()))
     }
+
+    fn load_to_settle(&self) -> Result<Config> {
+        Config::load_to_settle(&self.config).map_err(|faults| Error::new(&reason::CFG_INVALID, faults.to_string()))
+    }
 }
 
 /// Runs a command; the exit status is derived from its result.
@@ -151,7 +155,7 @@ fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<ExitCode> {
     let done = match command {
         Command::Serve(config) => with_runtime(|| Ok(app::serve(config.load()?, platform))),
         Command::Reap { config, seconds } => {
-            with_runtime(|| Ok(app::reap(config.load()?, platform, Duration::from_secs(seconds))))
+            with_runtime(|| Ok(app::reap(config.load_to_settle()?, platform, Duration::from_secs(seconds))))
         }
         Command::Setup { appliance } => {
             setup::run(appliance).map_err(|error| Error::new(&reason::CFG_SETUP, error.to_string()).with_source(error))

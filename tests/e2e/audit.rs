@@ -55,7 +55,7 @@ async fn a_job_is_told_step_by_step_with_its_tasks() -> Result<()> {
     }
     ensure!(!of(&all, "disable methods").is_empty() && !of(&all, "enable methods").is_empty(), "{all:#?}");
     let log = scene.agent()?.log_text();
-    ensure!(log.lines().any(|line| line.contains(" audit: ") && line.contains("remove snapshot")), "{log}");
+    ensure!(log.lines().any(|line| line.contains("audit") && line.contains("remove snapshot ok")), "{log}");
     ensure!(!fs::read_to_string(scene.dir.join("audit/audit.log"))?.contains("password"));
     nothing_is_left(&scene).await
 }

@@ -37,6 +37,7 @@ pub(super) struct Shared {
     /// Every peer that somebody still holds.
     peers: Mutex<Vec<Weak<Peer>>>,
     pub(super) places: Places,
+    pub(super) connections: Places,
     pub(super) refused: Rare,
 }
 
@@ -67,7 +68,8 @@ impl Door {
             rules,
             material: Mutex::new(Arc::new(material)),
             peers: Mutex::default(),
-            places: Places::default(),
+            places: Places::handshakes(),
+            connections: Places::connections(),
             refused: Rare::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -122,8 +124,12 @@ impl Door {
             // Two files are never replaced at once: what still changes is waited for, unless somebody says that it is complete.
             let settled = seen.replace(stamp.clone()).is_some_and(|before| before == stamp);
             if asked || (settled && stamp != read) {
-                read = stamp;
-                trouble.is(self.reload().await);
+                let reloaded = self.reload().await;
+                // What failed may be right the next time, with the same files: a passing error must not lose a revocation.
+                if reloaded.is_ok() {
+                    read = stamp;
+                }
+                trouble.is(reloaded);
             }
             trouble.say_again(&self);
             self.look_for_expired();
@@ -201,9 +207,14 @@ struct Trouble {
 }
 
 impl Trouble {
+    /// The same trouble is not told again at each look.
     fn is(&mut self, reloaded: Result<()>) {
-        self.failed = reloaded.err();
-        self.told = None;
+        let text = |error: &Option<Error>| error.as_ref().map(ToString::to_string);
+        let failed = reloaded.err();
+        if failed.is_none() || text(&failed) != text(&self.failed) {
+            self.told = None;
+        }
+        self.failed = failed;
     }
 
     fn say_again(&mut self, door: &Door) {

@@ -28,6 +28,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes at the same time, of all and of one address: a controller opens a few, a flood thousands.
 const HANDSHAKES: usize = 512;
 const HANDSHAKES_EACH: usize = 64;
+/// The same of connections: descriptors are left for vCenter, devices and the journal, whoever has a certificate.
+const CONNECTIONS: usize = 1024;
+const CONNECTIONS_EACH: usize = 256;
 /// After an accept that failed, e.g. for want of descriptors: it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -87,7 +90,8 @@ impl Door {
         self.remember(&peer);
         // Files that were read meanwhile have judged only those that were remembered.
         self.material().judge(peer.chain())?;
-        Ok(Connection { stream, out: Box::pin(peer.when_out()), peer })
+        let place = self.shared.connections.take(address.ip()).ok_or("too many connections at the same time")?;
+        Ok(Connection { stream, out: Box::pin(peer.when_out()), peer, _place: place })
     }
 
     fn tell_refused(&self, address: Option<SocketAddr>, why: &str) {
@@ -103,6 +107,7 @@ pub struct Connection {
     stream: TlsStream<TcpStream>,
     out: Pin<Box<WaitForCancellationFutureOwned>>,
     peer: Arc<Peer>,
+    _place: Place,
 }
 
 impl std::fmt::Debug for Connection {
@@ -166,9 +171,13 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// Counts handshakes that run.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Places(Arc<Mutex<HashMap<IpAddr, usize>>>);
+/// Counts handshakes that run, or connections, by where they come from.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    all: usize,
+    each: usize,
+}
 
 /// Gives its place back when it is dropped.
 #[derive(Debug)]
@@ -177,12 +186,31 @@ pub(super) struct Place {
     address: IpAddr,
 }
 
+/// Whoever has one IPv6 address usually has a /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => {
+            v6.to_ipv4_mapped().map_or_else(|| IpAddr::from((u128::from(v6) >> 64 << 64).to_be_bytes()), IpAddr::V4)
+        }
+    }
+}
+
 impl Places {
+    pub(super) fn handshakes() -> Self {
+        Self { taken: Arc::default(), all: HANDSHAKES, each: HANDSHAKES_EACH }
+    }
+
+    pub(super) fn connections() -> Self {
+        Self { taken: Arc::default(), all: CONNECTIONS, each: CONNECTIONS_EACH }
+    }
+
     pub(super) fn take(&self, address: IpAddr) -> Option<Place> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = network(address);
+        let mut all = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let total: usize = all.values().sum();
         let own = all.get(&address).copied().unwrap_or(0);
-        if total >= HANDSHAKES || own >= HANDSHAKES_EACH {
+        if total >= self.all || own >= self.each {
             return None;
         }
         all.insert(address, own + 1);
@@ -192,7 +220,7 @@ impl Places {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut all = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         match all.get_mut(&self.address) {
             Some(count) if *count > 1 => *count -= 1,
             _ => drop(all.remove(&self.address)),
@@ -205,8 +233,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_addresses_of_one_host_are_one() {
+        let places = Places::connections();
+        let held: Vec<_> =
+            (0..CONNECTIONS_EACH).map(|n| places.take(format!("2001:db8::{n:x}").parse().unwrap()).unwrap()).collect();
+        assert!(places.take("2001:db8::ffff".parse().unwrap()).is_none());
+        assert!(places.take("2001:db8:0:1::1".parse().unwrap()).is_some());
+        assert_eq!(network("::ffff:10.0.0.1".parse().unwrap()), network("10.0.0.1".parse().unwrap()));
+        drop(held);
+    }
+
+    #[test]
     fn one_address_can_not_take_every_handshake() {
-        let places = Places::default();
+        let places = Places::handshakes();
         let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
         let mut held: Vec<_> = (0..HANDSHAKES_EACH).map(|_| places.take(one).unwrap()).collect();
         assert!(places.take(one).is_none() && places.take(other).is_some());
@@ -218,6 +257,6 @@ mod tests {
         }
         assert_eq!(held.len(), HANDSHAKES);
         drop(held);
-        assert!(places.0.lock().unwrap().is_empty(), "what ended is not remembered");
+        assert!(places.taken.lock().unwrap().is_empty(), "what ended is not remembered");
     }
 }

@@ -27,9 +27,10 @@ impl Reservations {
         if slots > 0 && others + slots > room {
             return false;
         }
-        all.remove(id);
+        // Who may change it does not take it over.
+        let owner = all.remove(id).map_or_else(|| Arc::clone(owner), |known| known.owner);
         if slots > 0 {
-            all.insert(id.to_owned(), Reserved { slots, end: Instant::now() + ttl, owner: Arc::clone(owner) });
+            all.insert(id.to_owned(), Reserved { slots, end: Instant::now() + ttl, owner });
         }
         true
     }

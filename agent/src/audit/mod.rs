@@ -30,6 +30,10 @@ use crate::{
 /// Sessions and jobs of this run whose clients are remembered; of others the journal has the name.
 const KEEP: usize = 1024;
 
+/// Characters of one name, and names of one entry: of a proxy's 60 disks, three each.
+const LONGEST: usize = 256;
+const MOST: usize = 192;
+
 /// How the configuration wants it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuditPolicy {
@@ -110,6 +114,19 @@ impl Entry {
         }
     }
 
+    /// Much of it is a client's text: a line must not fill the disk that the journal may be on.
+    fn bounded(mut self) -> Self {
+        for text in [&mut self.who, &mut self.session, &mut self.vm, &mut self.moref].into_iter().chain(&mut self.about)
+        {
+            if let Some((at, _)) = text.char_indices().nth(LONGEST) {
+                text.truncate(at);
+                text.push('…');
+            }
+        }
+        self.about.truncate(MOST);
+        self
+    }
+
     #[must_use]
     pub fn failed(self, error: &Error) -> Self {
         let lost = [&reason::VC_UNKNOWN_OUTCOME, &reason::VC_DEADLINE, &reason::ATT_UNKNOWN].contains(&error.reason());
@@ -178,7 +195,8 @@ impl Audit {
             fingerprint: who.fingerprint.clone(),
             address: who.address.clone(),
             ..entry
-        };
+        }
+        .bounded();
         let line = serde_json::to_string(&entry).unwrap_or_default();
         let Entry { who, fingerprint, address, what, session, vm, moref, about, tasks, outcome, reason, .. } = entry;
         let about: Vec<String> = about.iter().map(|text| printable(text)).collect();

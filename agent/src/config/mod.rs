@@ -136,7 +136,8 @@ struct RawConfig {
     listen: String,
     #[serde(default = "default_state_dir")]
     state_dir: PathBuf,
-    tls: RawTls,
+    #[serde(default)]
+    tls: Option<RawTls>,
     #[serde(default)]
     client: Vec<RawClient>,
     #[serde(default)]
@@ -204,8 +205,31 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, Faults> {
         let text = fs::read_to_string(path).map_err(|e| Faults(vec![format!("{}: {e}", path.display())]))?;
         let raw: RawConfig = toml::from_str(&text).map_err(|e| Faults(vec![syntax(path, &text, &e)]))?;
-        check(raw)
+        check(raw, For::Serving)
     }
+
+    /// What settling needs. Nothing that only a served port needs (certificates, clients, addresses, the audit log) can keep what is owed
+    /// from being given back.
+    ///
+    /// # Errors
+    /// As [`Self::load`], of the rest.
+    pub fn load_to_settle(path: &Path) -> Result<Self, Faults> {
+        let text = fs::read_to_string(path).map_err(|e| Faults(vec![format!("{}: {e}", path.display())]))?;
+        let mut table: toml::Table = toml::from_str(&text).map_err(|e| Faults(vec![syntax(path, &text, &e)]))?;
+        for only_served in ["tls", "client", "metrics", "audit"] {
+            table.remove(only_served);
+        }
+        table.insert("listen".into(), "127.0.0.1:0".into());
+        let raw: RawConfig = table.try_into().map_err(|e| Faults(vec![syntax(path, "", &e)]))?;
+        check(raw, For::Settling)
+    }
+}
+
+/// What a configuration is read for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    Serving,
+    Settling,
 }
 
 /// The message and the line's number, never the line: somebody may have written a secret there.
@@ -215,10 +239,14 @@ fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> String {
     format!("{}{place}: {}", path.display(), error.message().trim().replace('\n', " "))
 }
 
-fn check(raw: RawConfig) -> Result<Config, Faults> {
+fn check(raw: RawConfig, what_for: For) -> Result<Config, Faults> {
     let mut faults = Collector::default();
     let listen = faults.take("listen", raw.listen.parse::<SocketAddr>().map_err(|e| e.to_string()));
-    let tls = raw.tls.check(&mut faults.0);
+    let tls = match raw.tls {
+        Some(raw) => raw.check(&mut faults.0),
+        None if what_for == For::Settling => Some(Tls::none()),
+        None => faults.take("tls", Err("the table is missing".to_owned())),
+    };
     let clients = clients::check(&raw.client, &mut faults.0);
     let audit = raw.audit.check(&mut faults.0);
     let vcenter = faults.vcenter(raw.vcenter);
@@ -396,6 +424,18 @@ mod tests {
         ] {
             assert!(faults.iter().any(|f| f.contains(key)), "{key} missing in {faults:#?}");
         }
+    }
+
+    #[test]
+    fn what_only_a_port_needs_does_not_keep_from_settling() {
+        let dir = tempfile::tempdir().unwrap();
+        let more = "[[client]]\nrole = 'king'\n[metrics]\nlisten = 'nowhere'\n[audit]\nfile = 7\n";
+        let text = good(dir.path()).replace("0.0.0.0:7443", "nowhere").replace("key.pem", "missing.pem") + more;
+        let path = write(dir.path(), "agent.toml", &text, 0o644);
+        assert!(Config::load(&path).is_err());
+        assert_eq!(Config::load_to_settle(&path).unwrap().vcenter.user, "u");
+        let path = write(dir.path(), "b.toml", &text.replace("https://vc", "http://vc"), 0o644);
+        assert!(Config::load_to_settle(&path).unwrap_err().to_string().contains("vcenter.url"));
     }
 
     #[test]

@@ -25,6 +25,21 @@ pub struct Tls {
     pub stamp: Stamp,
 }
 
+impl Tls {
+    /// Of a run that opens no port.
+    pub(super) fn none() -> Self {
+        let (certificate, key, client_ca) = Default::default();
+        let files = TlsFiles {
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+            client_ca: PathBuf::new(),
+            crl: None,
+            look: Duration::MAX,
+        };
+        Self { certificate, key, client_ca, crl: None, files, stamp: Stamp::new() }
+    }
+}
+
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Tls { .. }")

@@ -62,6 +62,8 @@ impl Snapshot {
         for duty in state.duties().filter(|duty| !kept(duty)) {
             now.open.entry(kind(duty)).or_default().add(age(&duty.since));
             if let Some((since, tries)) = settler.progress(duty.id) {
+                // The clock of what an earlier run left does not begin anew with each start.
+                let since = if settler.is_inherited(duty.id) { since.max(age(&duty.since)) } else { since };
                 now.settling.entry(kind(duty)).or_default().add(since);
                 now.tries = now.tries.max(tries);
             }

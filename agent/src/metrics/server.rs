@@ -51,7 +51,10 @@ async fn accept(mut connections: ReceiverStream<io::Result<Connection>>, door: D
     while let Some(connection) = connections.next().await {
         // The door told of those that were not let in.
         let Ok(connection) = connection else { continue };
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            tracing::debug!(peer = ?connection.peer(), "metrics: too many connections");
+            continue;
+        };
         let (door, source) = (door.clone(), source.clone());
         tokio::spawn(async move {
             let _place = place;

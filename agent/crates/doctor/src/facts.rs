@@ -121,7 +121,10 @@ impl Disk {
     #[must_use]
     pub fn file(&self) -> BackingPath {
         let Some(top) = self.chain.first() else { return BackingPath::new("") };
-        match (top.as_str().find("-REDO_"), self.chain.get(1)) {
+        // Of the file's own name: a folder may be called like that.
+        let name = top.as_str().rfind('/').map_or(0, |at| at + 1);
+        let redo = top.as_str().get(name..).and_then(|file| file.find("-REDO_")).map(|at| name + at);
+        match (redo, self.chain.get(1)) {
             (Some(_), Some(below)) => below.clone(),
             (Some(at), None) => {
                 let stem = &top.as_str()[..at];

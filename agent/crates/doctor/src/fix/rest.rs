@@ -1,5 +1,5 @@
 //! Whether a proxy and the owners of its disks are at rest: no job can be running, and no agent. Not knowing is not rest.
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::{net::TcpStream, time::timeout};
@@ -70,49 +70,31 @@ fn long_ago(estate: &Estate, args: &FixArgs, what: &str, at: Option<Timestamp>) 
     Err(format!("{what} less than {} min ago: a job may have begun (--quiet-minutes)", args.quiet_minutes))
 }
 
-/// What a knock at a port says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Knock {
-    Open,
-    Refused,
-    Nothing,
+async fn is_open(address: &str) -> bool {
+    matches!(timeout(KNOCK, TcpStream::connect(address)).await, Ok(Ok(_)))
 }
 
-async fn knock(address: &str) -> Knock {
-    match timeout(KNOCK, TcpStream::connect(address)).await {
-        Ok(Ok(_)) => Knock::Open,
-        Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => Knock::Refused,
-        _ => Knock::Nothing,
-    }
-}
-
-/// A VM that does not run serves nothing. Of one that runs it takes a refusal at the very address, or the operator's word; an
-/// open port contradicts both. The port that was documented tells of a living agent, never of a dead one: it may listen elsewhere.
+/// A VM that does not run serves nothing. Of one that runs it takes the operator's word; an open port contradicts it. A port that refuses
+/// tells nothing: an agent that starts, settles or stops has none open, and it may be another's.
 async fn nobody_serves(proxy: &Vm, args: &FixArgs, agent: &Agent) -> Result<(), String> {
     if !proxy.on {
         return Ok(());
     }
-    let told = match &agent.address {
-        Some(address) => Some((address.clone(), knock(address).await)),
-        None => None,
-    };
     let guessed = match &proxy.address {
         Some(ip) if ip.contains(':') => Some(format!("[{ip}]:{PORT}")),
         Some(ip) => Some(format!("{ip}:{PORT}")),
         None => None,
     };
-    let guessed = match guessed {
-        Some(address) => Some((address.clone(), knock(&address).await)),
-        None => None,
-    };
-    if let Some((address, _)) = told.iter().chain(&guessed).find(|(_, knock)| *knock == Knock::Open) {
-        return Err(format!("an agent answers at {address}: it detaches by itself; stop it first if it must not"));
+    for address in agent.address.iter().chain(&guessed) {
+        if is_open(address).await {
+            return Err(format!("an agent answers at {address}: it detaches by itself; stop it first if it must not"));
+        }
     }
-    if args.agent_stopped || told.is_some_and(|(_, knock)| knock == Knock::Refused) {
+    if args.agent_stopped {
         return Ok(());
     }
     Err("the proxy runs, and nobody can tell whether its agent does: stop hotadd-agent there and say so with \
-         --agent-stopped, or name it with --agent"
+         --agent-stopped"
         .into())
 }
 
@@ -217,10 +199,13 @@ mod tests {
         });
         assert!(lives.await.unwrap_err().contains("an agent answers"));
         drop(listener);
-        let dead = verdict(|e, _, agent| {
+        let refuses = verdict(|e, _, agent| {
             on(e);
             agent.address = Some(address.clone());
         });
-        assert_eq!(dead.await, Ok(()));
+        assert!(
+            refuses.await.unwrap_err().contains("--agent-stopped"),
+            "an agent that settles has no port open either"
+        );
     }
 }

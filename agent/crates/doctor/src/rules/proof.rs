@@ -37,12 +37,13 @@ pub(super) fn of(estate: &Estate, holder: &Vm, disk: &Disk) -> Result<Proof, Str
     if !marker.proxy.eq_ignore_ascii_case(me) {
         return Err(format!("the snapshot was made by the agent of {}, this VM is {me}", marker.proxy));
     }
-    if let (Some(one), Some(other)) = (&disk.uuid, &frozen.uuid)
-        && one != other
-    {
-        return Err(format!("its UUID is {one}, the snapshot's disk has {other}"));
+    match (&disk.uuid, &frozen.uuid) {
+        (Some(one), Some(other)) if one == other => {}
+        (Some(one), Some(other)) => return Err(format!("its UUID is {one}, the snapshot's disk has {other}")),
+        // A disk whose file is gone tells neither UUID nor size.
+        _ if disk.capacity == 0 || frozen.capacity == 0 => {}
+        _ => return Err("no UUID is told: a file of the same name may lie in another datacenter".into()),
     }
-    // A disk whose file is gone tells no size.
     if disk.capacity != frozen.capacity && disk.capacity != 0 && frozen.capacity != 0 {
         return Err(format!("it has {} bytes, the snapshot's disk {}", disk.capacity, frozen.capacity));
     }
