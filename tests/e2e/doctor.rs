@@ -329,14 +329,19 @@ async fn what_a_killed_agent_left_is_found_and_only_that_is_taken_off() -> Resul
     let ours: Vec<&Value> = attached.iter().map(|f| &f["ours"]["file"]).filter(|file| !file.is_null()).collect();
     assert_eq!((attached.len(), ours), (2, vec![&json!(WEB)]), "{findings:#?}");
 
-    let plan = ctl(&scene, true, &["--fix", "--quiet-minutes", "0"])?;
+    // Its port refuses, and so does that of an agent that settles.
+    let doubt = ctl(&scene, true, &["--fix", "--yes", "--quiet-minutes", "0"])?;
+    ensure!(doubt.code == 4 && doubt.stderr.contains("--agent-stopped"), "{doubt:?}");
+    assert_eq!(scene.left_attached().await?, [WEB, THEIRS]);
+    let stopped = ["--fix", "--quiet-minutes", "0", "--agent-stopped"];
+    let plan = ctl(&scene, true, &stopped)?;
     let events = plan.events();
     let told = event(&events, "doctor_fix")?;
     assert_eq!(told["planned"].as_array().map(Vec::len), Some(1), "{told}");
     assert_eq!(calls(&scene, "ReconfigVM_Task").await?.len(), 0, "a plan changes nothing");
     assert_eq!(scene.left_attached().await?, [WEB, THEIRS]);
 
-    let fixed = ctl(&scene, true, &["--fix", "--yes", "--quiet-minutes", "0"])?;
+    let fixed = ctl(&scene, true, &[&stopped[..], &["--yes"]].concat())?;
     ensure!(fixed.code == 0, "{fixed:?}");
     assert_eq!(scene.left_attached().await?, [THEIRS], "the other product's disk survives");
     let asked = calls(&scene, "ReconfigVM_Task").await?;
