@@ -42,7 +42,7 @@ registry! {
     AUT_OWNER = "HA-AUT-002", PermissionDenied, "this belongs to another client", "use the certificate of the client that began it, or one whose role is admin";
     AUT_ROLE = "HA-AUT-003", PermissionDenied, "the client's role does not allow this call", "use a certificate with the role that the message names, or give this one that role in agent.toml";
     AUT_OUT = "HA-AUT-004", Unauthenticated, "the client's certificate holds no longer", "renew the certificate, connect with it, and begin again";
-    AUT_FILES = "HA-AUT-005", FailedPrecondition, "the files of [tls] can't be used", "correct the file that the message names (`hotadd-agent check-config` tests all), then `systemctl reload hotadd-agent`";
+    AUT_FILES = "HA-AUT-005", FailedPrecondition, "the files of the table tls can't be used", "correct the file that the message names (`hotadd-agent check-config` tests all), then `systemctl reload hotadd-agent`";
 
     AUD_FILE = "HA-AUD-001", FailedPrecondition, "the audit log can't be written", "see to the file and its disk; the next line is tried by itself, and nothing new is begun meanwhile where audit.required is set";
 

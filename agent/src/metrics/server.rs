@@ -36,7 +36,7 @@ const CONTENT: HeaderValue = HeaderValue::from_static("application/openmetrics-t
 /// Opens the port; it is served as long as this process lives.
 ///
 /// # Errors
-/// [`reason::CFG_INVALID`] when the address can't be bound.
+/// [`crate::reason::CFG_INVALID`] when the address can't be bound.
 pub async fn open(listen: SocketAddr, door: &Door, source: Source) -> Result<()> {
     let listener = bind(listen).await?;
     let address = listener.local_addr().unwrap_or(listen);

@@ -15,7 +15,7 @@ pub struct Args {
 /// Exactly one way of trust; the password by a file, a descriptor, or typed on the terminal: never in the command line.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct VcenterArgs {
-    /// https://HOST[:PORT] of vCenter [env: HOTADD_VCENTER]
+    /// https://HOST or https://HOST:PORT of vCenter [env: HOTADD_VCENTER]
     #[arg(long, value_name = "URL")]
     pub vcenter: Option<String>,
     /// Account; Read-only on the root folder, propagating, is enough to look [env: HOTADD_VCENTER_USER]
