@@ -35,7 +35,7 @@ pub struct FixArgs {
     /// Carry the plan out
     #[arg(long, requires = "fix")]
     pub yes: bool,
-    /// The agent of each proxy that runs is stopped, as you know; without it --agent has to name one that refuses connections
+    /// The agent of each proxy that runs is stopped, as you know; without it no disk of a proxy that runs is taken off
     #[arg(long, requires = "fix")]
     pub agent_stopped: bool,
     /// Nothing is changed while a snapshot or a change of the proxy is younger than so many minutes: a job may have begun
