@@ -123,6 +123,11 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
     let ended = run(listener, &config, &door, context).await;
     vm.audit.flush();
     ended?;
+    // Those of jobs that have ended.
+    vm.farewells.close();
+    if timeout(vm.deadlines.call, vm.farewells.wait()).await.is_err() {
+        tracing::warn!("cloned vCenter sessions are left to end by themselves");
+    }
     vm.hypervisor.logout().await;
     Ok(())
 }

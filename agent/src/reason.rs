@@ -58,6 +58,9 @@ registry! {
     VC_OTHER = "HA-VC-010", FailedPrecondition, "duties are open that were begun under another vCenter or proxy VM", "point the agent at the vCenter and VM that the message names, or detach there by hand and move the journal away";
     VC_BUSY = "HA-VC-011", Unavailable, "another task holds the VM", "wait for the task that the vSphere Client shows; the agent tries again";
     VC_LOGIN_HELD = "HA-VC-012", Unavailable, "vCenter refuses the agent's login; the agent waits before it tries again, so that the account is not locked", "write the right password into vcenter.password_file: the agent tries a changed one at once";
+    VC_TICKET = "HA-VC-013", Unauthenticated, "vCenter did not take the request's clone ticket", "acquire a new ticket (SessionManager.AcquireCloneTicket) right before the request: it serves once and not for long";
+    VC_TICKET_OVER = "HA-VC-014", Unauthenticated, "the vCenter session that was cloned from the request's ticket has ended", "see who ended it (the administrator's list of sessions, a restart of vCenter); run the job again with a new ticket";
+    VC_TICKET_VDDK = "HA-VC-015", FailedPrecondition, "VDDK is not used for a request with a clone ticket, since it logs in with the account of the configuration", "name NBD servers in the request, or send it without a ticket";
 
     VM_UNKNOWN = "HA-VM-001", NotFound, "no such VM", "give the exact name, the UUID or the moref of a VM in this vCenter";
     VM_AMBIGUOUS = "HA-VM-002", FailedPrecondition, "more than one VM has this name or UUID", "give the moref (vm-…) instead";

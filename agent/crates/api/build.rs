@@ -8,6 +8,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let set = protox::compile(&files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptor.bin"), set.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".hotadd.v1.Frame").compile_fds(set)?;
+    tonic_prost_build::configure().bytes(".hotadd.v1.Frame").skip_debug([".hotadd.v1.CloneTicket"]).compile_fds(set)?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Context, gate::caller, text};
+use super::{Context, gate::caller, text, ticket};
 use crate::{
     access::Caller,
     attach::Settler,
@@ -28,10 +28,12 @@ impl DiskService for Context {
 
     async fn open_disks(&self, r: Request<v1::OpenDisksRequest>) -> Result<Response<v1::OpenDisksResponse>, Status> {
         let caller = caller(&r)?;
-        let request = r.into_inner();
+        let mut request = r.into_inner();
+        let ticket = ticket(&mut request.vcenter_clone_ticket)?;
         let reservation = self.reservation(&request.reservation_id, &caller)?;
         let ways = self.ways(request.transport, &request.nbd_servers, reservation)?;
-        let request = open_request(request, ways, caller.clone())?;
+        let ways = Ways { ticket: ticket.is_some(), ..ways };
+        let request = OpenRequest { ticket, ..open_request(request, ways, caller.clone())? };
         let entry = Entry { what: "OpenDisks", vm: request.vm.clone(), ..Entry::default() };
         let opened = self.manager.open(request).await;
         let session = opened.as_ref().map(|opened| opened.session_id.clone()).unwrap_or_default();
@@ -95,6 +97,7 @@ fn open_request(request: v1::OpenDisksRequest, ways: Ways, caller: Caller) -> Re
         source,
         keys: request.device_keys,
         ways,
+        ticket: None,
         lease: (request.lease_seconds > 0).then(|| Duration::from_secs(request.lease_seconds.into())),
     })
 }

@@ -10,7 +10,7 @@ use super::{
     Context, block_size, compression,
     disk::ranges,
     gate::caller,
-    text,
+    text, ticket,
     wanted::{shown, wanted},
 };
 use crate::{
@@ -39,7 +39,8 @@ impl JobService for Context {
 
     async fn backup_vm(&self, r: Request<v1::BackupVmRequest>) -> Result<Response<Self::BackupVmStream>, Status> {
         let caller = caller(&r)?;
-        let request = r.into_inner();
+        let mut request = r.into_inner();
+        let ticket = ticket(&mut request.vcenter_clone_ticket)?;
         let asked = v1::BackupVmRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
         let longest = self.manager.opener().vm.limits.resume_max;
         let resume_job = text("resume_job", &request.resume_job, false)?;
@@ -62,7 +63,8 @@ impl JobService for Context {
             compression: compression(request.compression)?,
             partial: request.allow_partial,
             engines: self.engines.clone(),
-            ways: Ways { export, ..self.ways(request.transport, &request.nbd_servers, reservation)? },
+            ways: Ways { export, ticket: ticket.is_some(), ..self.ways(request.transport, &request.nbd_servers, reservation)? },
+            ticket,
             back: request.back_to_hotadd,
         };
         let entry = Entry {

@@ -10,6 +10,7 @@ mod wanted;
 
 use hotadd_api::v1;
 use hotadd_blockio::EngineKind;
+use secrecy::SecretString;
 
 use crate::{
     access::Caller,
@@ -80,6 +81,22 @@ impl Context {
         self.manager.opener().vm.audit.tell(&caller.into(), entry.ended(&result));
         result
     }
+}
+
+/// Taken out of the request before anything else is made of it: no fingerprint and no repetition of it holds the ticket.
+///
+/// # Errors
+/// [`reason::SES_REQUEST`] for an empty one, which must not be taken for none.
+fn ticket(asked: &mut Option<v1::CloneTicket>) -> Result<Option<SecretString>> {
+    let Some(v1::CloneTicket { value }) = asked.take() else { return Ok(None) };
+    // What is wrong with it is never told with it.
+    let flawed = value.trim().is_empty() || value.len() > MAX_TEXT || value.contains(char::is_control);
+    let ticket = SecretString::from(value);
+    if flawed {
+        let detail = format!("vcenter_clone_ticket: empty, longer than {MAX_TEXT} bytes, or with a control character");
+        return Err(Error::new(&reason::SES_REQUEST, detail));
+    }
+    Ok(Some(ticket))
 }
 
 fn compression(asked: i32) -> Result<v1::Compression> {

@@ -19,6 +19,7 @@ use std::{
 };
 
 use super::{
+    Actor,
     joint::{Carried, Orders},
     proxy_vm::{ProxyVm, View},
     room::Room,
@@ -28,7 +29,7 @@ use crate::{
     discover::{Expectation, ProvenDisk},
     error::{Error, Result},
     hypervisor::{ControllerFacts, TargetDisk, TargetFacts},
-    id::{DiskUuid, DutyId, SessionId, Slot},
+    id::{DiskUuid, DutyId, Slot},
     reason,
 };
 
@@ -97,7 +98,7 @@ pub(super) struct Item {
     /// Place in the caller's list.
     pub(super) index: usize,
     pub(super) wanted: Wanted,
-    pub(super) session: SessionId,
+    pub(super) actor: Actor,
     pub(super) target: Arc<TargetFacts>,
     /// Why it was not proven on a controller that is refused since.
     pub(super) failed: Option<Error>,
@@ -129,21 +130,23 @@ impl Attacher {
 
     /// Attaches all; one answer per disk, in order. Runs to its end in a task of its own: a caller that goes away does
     /// not tear it apart, which keeps unknown outcomes rare (the journal, not this, is what makes it safe).
-    pub async fn attach(&self, session: SessionId, target: &TargetFacts, wanted: Vec<Wanted>) -> Vec<Result<Attached>> {
+    pub async fn attach(&self, actor: &Actor, target: &TargetFacts, wanted: Vec<Wanted>) -> Vec<Result<Attached>> {
         let count = wanted.len();
-        let (this, target) = (self.clone(), Arc::new(target.clone()));
+        let (this, actor, target) = (self.clone(), actor.clone(), Arc::new(target.clone()));
         let run = tokio::spawn(async move {
             let mut answers: Vec<Option<Result<Attached>>> = (0..wanted.len()).map(|_| None).collect();
-            let item = |(index, wanted)| Item { index, wanted, session, target: Arc::clone(&target), failed: None };
+            let item = |(index, wanted)| {
+                Item { index, wanted, actor: actor.clone(), target: Arc::clone(&target), failed: None }
+            };
             let mut rest: VecDeque<Item> = wanted.into_iter().enumerate().map(item).collect();
             let mut alone = false;
             while !rest.is_empty() {
                 let batch = rest.drain(..rest.len().min(this.vm.limits.attach_batch)).collect();
-                let mut pass = this.batch(batch, Room::Proven, alone).await;
+                let mut pass = this.batch(&actor, batch, Room::Proven, alone).await;
                 alone |= !pass.again.is_empty();
                 std::mem::take(&mut pass.again).into_iter().rev().for_each(|item| rest.push_front(item));
                 if !pass.left.is_empty() {
-                    let more = this.on_trial(std::mem::take(&mut pass.left)).await;
+                    let more = this.on_trial(&actor, std::mem::take(&mut pass.left)).await;
                     pass.answers.extend(more.answers);
                     more.left.into_iter().rev().for_each(|item| rest.push_front(item));
                 }
@@ -163,10 +166,10 @@ impl Attacher {
     }
 
     /// For disks that found no unit on a proven controller. Each pass answers one, or refuses a controller.
-    async fn on_trial(&self, batch: Vec<Item>) -> Pass {
+    async fn on_trial(&self, actor: &Actor, batch: Vec<Item>) -> Pass {
         let _trial = self.vm.trial.lock().await;
-        let why = self.vm.make_room().await.err();
-        let mut pass = self.batch(batch, Room::Trial, true).await;
+        let why = self.vm.make_room(actor).await.err();
+        let mut pass = self.batch(actor, batch, Room::Trial, true).await;
         if pass.answers.is_empty() && pass.left.iter().all(|item| item.failed.is_none()) {
             // Not one found a unit.
             let view = self.vm.view().await;
@@ -179,9 +182,9 @@ impl Attacher {
         pass
     }
 
-    async fn batch(&self, batch: Vec<Item>, room: Room, alone: bool) -> Pass {
+    async fn batch(&self, actor: &Actor, batch: Vec<Item>, room: Room, alone: bool) -> Pass {
         let start = Instant::now();
-        let Carried { mut pass, held, again, map } = self.reconfigure(batch, room, alone).await;
+        let Carried { mut pass, held, again, map } = self.reconfigure(actor, batch, room, alone).await;
         let attach_time = start.elapsed();
         let expectations: Vec<_> = held.iter().map(expectation).collect();
         let found_at = Instant::now();

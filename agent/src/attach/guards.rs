@@ -11,7 +11,7 @@
 //!                     ├ refused ▶ retire, then policy: warn and go on │ refuse
 //!                     └ unknown ▶ settler, then policy
 //! ```
-use super::{ProxyVm, Settled, Settler, begin, now};
+use super::{Actor, ProxyVm, Settled, Settler, begin, now};
 use crate::{
     config::GuardPolicy,
     error::{Error, Result},
@@ -64,15 +64,15 @@ impl Drop for HeldGuard {
 pub async fn target(
     vm: &ProxyVm,
     settler: &Settler,
-    session: SessionId,
+    actor: &Actor,
     target: &TargetFacts,
 ) -> Result<Option<HeldGuard>> {
     if vm.guards == GuardPolicy::Off {
         return Ok(None);
     }
-    let duty = journalled(vm, session, target, TARGET).await?;
+    let duty = journalled(vm, actor, target, TARGET).await?;
     let held = HeldGuard { duty: duty.id, settler: settler.clone() };
-    match disable(vm, &duty, target, TARGET).await? {
+    match disable(vm, actor, &duty, target, TARGET).await? {
         Disabled::Yes => Ok(Some(held)),
         Disabled::No(error) | Disabled::Perhaps(error) => {
             tracing::warn!(vm = duty.vm_name, reason = error.reason().code, %error, "the target is not guarded");
@@ -89,7 +89,7 @@ pub async fn target(
 ///
 /// # Errors
 /// As [`target`].
-pub(super) async fn proxy(vm: &ProxyVm, settler: &Settler, facts: &TargetFacts) -> Result<()> {
+pub(super) async fn proxy(vm: &ProxyVm, settler: &Settler, actor: &Actor, facts: &TargetFacts) -> Result<()> {
     let state = vm.journal.state();
     let held =
         state.duties().any(|duty| duty.guard().is_some() && duty.vm == vm.moref && duty.phase == DutyPhase::Held);
@@ -98,8 +98,8 @@ pub(super) async fn proxy(vm: &ProxyVm, settler: &Settler, facts: &TargetFacts) 
     }
     // One that was never confirmed may still land, also after this one was confirmed and has ended: it stays a duty of its
     // own.
-    let duty = journalled(vm, SessionId::new(), facts, PROXY).await?;
-    let disabled = disable(vm, &duty, facts, PROXY).await;
+    let duty = journalled(vm, &actor.under(SessionId::new()), facts, PROXY).await?;
+    let disabled = disable(vm, actor, &duty, facts, PROXY).await;
     // From here on the settler has it: it waits for the last disk.
     settler.hand_over(duty.id);
     match disabled? {
@@ -111,12 +111,12 @@ pub(super) async fn proxy(vm: &ProxyVm, settler: &Settler, facts: &TargetFacts) 
     }
 }
 
-async fn journalled(vm: &ProxyVm, session: SessionId, target: &TargetFacts, methods: &[&str]) -> Result<Duty> {
+async fn journalled(vm: &ProxyVm, actor: &Actor, target: &TargetFacts, methods: &[&str]) -> Result<Duty> {
     let methods = methods.iter().map(|method| (*method).to_owned()).collect();
     let id = DutyId::new();
     // One of its own for each duty, so that giving back an older one never undoes this.
     let kind = DutyKind::Guard(GuardDuty { methods, source: format!("hotadd-agent/{id}") });
-    let duty = begin(vm, id, session, target, kind);
+    let duty = begin(vm, id, actor, target, kind);
     vm.record(vec![Record::Began(duty.clone())]).await?;
     Ok(duty)
 }
@@ -132,14 +132,20 @@ enum Disabled {
 
 /// All in one call; if that is refused, one by one, since another product may hold one of them, or this vCenter may not
 /// know one.
-async fn disable(vm: &ProxyVm, duty: &Duty, target: &TargetFacts, methods: &[&str]) -> Result<Disabled> {
+async fn disable(
+    vm: &ProxyVm,
+    actor: &Actor,
+    duty: &Duty,
+    target: &TargetFacts,
+    methods: &[&str],
+) -> Result<Disabled> {
     let (id, source) = (target.id(), duty.guard().map_or("", |guard| guard.source.as_str()));
     let why = format!("held by {}", vm.source);
-    let mut outcomes = vec![vm.hypervisor.disable_methods(&id, methods, source, &why).await];
+    let mut outcomes = vec![actor.hypervisor().disable_methods(&id, methods, source, &why).await];
     if methods.len() > 1 && matches!(outcomes[..], [Guarding::Others(_) | Guarding::Refused(_)]) {
         outcomes.clear();
         for method in methods {
-            outcomes.push(vm.hypervisor.disable_methods(&id, &[method], source, &why).await);
+            outcomes.push(actor.hypervisor().disable_methods(&id, &[method], source, &why).await);
         }
     }
     let told = |code: &'static ReasonCode, error: Error| Error::new(code, target.name.clone()).with_source(error);

@@ -6,7 +6,7 @@
 //! ```
 //! A fault that names no disk is searched for by halves ([`crate::hypervisor`]), but some faults tell only that the request failed. So what a
 //! joint request did not attach is tried once more by its job alone, as soon as nothing of it is owed: what one job's disk does to a request is
-//! told to that job only. A batch on a controller on trial is never joint.
+//! told to that job only. A batch on a controller on trial is never joint, and jobs that ask by different sessions never share a request.
 //!
 //! The gate is fair, so only one of those who attach waits for it: what is to be detached comes next, whatever else is to be attached. Who
 //! attaches everything first has nothing to do while all that was read is given back.
@@ -19,6 +19,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
+    Actor,
     attacher::{Attacher, Item, Pass, Pending, Wanted},
     duty::begin,
     guards,
@@ -46,6 +47,7 @@ pub(super) struct Orders {
 /// One job's batch.
 #[derive(Debug)]
 struct Order {
+    actor: Actor,
     items: Vec<Item>,
     room: Room,
     alone: bool,
@@ -76,6 +78,7 @@ impl Orders {
         while taken.iter().all(joins)
             && let Some(next) = all.front()
             && joins(next)
+            && taken.iter().all(|order| order.actor.asks_as(&next.actor))
             && count + next.items.len() <= most
         {
             count += next.items.len();
@@ -87,10 +90,10 @@ impl Orders {
 
 impl Attacher {
     /// Slots, intents, the request and what is known after it.
-    pub(super) async fn reconfigure(&self, items: Vec<Item>, room: Room, alone: bool) -> Carried {
+    pub(super) async fn reconfigure(&self, actor: &Actor, items: Vec<Item>, room: Room, alone: bool) -> Carried {
         let indexes: Vec<usize> = items.iter().map(|item| item.index).collect();
         let (answer, mut carried) = oneshot::channel();
-        self.orders.all().push_back(Order { items, room, alone, answer });
+        self.orders.all().push_back(Order { actor: actor.clone(), items, room, alone, answer });
         loop {
             tokio::select! {
                 biased;
@@ -109,6 +112,7 @@ impl Attacher {
 
     async fn carry_out(&self, orders: Vec<Order>) {
         let joint = orders.len() > 1;
+        let Some(actor) = orders.first().map(|order| order.actor.clone()) else { return };
         let mut answers = Vec::new();
         let (mut all, mut carried): (Vec<_>, Vec<Carried>) = (Vec::new(), Vec::new());
         let room = orders.first().map_or(Room::Proven, |order| order.room);
@@ -117,7 +121,7 @@ impl Attacher {
             answers.push(order.answer);
             carried.push(Carried::default());
         }
-        self.request(all, room, joint, &mut carried).await;
+        self.request(&actor, all, room, joint, &mut carried).await;
         for (answer, carried) in answers.into_iter().zip(carried) {
             // Who asked waits, in a task of its own, unless everything ends.
             drop(answer.send(carried));
@@ -125,12 +129,19 @@ impl Attacher {
     }
 
     /// `items`: each with the place of its job's batch in `carried`.
-    async fn request(&self, items: Vec<(usize, Item)>, room: Room, joint: bool, carried: &mut [Carried]) {
+    async fn request(
+        &self,
+        actor: &Actor,
+        items: Vec<(usize, Item)>,
+        room: Room,
+        joint: bool,
+        carried: &mut [Carried],
+    ) {
         let view = match self.vm.view().await {
             Ok(view) => view,
             Err(error) => return not_begun(items, &error, joint, carried),
         };
-        if let Err(error) = guards::proxy(&self.vm, &self.settler, &view.proxy.as_target()).await {
+        if let Err(error) = guards::proxy(&self.vm, &self.settler, actor, &view.proxy.as_target()).await {
             return not_begun(items, &error, joint, carried);
         }
         let pending = self.place(&view, items, room, carried);
@@ -143,7 +154,7 @@ impl Attacher {
         }
         let requests: Vec<_> = pending.iter().map(|(_, p)| request(p)).collect();
         let asked = Instant::now();
-        let (outcomes, tasks) = tasks_of(self.vm.hypervisor.attach(&self.vm.moref, &requests)).await;
+        let (outcomes, tasks) = tasks_of(actor.hypervisor().attach(&self.vm.moref, &requests)).await;
         self.vm.meter.attached(asked.elapsed());
         for (duty, outcome) in duties.iter().zip(&outcomes) {
             self.vm.audit_duty("attach", duty, tasks.clone(), outcome.why());
@@ -232,7 +243,7 @@ impl Attacher {
             slot: pending.slot,
             device_key: None,
         });
-        begin(&self.vm, pending.duty, pending.item.session, &pending.item.target, kind)
+        begin(&self.vm, pending.duty, &pending.item.actor, &pending.item.target, kind)
     }
 }
 

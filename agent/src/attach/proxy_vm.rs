@@ -12,7 +12,7 @@ use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Readers, Reservations, Turns, own_disks, room::Learnt};
 use crate::{
@@ -56,6 +56,8 @@ pub struct ProxyVm {
     pub events: Events,
     pub meter: Meter,
     pub audit: Audit,
+    /// Sessions that were cloned and are being ended.
+    pub farewells: TaskTracker,
     /// Cancelled when only a new start can go on: a loop that must never end has ended.
     pub fatal: CancellationToken,
     /// Held over: read the device list, write the intent, reconfigure, read back.
@@ -125,6 +127,7 @@ impl ProxyVm {
             events: Events::default(),
             meter,
             audit: Audit::new(&config.audit),
+            farewells: TaskTracker::new(),
             fatal: CancellationToken::new(),
             gate: Mutex::new(()),
             trial: Mutex::new(()),

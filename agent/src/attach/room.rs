@@ -18,6 +18,7 @@ use std::{
 };
 
 use super::{
+    Actor,
     proxy_vm::{ProxyVm, View},
     slots::{choose, free_units, new_pvscsi_units},
 };
@@ -106,7 +107,7 @@ impl ProxyVm {
     ///
     /// # Errors
     /// [`reason::ATT_ADD`], [`reason::VC_PRIVILEGE`] and others of vCenter.
-    pub(super) async fn make_room(&self) -> Result<()> {
+    pub(super) async fn make_room(&self, actor: &Actor) -> Result<()> {
         let gate = self.gate.lock().await;
         let view = self.view().await?;
         let reserved = self.journal.state().reserved_slots();
@@ -115,7 +116,7 @@ impl ProxyVm {
         }
         let Some(bus) = self.new_bus(&view.proxy, &view.map) else { return Ok(()) };
         tracing::info!(bus, "no unit is free on the proxy; adding a PVSCSI controller");
-        let (outcome, tasks) = tasks_of(self.hypervisor.add_controller(&self.moref, bus)).await;
+        let (outcome, tasks) = tasks_of(actor.hypervisor().add_controller(&self.moref, bus)).await;
         let entry = Entry {
             what: "add controller",
             moref: self.moref.to_string(),
@@ -134,7 +135,10 @@ impl ProxyVm {
             ControllerOutcome::Added { key } => self.await_host(key).await,
             ControllerOutcome::Refused(error) => {
                 tracing::warn!(bus, reason = error.reason().code, %error, "no controller was added");
-                self.learnt().refused = Some(Instant::now());
+                // What one ticket may not says nothing of others.
+                if !actor.has_ticket() {
+                    self.learnt().refused = Some(Instant::now());
+                }
                 Err(error)
             }
             ControllerOutcome::Unknown(error) => Err(error),

@@ -173,7 +173,7 @@ pub(super) fn is_busy(fault: &vim::Fault) -> bool {
 }
 
 async fn change_once(vsphere: &Vsphere, proxy: &Moref, spec: &vim::Reconfigure) -> Ended {
-    let task = match vsphere.client.reconfigure(&vm_ref(proxy), spec).await {
+    let task = match vsphere.acting.reconfigure(&vm_ref(proxy), spec).await {
         Ok(task) => task,
         Err(e) => return ended(e),
     };

@@ -95,7 +95,7 @@ fn lost(e: vim::Error) -> Error {
 impl Vsphere {
     /// Journalled by the caller before.
     pub(super) async fn ask_export(&self, snapshot: &Moref) -> ExportOutcome {
-        match self.client.export_snapshot(&snapshot_ref(snapshot)).await {
+        match self.acting.export_snapshot(&snapshot_ref(snapshot)).await {
             Ok(lease) => ExportOutcome::Made(moref(&lease)),
             Err(e) => match e.fault() {
                 Some(fault) if batch::proves_refusal(fault) => {
@@ -109,7 +109,7 @@ impl Vsphere {
 
     pub(super) async fn hold_export(&self, lease: &Moref, snapshot: &Moref) -> Result<Exported> {
         let patience = self.deadlines.export_stall;
-        let held = vim::ExportLease::hold(&self.client, &lease_ref(lease), patience, None).await;
+        let held = vim::ExportLease::hold(&self.acting, &lease_ref(lease), patience, None).await;
         let held = held.map_err(|e| Error::new(&reason::EXP_LEASE, "").with_source(e))?;
         let devices = self.client.snapshot_devices(&snapshot_ref(snapshot)).await.map_err(error)?;
         Ok(Exported { lease: Mutex::new(Some(held)), devices })

@@ -16,7 +16,7 @@ use crate::{
 
 impl Vsphere {
     pub(super) async fn guard(&self, vm: &TargetId, methods: &[&str], source: &str, why: &str) -> Guarding {
-        match self.client.disable_methods(&vm_ref(&vm.moref), methods, why, source).await {
+        match self.acting.disable_methods(&vm_ref(&vm.moref), methods, why, source).await {
             Ok(()) => Guarding::Disabled,
             Err(e) if speaks_of_licences(&e) => Guarding::Refused(self.unlicensed(&e, "Global.DisableMethods")),
             Err(e) => match e.fault().map(|fault| &fault.kind) {

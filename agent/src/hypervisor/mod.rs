@@ -17,6 +17,7 @@ mod snapshots;
 mod surroundings;
 #[cfg(test)]
 mod testing;
+mod ticket;
 mod tracking;
 mod tree;
 pub mod views;
@@ -30,6 +31,7 @@ use secrecy::SecretString;
 
 pub use self::export::{ExportStream, Exported};
 pub use self::machine::Machine;
+pub use self::ticket::Cloned;
 pub use self::tracking::{AreaPage, AreaQuestion, Tracking};
 pub use self::tree::{SNAPSHOT_NAME, SnapshotNode, SnapshotTree};
 pub use self::views::PlanFacts;
@@ -461,6 +463,12 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     async fn enable_methods(&self, vm: &TargetId, methods: &[String], source: &str) -> Result<()>;
     /// Key of the vCenter session in use.
     fn login(&self) -> Option<String>;
+    /// Turns a ticket into a session of whoever acquired it: what it gives asks by that session for what needs a job's rights, and
+    /// reads by this one. Nothing in vSphere is changed by it.
+    ///
+    /// # Errors
+    /// [`crate::reason::VC_TICKET`]; of a vCenter that does not answer. None holds the ticket.
+    async fn clone_session(&self, ticket: &SecretString) -> Result<Cloned>;
     /// Ends the vCenter session with this key, ours or one of an earlier run; one that has ended is `Ok`. What was sent
     /// under it and not accepted yet can only fail.
     async fn fence(&self, login: &str) -> Result<()>;

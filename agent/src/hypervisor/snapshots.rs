@@ -37,7 +37,7 @@ impl Vsphere {
         };
         let spec =
             vim::SnapshotSpec { name: name.to_owned(), description: format!("{SNAPSHOT_TEXT} {marker}"), quiesce };
-        let task = match self.client.create_snapshot(&vm_ref(vm), &spec).await {
+        let task = match self.acting.create_snapshot(&vm_ref(vm), &spec).await {
             Ok(task) => task,
             Err(e) => {
                 return match e.fault() {

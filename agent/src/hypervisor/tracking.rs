@@ -91,7 +91,7 @@ impl Vsphere {
     }
 
     pub(super) async fn turn_tracking_on(&self, vm: &Moref, change_version: Option<&str>) -> Result<()> {
-        let started = self.client.enable_change_tracking(&vm_ref(vm), change_version).await;
+        let started = self.acting.enable_change_tracking(&vm_ref(vm), change_version).await;
         let task = match started {
             Ok(task) => task,
             Err(lost) if *lost.kind() == vim::ErrorKind::UnknownOutcome => {
@@ -125,7 +125,7 @@ impl Vsphere {
     pub(super) async fn area_page(&self, question: AreaQuestion<'_>) -> Result<AreaPage> {
         let AreaQuestion { vm, snapshot, device_key, start, change_id } = question;
         let (vm, snapshot) = (vm_ref(vm), snapshot_ref(snapshot));
-        let page = self.client.changed_disk_areas(&vm, &snapshot, device_key, start, change_id).await;
+        let page = self.acting.changed_disk_areas(&vm, &snapshot, device_key, start, change_id).await;
         let page = page.map_err(error)?;
         let areas = page.areas.into_iter().map(|area| (area.start, area.length)).collect();
         Ok(AreaPage { start: page.start_offset, length: page.length, areas })

@@ -1,5 +1,5 @@
 //! The port's implementation over hotadd-vsphere. Taking a failed batch apart is in [`super::batch`]; conversions are
-//! in [`super::convert`].
+//! in [`super::convert`]; what is done by a session that was cloned from a ticket in [`super::ticket`].
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -18,6 +18,7 @@ use super::{
     SnapshotTree, TargetFacts, TargetSite, Tracking, batch, controllers,
     convert::{self, datastore_ref, error, fault_error, moref, vm_ref},
     facts::{believable, macs_agree, uuid_candidates},
+    ticket::{Cloned, Clones},
 };
 use crate::{
     audit,
@@ -33,7 +34,11 @@ pub(super) const DEVICES: &str = "config.hardware.device";
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Vsphere {
+    /// By the account of the configuration: what reads the inventory and what gives back.
     pub(super) client: vim::Client,
+    /// What needs a job's rights: the same, or a session that was cloned.
+    pub(super) acting: vim::Client,
+    pub(super) clones: Clones,
     pub(super) deadlines: Deadlines,
 }
 
@@ -56,12 +61,12 @@ impl Vsphere {
         let source = vcenter.clone();
         config.password_source = Some(Arc::new(move || source.read_password()));
         let client = vim::Client::connect(config).await.map_err(error)?;
-        Ok(Self { client, deadlines: deadlines.clone() })
+        Ok(Self { acting: client.clone(), client, clones: Clones::default(), deadlines: deadlines.clone() })
     }
 
     pub(super) async fn wait(&self, task: &vim::MoRef, deadline: Duration) -> Result<vim::TaskInfo, vim::Error> {
         audit::note_task(&task.value);
-        self.client.wait_task(task, deadline, None).await
+        self.acting.wait_task(task, deadline, None).await
     }
 
     /// Whether any task on this VM has not ended. A task that the server forgot has ended.
@@ -110,7 +115,7 @@ impl Hypervisor for Vsphere {
     }
 
     async fn proven_password(&self) -> Result<SecretString> {
-        self.client.proven_password().await.map_err(error)
+        self.acting.proven_password().await.map_err(error)
     }
 
     async fn identify(&self, host: &HostIdentity) -> Result<Moref> {
@@ -280,10 +285,17 @@ impl Hypervisor for Vsphere {
     }
 
     fn login(&self) -> Option<String> {
-        self.client.session_key()
+        self.acting.session_key()
+    }
+
+    async fn clone_session(&self, ticket: &SecretString) -> Result<Cloned> {
+        self.cloned(ticket).await
     }
 
     async fn fence(&self, login: &str) -> Result<()> {
+        if self.end_clone(login).await {
+            return Ok(());
+        }
         self.client.fence(login).await.map(|_| ()).map_err(error)
     }
 
@@ -343,11 +355,11 @@ impl Hypervisor for Vsphere {
     }
 
     async fn keep_alive(&self) -> Result<()> {
-        self.client.keep_alive().await.map_err(error)
+        self.acting.keep_alive().await.map_err(error)
     }
 
     async fn login_change(&self, known: Option<&str>) -> Option<String> {
-        let mut refused = self.client.login_refused();
+        let mut refused = self.acting.login_refused();
         let told = |refused: &Option<vim::LoginRefused>| {
             refused.as_ref().map(|r| format!("{}; the next try is in {} s", r.why, r.pause.as_secs()))
         };
@@ -360,7 +372,7 @@ impl Hypervisor for Vsphere {
     }
 
     async fn logout(&self) {
-        if let Err(error) = self.client.logout().await {
+        if let Err(error) = self.acting.logout().await {
             tracing::debug!(%error, "logout failed; the session ends by itself");
         }
     }

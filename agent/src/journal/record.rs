@@ -94,11 +94,19 @@ pub struct Duty {
     /// not accepted yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<String>,
+    /// That session was cloned from a job's ticket: it never logged in again, so nothing was sent anew under another.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ticket: bool,
     /// RFC 3339.
     pub since: String,
     #[serde(default)]
     pub phase: DutyPhase,
     pub kind: DutyKind,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

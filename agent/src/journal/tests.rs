@@ -16,6 +16,7 @@ fn attach(id: DutyId) -> Duty {
         vcenter: Some("vc-1".into()),
         proxy: Some(Moref::new("vm-7")),
         login: Some("52a0".into()),
+        ticket: false,
         since: "2026-01-01T00:00:00Z".into(),
         phase: DutyPhase::Intended,
         kind: DutyKind::Attach(AttachDuty {

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::opener::Opener;
 use crate::{
-    attach::{begin, now},
+    attach::{Actor, begin, now},
     error::{Error, Result},
     hypervisor::{ExportOutcome, TargetFacts},
-    id::{DutyId, Moref, SessionId},
+    id::{DutyId, Moref},
     journal::{DutyKind, ExportDuty, Record},
     reason,
     transport::Lease,
@@ -28,7 +28,7 @@ impl Opener {
     /// [`reason::EXP_LEASE`] and others of vCenter; the journal's. Whatever lives is handed over then.
     pub(super) async fn export(
         &self,
-        session: SessionId,
+        actor: &Actor,
         target: &TargetFacts,
         snapshot: &Moref,
         disks: usize,
@@ -37,10 +37,10 @@ impl Opener {
         let most = self.export.most.ok_or_else(|| Error::new(&reason::EXP_OFF, target.name.clone()))?;
         let end = Instant::now() + most;
         let kind = DutyKind::Export(ExportDuty { snapshot: snapshot.clone(), moref: None });
-        let duty = begin(vm, DutyId::new(), session, target, kind);
+        let duty = begin(vm, DutyId::new(), actor, target, kind);
         let id = duty.id;
         vm.record(vec![Record::Began(duty.clone())]).await?;
-        let outcome = vm.hypervisor.export(snapshot).await;
+        let outcome = actor.hypervisor().export(snapshot).await;
         vm.audit_duty("export", &duty, Vec::new(), outcome.why());
         let moref = match outcome {
             ExportOutcome::Made(moref) => moref,
@@ -56,7 +56,7 @@ impl Opener {
         };
         let known = vm.record(vec![Record::Confirmed { duty: id, device_key: None, moref: Some(moref.clone()) }]).await;
         let held = match known {
-            Ok(()) => vm.hypervisor.hold_export(&moref, snapshot).await,
+            Ok(()) => actor.hypervisor().hold_export(&moref, snapshot).await,
             Err(error) => {
                 // Not by its duty, which does not know it.
                 let ended = vm.hypervisor.end_export(&moref).await;

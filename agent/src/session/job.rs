@@ -12,7 +12,7 @@ mod tracking;
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -35,7 +35,7 @@ use super::{
     watch::{self, Watch},
 };
 use crate::{
-    attach::{Settled, now},
+    attach::{Actor, Settled, now},
     error::{Error, Result},
     hypervisor::TargetFacts,
     id::{JobId, SessionId},
@@ -64,6 +64,8 @@ pub(super) struct Job {
     rewatched: Notify,
     /// Attaches that run beside the reads.
     attaching: TaskTracker,
+    /// Its rights; they end with it.
+    actor: OnceLock<Actor>,
 }
 
 /// What a job holds; given back in order whatever happened.
@@ -86,7 +88,8 @@ impl Job {
     ) -> Self {
         let (cancel, deaf) = (Arc::default(), Arc::default());
         let (watch, rewatched, attaching) = (Mutex::default(), Notify::new(), TaskTracker::new());
-        Self { id, session, request, jobs, tx, cancel, deaf, watch, rewatched, attaching }
+        let actor = OnceLock::new();
+        Self { id, session, request, jobs, tx, cancel, deaf, watch, rewatched, attaching, actor }
     }
 
     fn watch_now(&self) -> Option<Arc<Watch>> {
@@ -120,7 +123,7 @@ impl Job {
         let mut holding = Holding::default();
         let mut errors = Vec::new();
         errors.extend(match began {
-            Ok(()) => self.work(&mut holding).await.err(),
+            Ok(()) => self.work(&mut holding).await.err().map(|error| self.explain(error)),
             Err(error) => Some(error),
         });
         if let Settled::Owed(error) = self.end(holding, errors.first()).await {
@@ -169,7 +172,21 @@ impl Job {
         if self.jobs.manager.draining().is_cancelled() {
             return Some(Error::new(&reason::SES_DRAINING, ""));
         }
-        trouble.or_else(|| self.tx.is_closed().then(|| self.gone("")))
+        let over = || self.actor.get().and_then(Actor::ended);
+        trouble.or_else(|| self.tx.is_closed().then(|| self.gone(""))).or_else(over)
+    }
+
+    /// # Errors
+    /// Before [`Self::work`] has begun: nothing is done with other rights instead.
+    fn actor(&self) -> Result<&Actor> {
+        self.actor.get().ok_or_else(|| Error::new(&reason::INTERNAL, "a job acts before it has its rights"))
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        match self.actor.get() {
+            Some(actor) => actor.explain(error),
+            None => error,
+        }
     }
 
     /// Why nobody listens any more.
@@ -180,6 +197,9 @@ impl Job {
     async fn work(&self, holding: &mut Holding) -> Result<()> {
         let opener = self.jobs.manager.opener();
         let session = self.session;
+        // At once: a ticket does not keep.
+        let actor = Actor::new(&opener.vm, session, self.request.ticket.as_ref()).await?;
+        let actor = self.actor.get_or_init(|| actor);
         let clock = self.begin(Phase::Preflight).await;
         let mut preflight = opener.preflight(&self.request.vm, &self.request.keys, &self.request.ways).await?;
         let target = &preflight.target;
@@ -222,7 +242,7 @@ impl Job {
         self.go_on()?;
 
         let clock = self.begin(Phase::Snapshot).await;
-        let snapshot = opener.snapshot(session, &preflight, &source).await?;
+        let snapshot = opener.snapshot(actor, &preflight, &source).await?;
         drop(turn);
         let api = snapshot.to_api();
         let moref = snapshot.moref.clone();
@@ -236,7 +256,7 @@ impl Job {
         self.go_on()?;
 
         let clock = self.begin(Phase::Attach).await;
-        let opened = opener.attach(session, target, &moref, &self.request.keys, &self.request.ways).await?;
+        let opened = opener.attach(actor, target, &moref, &self.request.keys, &self.request.ways).await?;
         // An older snapshot that is taken over may lack a disk that the VM has now.
         let fit = self.ranges_fit(opened.iter().map(|disk| &disk.decision));
         let scope = self.request.wanted.scope;
@@ -288,6 +308,7 @@ impl Job {
                     holding.disks.push(HeldDisk::new(open, disk.next, disk.remarks, Arc::clone(origin), returns));
                 }
                 Err(errors) => {
+                    let errors: Vec<Error> = errors.into_iter().map(|error| self.explain(error)).collect();
                     let facts = facts_to_api(&disk.decision.disk);
                     let reasons = errors.iter().map(Error::to_reason).collect();
                     let result = v1::DiskResult { disk: Some(facts), reasons, ..v1::DiskResult::default() };

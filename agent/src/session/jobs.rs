@@ -9,6 +9,7 @@ use std::{
 
 use hotadd_api::v1::{self, Cleanup, Consistency, JobState, Phase, job_event::Item as Event};
 use hotadd_blockio::EngineKind;
+use secrecy::SecretString;
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
@@ -57,6 +58,7 @@ pub struct JobRequest {
     /// What to read of the other disks.
     pub wanted: Wanted,
     pub ways: Ways,
+    pub ticket: Option<SecretString>,
     /// What went on by its server is attached again when that is possible.
     pub back: bool,
 }

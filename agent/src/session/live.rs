@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     access::{Caller, Peer},
+    attach::Actor,
     error::{Error, Result},
     id::SessionId,
     reason,
@@ -81,6 +82,8 @@ pub(super) struct Held {
     pub(super) watch: Arc<Watch>,
     pub(super) disks: BTreeMap<i32, Disk>,
     pub(super) snapshot: HeldSnapshot,
+    /// Its rights end with it.
+    pub(super) actor: Actor,
     pub(super) _claim: VmClaim,
 }
 

@@ -10,7 +10,7 @@ use hotadd_blockio::nbd;
 
 use super::snapshot::{self, HeldSnapshot, Wish};
 use crate::{
-    attach::{Attacher, ProxyVm, Settler, Turn, guards},
+    attach::{Actor, Attacher, ProxyVm, Settler, Turn, guards},
     config::Export,
     discover::Platform,
     error::{Error, Result},
@@ -43,6 +43,8 @@ pub struct Ways {
     pub reservation: Option<String>,
     /// Admitted servers, by device key.
     pub servers: BTreeMap<i32, nbd::Target>,
+    /// With the rights of a ticket: what logs in with the account of the configuration is not used.
+    pub ticket: bool,
 }
 
 /// Where the disks' state comes from.
@@ -152,6 +154,10 @@ impl Opener {
 
     /// The server of a disk, if there is one.
     pub(super) fn server(&self, ways: &Ways, decision: &Decision, of: &Of) -> Option<Arc<Remote>> {
+        let named = ways.servers.contains_key(&decision.disk.device_key);
+        if ways.ticket && !named {
+            return None;
+        }
         self.servers.disk(&decision.disk, ways.servers.get(&decision.disk.device_key), of)
     }
 
@@ -178,7 +184,7 @@ impl Opener {
     ///
     /// # Errors
     /// See [`snapshot::take`] and [`snapshot::adopt`]; [`reason::SNAP_UNKNOWN`].
-    pub async fn snapshot(&self, session: SessionId, of: &Preflight, source: &Source) -> Result<HeldSnapshot> {
+    pub async fn snapshot(&self, actor: &Actor, of: &Preflight, source: &Source) -> Result<HeldSnapshot> {
         let target = &of.target;
         match source {
             Source::Existing(moref) => {
@@ -187,13 +193,13 @@ impl Opener {
                     let detail = format!("{moref} is no snapshot of {}", target.name);
                     return Err(Error::new(&reason::SNAP_UNKNOWN, detail));
                 }
-                let guard = guards::target(&self.vm, &self.settler, session, target).await?;
+                let guard = guards::target(&self.vm, &self.settler, actor, target).await?;
                 Ok(HeldSnapshot::foreign(moref.clone(), guard))
             }
             Source::Kept(broken, reached) => {
-                snapshot::adopt(&self.vm, &self.settler, session, target, *broken, *reached).await
+                snapshot::adopt(&self.vm, &self.settler, actor, target, *broken, *reached).await
             }
-            Source::Take(wish) => snapshot::take(&self.vm, &self.settler, session, target, &of.stores, *wish).await,
+            Source::Take(wish) => snapshot::take(&self.vm, &self.settler, actor, target, &of.stores, *wish).await,
         }
     }
 }

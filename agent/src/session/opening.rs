@@ -6,6 +6,7 @@ use std::{
 };
 
 use hotadd_api::v1::{self, EventKind};
+use secrecy::SecretString;
 use tokio::{
     sync::{Semaphore, watch as channel},
     time::Instant,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     access::Caller,
-    attach::now,
+    attach::{Actor, now},
     error::{Error, Result},
     id::SessionId,
     journal::{LeaseBegan, Record, history::SessionPast},
@@ -42,6 +43,7 @@ pub struct OpenRequest {
     pub keys: Vec<i32>,
     pub lease: Option<Duration>,
     pub ways: Ways,
+    pub ticket: Option<SecretString>,
 }
 
 impl Manager {
@@ -130,8 +132,16 @@ impl Manager {
     }
 
     async fn open_new(&self, id: SessionId, request: OpenRequest) -> Result<Arc<Session>> {
-        let opener = &self.shared.opener;
-        opener.vm.audit.remember(id, &request.caller);
+        let vm = &self.shared.opener.vm;
+        vm.audit.remember(id, &request.caller);
+        // At once: a ticket does not keep.
+        let actor = Actor::new(vm, id, request.ticket.as_ref()).await?;
+        self.open_as(&actor, request).await.map_err(|error| actor.explain(error))
+    }
+
+    async fn open_as(&self, actor: &Actor, request: OpenRequest) -> Result<Arc<Session>> {
+        let (opener, id) = (&self.shared.opener, actor.session());
+        let go_on = || self.go_on().and_then(|()| actor.go_on());
         let mut preflight = opener.preflight(&request.vm, &request.keys, &request.ways).await?;
         let target = preflight.target.clone();
         let claim = self.claim(&target.moref, &target.name, None)?;
@@ -143,24 +153,24 @@ impl Manager {
         };
         // A turn is not held while a host or a slot is waited for: others could have it.
         opener.admit(&preflight, true).await?;
-        let mut host = watch::hold(&opener.vm, &target.moref, told, || self.go_on()).await?;
+        let mut host = watch::hold(&opener.vm, &target.moref, told, go_on).await?;
         let patience = opener.vm.deadlines.hold;
-        let turn = opener.turn(id, &preflight, &request.source, patience, told, || self.go_on()).await?;
+        let turn = opener.turn(id, &preflight, &request.source, patience, told, go_on).await?;
         if turn.as_ref().is_some_and(|turn| turn.waited) {
             preflight = opener.preflight(target.moref.as_str(), &request.keys, &request.ways).await?;
             opener.admit(&preflight, true).await?;
-            host = watch::hold(&opener.vm, &target.moref, told, || self.go_on()).await?;
+            host = watch::hold(&opener.vm, &target.moref, told, go_on).await?;
         }
         let target = &preflight.target;
-        let snapshot = opener.snapshot(id, &preflight, &request.source).await?;
+        let snapshot = opener.snapshot(actor, &preflight, &request.source).await?;
         drop(turn);
         let mut watch = Watch::start(&opener.vm, target, &snapshot, host);
         let trouble = watch.trouble();
-        let attached = match self.go_on() {
-            Ok(()) => opener.attach(id, target, &snapshot.moref, &request.keys, &request.ways).await,
+        let attached = match go_on() {
+            Ok(()) => opener.attach(actor, target, &snapshot.moref, &request.keys, &request.ways).await,
             Err(error) => Err(error),
         };
-        let attached = attached.and_then(|disks| trouble.now().map_or(Ok(disks), Err));
+        let attached = attached.and_then(|disks| trouble.now().or_else(|| actor.ended()).map_or(Ok(disks), Err));
         let disks = match attached {
             Ok(disks) => disks,
             Err(error) => return Err(self.abandon(error, id, snapshot).await),
@@ -202,14 +212,14 @@ impl Manager {
                 lease_end: Instant::now() + lease,
                 peer: Arc::clone(&request.caller.peer),
                 ended: None,
-                held: Some(Held { watch: Arc::new(watch), disks: held, snapshot, _claim: claim }),
+                held: Some(Held { watch: Arc::new(watch), disks: held, snapshot, actor: actor.clone(), _claim: claim }),
             }),
             reads: Arc::new(Semaphore::new(READS_PER_SESSION as usize)),
             cancel_reads: Arc::default(),
         });
         tracing::info!(session = %id, vm = target.name, "session open");
         self.remember(&session);
-        self.close_on(trouble, &session);
+        self.close_on(trouble, actor.clone(), &session);
         if self.shared.drain.is_cancelled() {
             self.close(&session, Error::new(&reason::SES_DRAINING, "")).await;
             return Err(Error::new(&reason::SES_DRAINING, ""));
@@ -218,11 +228,16 @@ impl Manager {
     }
 
     /// Ends the session when what it reads from is in trouble.
-    fn close_on(&self, trouble: Trouble, session: &Arc<Session>) {
+    fn close_on(&self, trouble: Trouble, actor: Actor, session: &Arc<Session>) {
         let (this, session) = (self.clone(), Arc::downgrade(session));
         tokio::spawn(async move {
             // Ends without trouble when the session does: its watch is dropped then.
-            let Some(error) = trouble.wait().await else { return };
+            let error = tokio::select! {
+                error = trouble.wait() => error,
+                () = actor.wait_ended() => actor.ended(),
+            };
+            drop(actor);
+            let Some(error) = error else { return };
             let Some(session) = session.upgrade() else { return };
             tracing::error!(session = %session.id, vm = session.vm_name, reason = error.reason().code, %error, "detaching");
             this.close(&session, error).await;

@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep};
 
 use super::opener::{Opened, Opener, Preflight, Ways};
 use crate::{
-    attach::{Attached, Wanted, free_units, now},
+    attach::{Actor, Attached, Wanted, free_units, now},
     config::NoSlot,
     error::{Error, Result},
     hypervisor::{PlanFacts, TargetFacts, views::Fact},
-    id::{Moref, SessionId},
+    id::Moref,
     journal::{Record, Tried, TryOutcome},
     plan::{
         self, After, Decision, Question, Route,
@@ -115,13 +115,17 @@ impl Opener {
 
     async fn judge(&self, facts: &PlanFacts, ways: &Ways, bytes: Option<u64>) -> Vec<Decision> {
         let tries = self.tries(facts);
-        let library = match self.servers.vddk() {
+        let vddk = self.servers.vddk().filter(|_| !ways.ticket);
+        let library = match vddk {
             Some(vddk) => Some(vddk.release().await),
             None => None,
         };
-        let vddk = library.as_ref().and_then(|library| *library.as_ref().ok()?);
+        let release = library.as_ref().and_then(|library| *library.as_ref().ok()?);
         let mut missing = library.and_then(Result::err);
-        let mut by_vddk = missing.is_none() && self.servers.vddk().is_some();
+        let mut by_vddk = missing.is_none() && vddk.is_some();
+        if vddk.is_none() && self.servers.vddk().is_some() {
+            missing = Some(Error::new(&reason::VC_TICKET_VDDK, ""));
+        }
         let (room, rates) = (self.room(facts, ways).await, self.planner.rates.now());
         let mut export_missing: Option<Error> = None;
         loop {
@@ -136,7 +140,7 @@ impl Opener {
                 tries: &tries,
                 rates: &rates,
                 bytes,
-                vddk,
+                vddk: release,
             };
             let mut decisions = plan::decide(facts, &question);
             if by_vddk && let Some(why) = self.out_of_reach(facts, &decisions, ways).await {
@@ -254,7 +258,7 @@ impl Opener {
     /// When the snapshot's disks can't be read, or a try can't be journalled.
     pub async fn attach(
         &self,
-        session: SessionId,
+        actor: &Actor,
         target: &TargetFacts,
         snapshot: &Moref,
         keys: &[i32],
@@ -262,13 +266,13 @@ impl Opener {
     ) -> Result<Vec<Opened>> {
         let (facts, decisions) = self.decide(target, Some(snapshot), keys, ways).await?;
         self.note_tries(&facts, &decisions, |_| Some(TryOutcome::Begun)).await?;
-        let mut tried = self.attach_decided(session, target, decisions).await;
+        let mut tried = self.attach_decided(actor, target, decisions).await;
         let again: Vec<i32> =
             tried.iter().filter(|(_, answer)| is_retry(answer)).map(|(d, _)| d.disk.device_key).collect();
         if !again.is_empty() {
             tracing::warn!(disks = ?again, "HotAdd was refused; once more with facts read anew");
             if let Ok((_, decisions)) = self.decide(target, Some(snapshot), &again, ways).await {
-                for (decision, answer) in self.attach_decided(session, target, decisions).await {
+                for (decision, answer) in self.attach_decided(actor, target, decisions).await {
                     let key = decision.disk.device_key;
                     if let Some(place) = tried.iter_mut().find(|(old, _)| old.disk.device_key == key) {
                         let tries = std::mem::take(&mut place.0.tries);
@@ -279,7 +283,7 @@ impl Opener {
         }
         self.note_outcomes(&facts, &tried).await;
         let of = Of {
-            session,
+            session: actor.session(),
             vm: target.moref.clone(),
             snapshot: snapshot.clone(),
             host: facts.target.host.known().cloned(),
@@ -290,12 +294,12 @@ impl Opener {
             let attached = opened.iter().filter(|one| one.disk.as_ref().is_ok_and(Disk::is_attached)).count();
             self.vm.reservations.used(reservation, attached);
         }
-        self.open_exports(session, target, snapshot, &mut opened).await;
+        self.open_exports(actor, target, snapshot, &mut opened).await;
         Ok(opened)
     }
 
     /// What was decided to be exported, and what could not be attached, may be exported, and owes nothing: by one lease.
-    async fn open_exports(&self, session: SessionId, target: &TargetFacts, snapshot: &Moref, opened: &mut [Opened]) {
+    async fn open_exports(&self, actor: &Actor, target: &TargetFacts, snapshot: &Moref, opened: &mut [Opened]) {
         // It blocks the VM: not for what may heal, nor for a device that is not what it should be.
         let next = |errors: &Vec<Error>| {
             errors.iter().all(may_go_on)
@@ -310,7 +314,7 @@ impl Opener {
         if wanted.is_empty() {
             return;
         }
-        let lease = self.export(session, target, snapshot, wanted.len()).await;
+        let lease = self.export(actor, target, snapshot, wanted.len()).await;
         for opened in &mut wanted {
             let why = std::mem::replace(&mut opened.disk, Err(Vec::new())).err().unwrap_or_default();
             match &lease {
@@ -326,12 +330,12 @@ impl Opener {
 
     async fn attach_decided(
         &self,
-        session: SessionId,
+        actor: &Actor,
         target: &TargetFacts,
         decisions: Vec<Decision>,
     ) -> Vec<(Decision, Option<Answer>)> {
         let wanted: Vec<Wanted> = decisions.iter().filter_map(Decision::wanted).collect();
-        let mut attached = self.attacher.attach(session, target, wanted).await.into_iter();
+        let mut attached = self.attacher.attach(actor, target, wanted).await.into_iter();
         let lost = || Err(Error::new(&reason::INTERNAL, "no answer for this disk"));
         let join = |decision: Decision| {
             let answer = decision.wanted().map(|_| attached.next().unwrap_or_else(lost).map(Arc::new));

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use crate::{
     attach::{
-        ProxyVm, Settled, Settler, begin,
+        Actor, ProxyVm, Settled, Settler, begin,
         guards::{self, HeldGuard},
     },
     audit::tasks_of,
@@ -107,13 +107,13 @@ impl Wish {
 pub async fn take(
     vm: &Arc<ProxyVm>,
     settler: &Settler,
-    session: SessionId,
+    actor: &Actor,
     target: &TargetFacts,
     stores: &BTreeSet<Moref>,
     wish: Wish,
 ) -> Result<HeldSnapshot> {
-    let guard = guards::target(vm, settler, session, target).await?;
-    match climb(vm, settler, session, target, stores, wish).await {
+    let guard = guards::target(vm, settler, actor, target).await?;
+    match climb(vm, settler, actor, target, stores, wish).await {
         Ok(mut held) => {
             held.guard = guard;
             Ok(held)
@@ -130,7 +130,7 @@ pub async fn take(
 async fn climb(
     vm: &Arc<ProxyVm>,
     settler: &Settler,
-    session: SessionId,
+    actor: &Actor,
     target: &TargetFacts,
     stores: &BTreeSet<Moref>,
     wish: Wish,
@@ -138,7 +138,7 @@ async fn climb(
     let mut quiesce_fault = None;
     if wish.quiesces() {
         for attempt in 1..=2 {
-            match quiesced(vm, settler, session, target, stores, wish).await {
+            match quiesced(vm, settler, actor, target, stores, wish).await {
                 Ok(held) => return Ok(held),
                 // While a snapshot of the first try is owed, another one would only lengthen the chain.
                 Err(error) if *error.reason() == reason::SNAP_QUIESCE && error.cleanup() == Cleanup::Done => {
@@ -152,7 +152,7 @@ async fn climb(
             return Err(error);
         }
     }
-    let (mut held, _) = create(vm, settler, session, target, stores, Quiesce::None).await?;
+    let (mut held, _) = create(vm, settler, actor, target, stores, Quiesce::None).await?;
     held.fault = quiesce_fault.map(|error| error.to_reason());
     Ok(held)
 }
@@ -165,7 +165,7 @@ async fn climb(
 pub async fn adopt(
     vm: &Arc<ProxyVm>,
     settler: &Settler,
-    session: SessionId,
+    actor: &Actor,
     target: &TargetFacts,
     of: SessionId,
     reached: Consistency,
@@ -173,12 +173,12 @@ pub async fn adopt(
     let nothing = |why: &str| Error::new(&reason::JOB_RESUME, format!("{}: {why}", target.name));
     let kept = vm.journal.duties_of(of).into_iter().find(|d| d.vm == target.moref && d.snapshot().is_some());
     let duty = kept.ok_or_else(|| nothing("no snapshot is kept"))?;
-    let adopted = settler.adopt(duty.id, session).await?;
+    let adopted = settler.adopt(duty.id, actor.session()).await?;
     let (id, moref) = adopted.ok_or_else(|| nothing("the time to resume is over"))?;
     let since = duty.since.parse().unwrap_or_else(|_| Timestamp::now());
     // From here it is removed when this is dropped.
     let mut held = HeldSnapshot { moref, reached, fault: None, since, ours: Some((id, settler.clone())), guard: None };
-    held.guard = guards::target(vm, settler, session, target).await?;
+    held.guard = guards::target(vm, settler, actor, target).await?;
     if !vm.hypervisor.has_snapshot(&target.moref, &held.moref).await? {
         return Err(nothing("the kept snapshot is no longer there"));
     }
@@ -188,12 +188,12 @@ pub async fn adopt(
 async fn quiesced(
     vm: &Arc<ProxyVm>,
     settler: &Settler,
-    session: SessionId,
+    actor: &Actor,
     target: &TargetFacts,
     stores: &BTreeSet<Moref>,
     wish: Wish,
 ) -> Result<HeldSnapshot> {
-    let (mut held, done) = create(vm, settler, session, target, stores, Quiesce::Yes { timeout: wish.timeout }).await?;
+    let (mut held, done) = create(vm, settler, actor, target, stores, Quiesce::Yes { timeout: wish.timeout }).await?;
     let at_rest = target.power_state == "poweredOff";
     if done || at_rest {
         let app = wish.consistency != Consistency::Filesystem;
@@ -222,20 +222,21 @@ async fn owed_unless_settled(settler: &Settler, duty: DutyId, patience: Duration
 async fn create(
     vm: &Arc<ProxyVm>,
     settler: &Settler,
-    session: SessionId,
+    actor: &Actor,
     target: &TargetFacts,
     stores: &BTreeSet<Moref>,
     quiesce: Quiesce,
 ) -> Result<(HeldSnapshot, bool)> {
-    let (vm, settler, target, stores) = (Arc::clone(vm), settler.clone(), target.clone(), stores.clone());
+    let (vm, settler, actor) = (Arc::clone(vm), settler.clone(), actor.clone());
+    let (target, stores) = (target.clone(), stores.clone());
     tokio::spawn(async move {
         let id = DutyId::new();
         let name = format!("{SNAPSHOT_NAME}{id}");
         let kind = DutyKind::Snapshot(SnapshotDuty { name: name.clone(), moref: None, keep_until: None, stores });
-        let duty = begin(&vm, id, session, &target, kind);
+        let duty = begin(&vm, id, &actor, &target, kind);
         let marker = marker(&vm, id);
         vm.record(vec![Record::Began(duty.clone())]).await?;
-        let step = vm.hypervisor.create_snapshot(&target.moref, &name, &marker, quiesce);
+        let step = actor.hypervisor().create_snapshot(&target.moref, &name, &marker, quiesce);
         let (outcome, tasks) = tasks_of(step).await;
         vm.audit_duty("create snapshot", &duty, tasks, outcome.why());
         let made = match outcome {

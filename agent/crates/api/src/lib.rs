@@ -14,6 +14,13 @@ pub mod v1 {
     tonic::include_proto!("hotadd.v1");
 }
 
+/// A request may be logged; its ticket may not.
+impl std::fmt::Debug for v1::CloneTicket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CloneTicket([REDACTED])")
+    }
+}
+
 /// Encoded `FileDescriptorSet` of `hotadd.v1`, for gRPC reflection.
 pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 

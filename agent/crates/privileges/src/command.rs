@@ -2,9 +2,9 @@
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use crate::{DANGEROUS, Feature, Privilege, govc, powercli, text, wanted};
+use crate::{DANGEROUS, Feature, Part, Privilege, govc, part_of, powercli, text, wanted};
 
-/// `role print [--feature NAME,…] [--format NAME]`.
+/// `role print [--feature NAME,…] [--part NAME] [--format NAME]`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Only what every job needs, and what these need; without it what all features need
@@ -13,6 +13,9 @@ pub struct Args {
     /// Only what every job needs
     #[arg(long, conflicts_with = "feature")]
     pub core: bool,
+    /// Only what one of the two accounts holds, where jobs bring clone tickets; without it what one account needs that does all
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub part: Option<Part>,
     /// How
     #[arg(long, value_enum, default_value = "table")]
     pub format: Format,
@@ -27,7 +30,7 @@ pub enum Format {
     Govc,
     /// A PowerCLI script
     Powercli,
-    /// The tables of docs/vsphere-role.md, always with all features
+    /// The tables of docs/vsphere-role.md, always with all features and both parts
     Markdown,
 }
 
@@ -41,7 +44,7 @@ impl Args {
     /// The privileges that were asked for.
     #[must_use]
     pub fn privileges(&self) -> Vec<&'static Privilege> {
-        wanted(self.features())
+        part_of(wanted(self.features()), self.part)
     }
 
     /// What to print.
@@ -49,9 +52,9 @@ impl Args {
     pub fn text(&self) -> String {
         let privileges = self.privileges();
         match self.format {
-            Format::Table => text::table(&privileges),
-            Format::Govc => govc::script(&privileges),
-            Format::Powercli => powercli::script(&privileges),
+            Format::Table => text::table(&privileges, self.part),
+            Format::Govc => govc::script(&privileges, self.part),
+            Format::Powercli => powercli::script(&privileges, self.part),
             Format::Markdown => text::markdown(),
         }
     }
@@ -103,6 +106,20 @@ mod tests {
             let told = text(&["--format", format]);
             assert_eq!(DANGEROUS.iter().find(|bad| told.contains(bad.id)).map(|bad| bad.id), None);
         }
+    }
+
+    #[test]
+    fn the_parts_are_roles_of_their_own_and_neither_can_do_the_other() {
+        for format in ["table", "govc", "powercli"] {
+            let stored = text(&["--format", format, "--part", "stored"]);
+            let job = text(&["--format", format, "--part", "job"]);
+            assert!(stored.contains("hotadd-stored-proxy") && job.contains("hotadd-job-proxy"), "{stored}{job}");
+            assert!(stored.contains("Config.RemoveDisk") && !stored.contains("Config.AddExistingDisk"), "{stored}");
+            assert!(job.contains("State.CreateSnapshot") && !job.contains("State.RemoveSnapshot"), "{job}");
+            assert!(!stored.contains("Datastore.AllocateSpace"), "an empty role: {stored}");
+        }
+        let core = text(&["--format", "govc", "--core", "--part", "job"]);
+        assert!(core.contains("hotadd-job-target") && !core.contains("Global."), "{core}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! System.Anonymous, System.View and System.Read are not listed: vCenter adds them to every role.
 use std::fmt::Write as _;
 
-use crate::{Privilege, Scope, table::Role};
+use crate::{Part, Privilege, Scope, table::Role};
 
 const HEAD: &str = "#!/bin/bash
 # Creates the roles of hotadd-proxy and gives them to one account. Fill in the names; GOVC_URL and an administrator's login as always.
@@ -25,9 +25,14 @@ fn paths(scope: Scope) -> (&'static str, bool) {
     }
 }
 
-pub(crate) fn script(privileges: &[&'static Privilege]) -> String {
+pub(crate) fn script(privileges: &[&'static Privilege], part: Option<Part>) -> String {
     let mut out = HEAD.to_owned();
-    for role in Role::all(privileges) {
+    out = match part {
+        None => out,
+        Some(Part::Stored) => out.replace("hotadd@vsphere.local", "hotadd-stored@vsphere.local"),
+        Some(Part::Job) => out.replace("hotadd@vsphere.local", "hotadd-jobs@vsphere.local"),
+    };
+    for role in Role::all(privileges, part) {
         let (paths, propagate) = paths(role.scope);
         let _ = writeln!(out, "\n# {}", role.scope.place());
         if let Some(name) = role.name {

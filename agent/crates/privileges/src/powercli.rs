@@ -1,7 +1,7 @@
 //! The roles as a PowerCLI script. Source: PowerCLI's reference of New-VIRole, Get-VIPrivilege and New-VIPermission.
 use std::fmt::Write as _;
 
-use crate::{Privilege, Scope, table::Role};
+use crate::{Part, Privilege, Scope, table::Role};
 
 const HEAD: &str = "# Creates the roles of hotadd-proxy and gives them to one account. Fill in the names; Connect-VIServer as an administrator first.
 $ErrorActionPreference = 'Stop'
@@ -22,9 +22,14 @@ fn entities(scope: Scope) -> (&'static str, bool) {
     }
 }
 
-pub(crate) fn script(privileges: &[&'static Privilege]) -> String {
+pub(crate) fn script(privileges: &[&'static Privilege], part: Option<Part>) -> String {
     let mut out = HEAD.to_owned();
-    for role in Role::all(privileges) {
+    out = match part {
+        None => out,
+        Some(Part::Stored) => out.replace("VSPHERE.LOCAL\\hotadd'", "VSPHERE.LOCAL\\hotadd-stored'"),
+        Some(Part::Job) => out.replace("VSPHERE.LOCAL\\hotadd'", "VSPHERE.LOCAL\\hotadd-jobs'"),
+    };
+    for role in Role::all(privileges, part) {
         let (entities, propagate) = entities(role.scope);
         let _ = writeln!(out, "\n# {}", role.scope.place());
         if let Some(name) = role.name {

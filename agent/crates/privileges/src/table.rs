@@ -1,8 +1,19 @@
 //! The privileges that are needed, on which objects. Sources: the pages of the methods in VMware's vSphere API 8.0 reference, for
 //! ReconfigVM_Task its list by kind of change; the names are those of the vSphere Client 8.0 ("Defined Privileges").
+use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::Feature;
+
+/// Who holds a privilege, where jobs bring a clone ticket with rights of their own. Without tickets one account holds all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// The account that is stored on the proxy: it reads the inventory and gives back
+    Stored,
+    /// The account whose ticket a job brings
+    Job,
+}
 
 /// On which objects a privilege is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -36,14 +47,24 @@ impl Scope {
         }
     }
 
-    /// Name of the role.
-    fn role(self) -> &'static str {
-        match self {
-            Self::Vcenter => "hotadd-vcenter",
-            Self::Everywhere => "hotadd-everywhere",
-            Self::Target => "hotadd-target",
-            Self::Proxy => "hotadd-proxy",
-            Self::Datastore => "hotadd-datastore",
+    /// Name of the role; those of the parts are other roles.
+    fn role(self, part: Option<Part>) -> &'static str {
+        match (self, part) {
+            (Self::Vcenter, None) => "hotadd-vcenter",
+            (Self::Vcenter, Some(Part::Stored)) => "hotadd-stored-vcenter",
+            (Self::Vcenter, Some(Part::Job)) => "hotadd-job-vcenter",
+            (Self::Everywhere, None) => "hotadd-everywhere",
+            (Self::Everywhere, Some(Part::Stored)) => "hotadd-stored-everywhere",
+            (Self::Everywhere, Some(Part::Job)) => "hotadd-job-everywhere",
+            (Self::Target, None) => "hotadd-target",
+            (Self::Target, Some(Part::Stored)) => "hotadd-stored-target",
+            (Self::Target, Some(Part::Job)) => "hotadd-job-target",
+            (Self::Proxy, None) => "hotadd-proxy",
+            (Self::Proxy, Some(Part::Stored)) => "hotadd-stored-proxy",
+            (Self::Proxy, Some(Part::Job)) => "hotadd-job-proxy",
+            (Self::Datastore, None) => "hotadd-datastore",
+            (Self::Datastore, Some(Part::Stored)) => "hotadd-stored-datastore",
+            (Self::Datastore, Some(Part::Job)) => "hotadd-job-datastore",
         }
     }
 }
@@ -58,10 +79,10 @@ pub(crate) struct Role {
 
 impl Role {
     /// Of every kind of object that has some of these privileges.
-    pub(crate) fn all(privileges: &[&'static Privilege]) -> Vec<Self> {
+    pub(crate) fn all(privileges: &[&'static Privilege], part: Option<Part>) -> Vec<Self> {
         let one = |scope: Scope| {
             let rows: Vec<_> = privileges.iter().copied().filter(|p| p.scope == scope).collect();
-            let name = rows.iter().any(|p| !p.is_in_every_role()).then(|| scope.role());
+            let name = rows.iter().any(|p| !p.is_in_every_role()).then(|| scope.role(part));
             Self { scope, name, rows }
         };
         Scope::ALL.map(one).into_iter().filter(|role| !role.rows.is_empty()).collect()
@@ -81,6 +102,7 @@ pub struct Privilege {
     pub name: &'static str,
     pub scope: Scope,
     pub features: &'static [Feature],
+    pub parts: &'static [Part],
     /// What happens when it is missing.
     pub without: &'static str,
 }
@@ -98,10 +120,15 @@ const fn row(
     id: &'static str,
     name: &'static str,
     features: &'static [Feature],
+    parts: &'static [Part],
     without: &'static str,
 ) -> Privilege {
-    Privilege { id, name, scope, features, without }
+    Privilege { id, name, scope, features, parts, without }
 }
+
+const STORED: &[Part] = &[Part::Stored];
+const JOB: &[Part] = &[Part::Job];
+const BOTH: &[Part] = &[Part::Stored, Part::Job];
 
 /// Everything that the agent ever asks vCenter to allow.
 pub const NEEDED: &[Privilege] = &[
@@ -110,6 +137,7 @@ pub const NEEDED: &[Privilege] = &[
         "System.View",
         "(in every role, as in Read-only)",
         &[Feature::Inventory],
+        BOTH,
         "no VM is found, the agent does not start (HA-VC-004)",
     ),
     row(
@@ -117,6 +145,7 @@ pub const NEEDED: &[Privilege] = &[
         "System.Read",
         "(in every role, as in Read-only)",
         &[Feature::Inventory],
+        BOTH,
         "what lies around the VMs is unknown, which Explain tells (HA-PLAN-013 and others), and hosts that leave service are not seen",
     ),
     row(
@@ -124,6 +153,7 @@ pub const NEEDED: &[Privilege] = &[
         "VirtualMachine.State.CreateSnapshot",
         "Snapshot management: Create snapshot",
         &[Feature::Snapshot],
+        JOB,
         "the job fails (HA-VC-004)",
     ),
     row(
@@ -131,6 +161,7 @@ pub const NEEDED: &[Privilege] = &[
         "VirtualMachine.State.RemoveSnapshot",
         "Snapshot management: Remove snapshot",
         &[Feature::RemoveSnapshot],
+        STORED,
         "the snapshot stays, and is owed (HA-DUT-001), until it is granted",
     ),
     row(
@@ -138,6 +169,7 @@ pub const NEEDED: &[Privilege] = &[
         "VirtualMachine.Config.AddExistingDisk",
         "Change Configuration: Add existing disk",
         &[Feature::Attach],
+        JOB,
         "the job fails (HA-VC-004)",
     ),
     row(
@@ -145,6 +177,7 @@ pub const NEEDED: &[Privilege] = &[
         "Datastore.AllocateSpace",
         "Datastore: Allocate space",
         &[Feature::Attach],
+        JOB,
         "the job fails (HA-VC-004): a nonpersistent disk gets a redo log beside its base disk",
     ),
     row(
@@ -152,6 +185,7 @@ pub const NEEDED: &[Privilege] = &[
         "VirtualMachine.Config.RemoveDisk",
         "Change Configuration: Remove disk",
         &[Feature::Detach],
+        STORED,
         "disks stay attached, and are owed (HA-DUT-001), until it is granted",
     ),
     row(
@@ -159,6 +193,7 @@ pub const NEEDED: &[Privilege] = &[
         "VirtualMachine.Config.AddRemoveDevice",
         "Change Configuration: Add or remove device",
         &[Feature::AddController],
+        JOB,
         "a proxy whose units are all taken refuses (HA-VC-004, afterwards HA-ATT-001)",
     ),
     row(
@@ -166,6 +201,7 @@ pub const NEEDED: &[Privilege] = &[
         "VirtualMachine.Provisioning.DiskRandomRead",
         "Provisioning: Allow read-only disk access",
         &[Feature::ChangedBlocks],
+        JOB,
         "everything is read instead of what is allocated or changed (HA-CBT-007)",
     ),
     row(
@@ -173,6 +209,7 @@ pub const NEEDED: &[Privilege] = &[
         "VirtualMachine.Config.ChangeTracking",
         "Change Configuration: Toggle disk change tracking",
         &[Feature::EnableTracking],
+        JOB,
         "a job that asks for it fails (HA-VC-004)",
     ),
     row(
@@ -180,6 +217,7 @@ pub const NEEDED: &[Privilege] = &[
         "VApp.Export",
         "vApp: Export",
         &[Feature::Export],
+        JOB,
         "a disk that only an export could bring fails (HA-VC-004)",
     ),
     row(
@@ -187,6 +225,7 @@ pub const NEEDED: &[Privilege] = &[
         "Global.DisableMethods",
         "Global: Disable methods",
         &[Feature::Guards],
+        JOB,
         "vCenter speaks of a licence; a warning in the log, or the job is refused (HA-GRD-001 with guards = \"refuse\")",
     ),
     row(
@@ -194,6 +233,7 @@ pub const NEEDED: &[Privilege] = &[
         "Global.EnableMethods",
         "Global: Enable methods",
         &[Feature::Guards],
+        STORED,
         "methods stay disabled, and are owed (HA-DUT-001), until it is granted: give both or none of the two",
     ),
     row(
@@ -201,6 +241,7 @@ pub const NEEDED: &[Privilege] = &[
         "Sessions.TerminateSession",
         "Sessions: View and stop sessions",
         &[Feature::Fence],
+        STORED,
         "a warning in the log; the wait alone protects from requests that land late",
     ),
     row(
@@ -208,6 +249,7 @@ pub const NEEDED: &[Privilege] = &[
         "Cryptographer.Access",
         "Cryptographic operations: Direct Access",
         &[Feature::Encrypted],
+        JOB,
         "an encrypted VM's job fails (HA-VC-004)",
     ),
     row(
@@ -215,6 +257,7 @@ pub const NEEDED: &[Privilege] = &[
         "Cryptographer.AddDisk",
         "Cryptographic operations: Add disk",
         &[Feature::Encrypted],
+        JOB,
         "an encrypted VM's job fails (HA-VC-004)",
     ),
 ];
@@ -226,10 +269,15 @@ pub fn wanted(features: Option<&[Feature]>) -> Vec<&'static Privilege> {
     NEEDED.iter().filter(|privilege| privilege.features.iter().any(asked)).collect()
 }
 
+/// Those of one part; `None`: of one account that does all.
+#[must_use]
+pub fn part_of(privileges: Vec<&'static Privilege>, part: Option<Part>) -> Vec<&'static Privilege> {
+    let held = |privilege: &&Privilege| part.is_none_or(|part| privilege.parts.contains(&part));
+    privileges.into_iter().filter(held).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::ValueEnum as _;
-
     use super::*;
 
     #[test]
@@ -247,6 +295,18 @@ mod tests {
             assert!(!feature.meaning().is_empty(), "{feature:?}");
         }
         assert!(NEEDED.iter().all(|p| !p.features.is_empty()));
+    }
+
+    #[test]
+    fn both_parts_together_are_the_whole_and_only_reading_is_in_both() {
+        let of = |part| part_of(wanted(None), Some(part));
+        let (stored, job) = (of(Part::Stored), of(Part::Job));
+        for privilege in NEEDED {
+            let held = (stored.contains(&privilege), job.contains(&privilege));
+            assert_ne!(held, (false, false), "{}", privilege.id);
+            assert_eq!(held == (true, true), privilege.is_in_every_role(), "{}", privilege.id);
+        }
+        assert_eq!(part_of(wanted(None), None).len(), NEEDED.len());
     }
 
     #[test]

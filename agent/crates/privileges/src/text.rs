@@ -1,12 +1,12 @@
 //! The tables for people: plain columns, and the rows of the document.
 use std::fmt::Write as _;
 
-use crate::{DANGEROUS, Privilege, Scope, table::Role};
+use crate::{DANGEROUS, Part, Privilege, Scope, table::Role};
 
 /// Role by role, then what must not be given.
-pub(crate) fn table(privileges: &[&'static Privilege]) -> String {
+pub(crate) fn table(privileges: &[&'static Privilege], part: Option<Part>) -> String {
     let mut out = String::new();
-    for role in Role::all(privileges) {
+    for role in Role::all(privileges, part) {
         let name = role.name.unwrap_or("Read-only, a role of vSphere");
         let _ = writeln!(out, "On {}: {name}", role.scope.place());
         for privilege in role.rows {
@@ -26,7 +26,12 @@ pub(crate) fn table(privileges: &[&'static Privilege]) -> String {
 /// One row of docs/vsphere-role.md.
 pub(crate) fn markdown_row(privilege: &Privilege) -> String {
     let features: Vec<String> = privilege.features.iter().map(|feature| format!("`{}`", feature.name())).collect();
-    format!("| {} | `{}` | {} | {} |", privilege.name, privilege.id, features.join(", "), privilege.without)
+    let part = match privilege.parts {
+        [Part::Stored] => "stored",
+        [Part::Job] => "job",
+        _ => "both",
+    };
+    format!("| {} | `{}` | {} | {part} | {} |", privilege.name, privilege.id, features.join(", "), privilege.without)
 }
 
 /// The tables of docs/vsphere-role.md.
@@ -34,7 +39,7 @@ pub(crate) fn markdown() -> String {
     let mut out = String::new();
     for scope in Scope::ALL {
         let _ = writeln!(out, "**On {}**", scope.place());
-        out.push_str("\n| privilege | id | feature | without it |\n|---|---|---|---|\n");
+        out.push_str("\n| privilege | id | feature | part | without it |\n|---|---|---|---|---|\n");
         for privilege in crate::NEEDED.iter().filter(|p| p.scope == scope) {
             let _ = writeln!(out, "{}", markdown_row(privilege));
         }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use secrecy::SecretString;
 
 use crate::config::Config;
+use crate::content::About;
 use crate::error::Error;
 use crate::login::LoginRefused;
 use crate::moref::MoRef;
-use crate::session::{About, Session};
+use crate::session::Session;
 use crate::soap::Request;
 
 /// A connection to one vCenter. Cheap to clone; all clones share one session.
@@ -63,7 +64,7 @@ impl Client {
 
     /// Whether the login is refused now; changes with every refusal and when a login has passed again.
     pub fn login_refused(&self) -> tokio::sync::watch::Receiver<Option<LoginRefused>> {
-        self.session.door.watch()
+        self.session.login_refused()
     }
 
     /// Ends the session on the server. A later call logs in again.

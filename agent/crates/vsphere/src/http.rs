@@ -102,6 +102,19 @@ impl Http {
         })
     }
 
+    /// The same server by connections of its own.
+    pub(crate) fn sibling(&self) -> Result<Http, Error> {
+        let client = client(&Accept::Trust(self.trust.clone()), self.connect_timeout)?;
+        Ok(Http {
+            client,
+            endpoint: self.endpoint.clone(),
+            max_bytes: self.max_bytes,
+            trust: self.trust.clone(),
+            connect_timeout: self.connect_timeout,
+            certificate: Mutex::new(self.certificate()),
+        })
+    }
+
     pub(crate) fn endpoint(&self) -> &Url {
         &self.endpoint
     }

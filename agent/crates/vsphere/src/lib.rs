@@ -4,7 +4,7 @@
 //! May not live here: anything about agents, sessions of ours, journals, policies or block devices; `unsafe`.
 //!
 //! ```text
-//! Client ─ inventory, vm, layout, snapshot, hardware, reconfigure, guard, authorization, task, datastore, host, event, planning, survey, tracking, lease   one file per subject
+//! Client ─ inventory, vm, layout, snapshot, hardware, reconfigure, guard, authorization, task, datastore, host, event, planning, survey, tracking, lease, ticket   one file per subject
 //!    └── session   one login, re-login when it ended, who may be retried
 //!          └── soap, xml   envelope, bounded tree, writer
 //!                └── http, tls   deadline, size limit, CA or pinned certificate
@@ -20,6 +20,7 @@
 mod authorization;
 mod client;
 mod config;
+mod content;
 mod datastore;
 mod device;
 mod error;
@@ -42,6 +43,7 @@ mod snapshot;
 mod soap;
 mod survey;
 mod task;
+mod ticket;
 mod tls;
 mod tracking;
 mod version;
@@ -69,10 +71,11 @@ pub use moref::{MoRef, ParseMoRefError};
 pub use planning::{Automation, ComputeInfo, Override, PlannedHost, PlannedVm, Planning, PodInfo};
 pub use property::MissingProperty;
 pub use reconfigure::{AddController, AddDisk, DeviceChanges, Reconfigure, RemoveDisk};
-pub use session::About;
+pub use content::About;
 pub use snapshot::{Quiesce, SnapshotNode, SnapshotSpec, SnapshotTree};
 pub use survey::{Surveyed, SurveyedVm, VmProduct};
 pub use task::{TaskInfo, TaskResult, TaskState};
+pub use ticket::Cloned;
 pub use tracking::{DiskChangeExtent, DiskChangeInfo, TrackingInfo};
 pub use version::ApiVersion;
 pub use vm::{GuestInfo, PowerState, VmDisks, VmInfo};

@@ -6,59 +6,31 @@
 //! ```
 //! A call that got NotAuthenticated was not executed, so it is sent again after the login, mutation or not. A mutation
 //! that met a broken transport after it may have been sent is `UnknownOutcome` and is never sent again. After a refused login nothing is
-//! sent until the door (`login.rs`) lets one caller try again.
+//! sent until the door (`login.rs`) lets one caller try again. A session that was cloned (`ticket.rs`) has no account: it ends
+//! once and for good.
 
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::watch;
 
 use crate::config::{Call, Config, Observer};
+use crate::content::{About, Content, service_content};
 use crate::error::{Error, ErrorKind};
 use crate::fault::FaultKind;
 use crate::guard::Fenced;
 use crate::http::{Answer, Cookies, Failure, Http};
-use crate::login::Door;
+use crate::login::{Door, LoginRefused};
 use crate::moref::MoRef;
 use crate::soap::{self, Effect, Request};
 use crate::version::{self, ApiVersion};
-use crate::xml::{self, Node, Shape};
+use crate::xml::{self, Node};
 
 /// Most session-scoped objects remembered for later removal.
 const MAX_LITTER: usize = 256;
 /// Longest time spent on removing one of them: nobody needs the answer.
 const DISCARD: Duration = Duration::from_secs(5);
-
-/// What the server says of itself (vSphere API, AboutInfo), and the version in use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct About {
-    /// Product, for example `VMware vCenter Server`.
-    pub name: String,
-    /// Product version, for example `8.0.2`.
-    pub version: String,
-    /// Build number.
-    pub build: String,
-    /// Newest API version of the server.
-    pub api_version: String,
-    /// `VirtualCenter`, or `HostAgent` for a bare ESXi host.
-    pub api_type: String,
-    /// Identity of this vCenter; absent on ESXi.
-    pub instance_uuid: Option<String>,
-    /// The API version that this client speaks to it.
-    pub negotiated: ApiVersion,
-}
-
-/// Well-known objects of the server.
-#[derive(Debug)]
-pub(crate) struct Content {
-    pub(crate) root_folder: MoRef,
-    pub(crate) property_collector: MoRef,
-    pub(crate) session_manager: MoRef,
-    pub(crate) view_manager: Option<MoRef>,
-    pub(crate) search_index: Option<MoRef>,
-    pub(crate) authorization_manager: Option<MoRef>,
-    pub(crate) event_manager: Option<MoRef>,
-}
 
 #[derive(Debug, Default)]
 struct Login {
@@ -68,13 +40,21 @@ struct Login {
     key: Option<String>,
 }
 
+/// Who logs in.
+struct Account {
+    user: String,
+    door: Door,
+    /// Of logins beside the session in use, which stays as it is when one is refused.
+    side_door: Door,
+}
+
 /// One vCenter, one user. Shared by all clones of the client.
 pub(crate) struct Session {
     pub(crate) http: Http,
-    user: String,
-    pub(crate) door: Door,
-    /// Of logins beside the session in use, which stays as it is when one is refused.
-    side_door: Door,
+    /// `None`: cloned from somebody's session; nothing can log in again.
+    account: Option<Account>,
+    /// That of a cloned session is told once.
+    over: watch::Sender<bool>,
     pub(crate) timeout: Duration,
     observer: Option<Observer>,
     /// See [`Config::poll`].
@@ -90,7 +70,8 @@ pub(crate) struct Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("user", &self.user).field("about", &self.about).finish_non_exhaustive()
+        let user = self.account.as_ref().map(|account| &account.user);
+        f.debug_struct("Session").field("user", &user).field("about", &self.about).finish_non_exhaustive()
     }
 }
 
@@ -113,9 +94,8 @@ impl Session {
         let door = Door::new(config.password, source, first, last);
         let session = Session {
             http,
-            user: config.user,
-            door,
-            side_door,
+            account: Some(Account { user: config.user, door, side_door }),
+            over: watch::Sender::new(false),
             timeout,
             observer: config.observer,
             poll: config.poll,
@@ -130,15 +110,57 @@ impl Session {
         Ok(session)
     }
 
+    /// A session of its own over its own connections, which the server has made for a ticket (`ticket.rs`).
+    pub(crate) fn cloned(&self, http: Http, cookies: Cookies, key: String) -> Session {
+        Session {
+            http,
+            account: None,
+            over: watch::Sender::new(false),
+            timeout: self.timeout,
+            observer: self.observer.clone(),
+            poll: self.poll,
+            action: self.action.clone(),
+            about: self.about.clone(),
+            content: self.content.clone(),
+            login: RwLock::new(Login { cookies, generation: 1, key: Some(key) }),
+            gate: tokio::sync::Mutex::new(()),
+            litter: Mutex::default(),
+        }
+    }
+
+    /// Turns true when a cloned session has ended; that of an account never does.
+    pub(crate) fn over(&self) -> watch::Receiver<bool> {
+        self.over.subscribe()
+    }
+
+    fn end_for_good(&self) {
+        if self.account.is_none() {
+            self.over.send_replace(true);
+        }
+    }
+
+    pub(crate) fn login_refused(&self) -> watch::Receiver<Option<LoginRefused>> {
+        self.account.as_ref().map_or_else(|| watch::channel(None).1, |account| account.door.watch())
+    }
+
     /// Sends a request within `deadline`, with one re-login when the session has ended.
     pub(crate) async fn call(&self, request: &Request, deadline: Duration) -> Result<Node, Error> {
         let begun = Instant::now();
         let answer = self.answer(request, deadline).await;
+        self.observe(request.op, begun, &answer);
+        answer
+    }
+
+    pub(crate) fn observe<T>(&self, method: &'static str, begun: Instant, answer: &Result<T, Error>) {
         if let Some(observer) = &self.observer {
             let error = answer.as_ref().err().map(Error::kind);
-            observer(&Call { method: request.op, took: begun.elapsed(), error });
+            observer(&Call { method, took: begun.elapsed(), error });
         }
-        answer
+    }
+
+    /// One exchange with nothing of this session's, its cookie included.
+    pub(crate) async fn bare(&self, http: &Http, request: &Request) -> Result<(Node, Cookies), Error> {
+        send(http, &self.action, &Cookies::default(), request, self.timeout).await
     }
 
     async fn answer(&self, request: &Request, deadline: Duration) -> Result<Node, Error> {
@@ -147,7 +169,7 @@ impl Session {
         let mut relogins = 1;
         let mut repeats = if request.effect == Effect::Read { 1 } else { 0 };
         loop {
-            if self.door.is_shut() {
+            if self.account.as_ref().is_some_and(|account| account.door.is_shut()) {
                 // The session has ended: with its cookie the answer is known.
                 self.renew(self.generation(), left()).await?;
             }
@@ -156,6 +178,10 @@ impl Session {
                 return Err(Error::new(ErrorKind::Deadline, request.op, "not sent, no time left"));
             }
             match send(&self.http, &self.action, &cookies, request, left()).await {
+                Err(e) if e.is_not_authenticated() && self.account.is_none() => {
+                    self.end_for_good();
+                    return Err(e);
+                }
                 Err(e) if e.is_not_authenticated() && relogins > 0 => {
                     relogins -= 1;
                     self.renew(generation, left()).await?;
@@ -191,7 +217,10 @@ impl Session {
         let request = Request::read("Logout", &self.content.session_manager, |_| {});
         match send(&self.http, &self.action, &cookies, &request, self.timeout).await {
             Err(e) if !e.is_not_authenticated() => Err(e),
-            _ => Ok(()),
+            _ => {
+                self.end_for_good();
+                Ok(())
+            }
         }
     }
 
@@ -235,7 +264,7 @@ impl Session {
     ///
     /// The gate is held: no other caller can log in between the look at the key and the new login.
     pub(crate) async fn replace(&self, key: &str) -> Result<Option<Fenced>, Error> {
-        let deadline = self.timeout;
+        let (account, deadline) = (self.account()?, self.timeout);
         let _gate = tokio::time::timeout(deadline, self.gate.lock())
             .await
             .map_err(|_| Error::new(ErrorKind::Deadline, "Logout", "waiting for another login"))?;
@@ -249,7 +278,7 @@ impl Session {
             Err(e) if e.is_not_authenticated() => Fenced::Already,
             Err(e) => return Err(e),
         };
-        tracing::info!(user = %self.user, "vCenter session ended on purpose, logging in again");
+        tracing::info!(user = %account.user, "vCenter session ended on purpose, logging in again");
         self.log_in(deadline).await?;
         Ok(Some(fenced))
     }
@@ -261,17 +290,18 @@ impl Session {
         if self.generation() != seen {
             return Ok(());
         }
-        tracing::info!(user = %self.user, "vCenter session ended, logging in again");
+        tracing::info!(user = %self.account()?.user, "vCenter session ended, logging in again");
         self.log_in(deadline).await
     }
 
     /// A password that vCenter takes now: one login of its own, which is ended again.
     pub(crate) async fn proven_password(&self) -> Result<SecretString, Error> {
-        if let Some(refused) = self.door.watch().borrow().clone() {
+        let account = self.account()?;
+        if let Some(refused) = account.door.watch().borrow().clone() {
             return Err(Error::new(ErrorKind::Unauthorized, "Login", refused.why));
         }
-        let (password, _, cookies) = self.knock(&self.side_door, self.timeout).await?;
-        self.side_door.passed();
+        let (password, _, cookies) = self.knock(account, &account.side_door, self.timeout).await?;
+        account.side_door.passed();
         let request = Request::read("Logout", &self.content.session_manager, |_| {});
         if let Err(error) = send(&self.http, &self.action, &cookies, &request, self.timeout).await {
             tracing::debug!(%error, "a login that was only a test was not ended");
@@ -279,11 +309,21 @@ impl Session {
         Ok(password)
     }
 
+    fn account(&self) -> Result<&Account, Error> {
+        let none = || Error::new(ErrorKind::Unsupported, "Login", "a cloned session can't log in again");
+        self.account.as_ref().ok_or_else(none)
+    }
+
     /// One try to log in.
-    async fn knock(&self, door: &Door, deadline: Duration) -> Result<(SecretString, Node, Cookies), Error> {
+    async fn knock(
+        &self,
+        account: &Account,
+        door: &Door,
+        deadline: Duration,
+    ) -> Result<(SecretString, Node, Cookies), Error> {
         let password = door.knock().await?;
         let request = Request::read("Login", &self.content.session_manager, |w| {
-            w.text("userName", &self.user);
+            w.text("userName", &account.user);
             w.text("password", password.expose_secret());
         });
         // A login with the cookie of an ended or live session is refused: start without one.
@@ -298,7 +338,8 @@ impl Session {
 
     /// Under the gate.
     async fn log_in(&self, deadline: Duration) -> Result<(), Error> {
-        let (_, answer, cookies) = self.knock(&self.door, deadline).await?;
+        let account = self.account()?;
+        let (_, answer, cookies) = self.knock(account, &account.door, deadline).await?;
         let key = answer.child("returnval").and_then(|user_session| user_session.string("key"));
         let mut login = self.login.write().unwrap_or_else(PoisonError::into_inner);
         login.cookies = cookies;
@@ -306,7 +347,7 @@ impl Session {
         login.key = key;
         drop(login);
         // Last: who finds the door open must find the new session too.
-        self.door.passed();
+        account.door.passed();
         Ok(())
     }
 
@@ -418,28 +459,4 @@ fn login_error(error: Error) -> Error {
     } else {
         error
     }
-}
-
-fn service_content(node: &Node, negotiated: ApiVersion) -> Result<(About, Content), Shape> {
-    let about = node.required("about")?;
-    let text = |name| about.string(name).unwrap_or_default();
-    let about = About {
-        name: text("name"),
-        version: text("version"),
-        build: text("build"),
-        api_version: text("apiVersion"),
-        api_type: text("apiType"),
-        instance_uuid: about.string("instanceUuid"),
-        negotiated,
-    };
-    let content = Content {
-        root_folder: node.required("rootFolder")?.moref()?,
-        property_collector: node.required("propertyCollector")?.moref()?,
-        session_manager: node.required("sessionManager")?.moref()?,
-        view_manager: node.opt_ref("viewManager")?,
-        search_index: node.opt_ref("searchIndex")?,
-        authorization_manager: node.opt_ref("authorizationManager")?,
-        event_manager: node.opt_ref("eventManager")?,
-    };
-    Ok((about, content))
 }

@@ -29,10 +29,10 @@ impl Shared {
     }
 
     /// Ends the session under which a duty was asked for; for one of this run also the session in use, since a call that
-    /// met an ended session was sent again under the next.
+    /// met an ended session was sent again under the next. A session that was cloned has no next.
     async fn fence(&self, duty: &Duty) {
         let hypervisor = &self.vm.hypervisor;
-        let own = if self.inherited.contains(&duty.id) { None } else { hypervisor.login() };
+        let own = if self.inherited.contains(&duty.id) || duty.ticket { None } else { hypervisor.login() };
         // A session that began after a fence carries nothing of what is fenced.
         let own = own.filter(|login| !lock(&self.fresh).contains(login));
         let logins: BTreeSet<String> = duty.login.clone().into_iter().chain(own).collect();
@@ -52,7 +52,10 @@ impl Shared {
                 }
             }
             lock(&self.fenced).insert(login);
-            lock(&self.fresh).extend(hypervisor.login());
+            // The session in use began with the fence, unless it was a clone's.
+            if !duty.ticket {
+                lock(&self.fresh).extend(hypervisor.login());
+            }
         }
     }
 

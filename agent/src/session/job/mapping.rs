@@ -17,7 +17,7 @@ use crate::{
     areas::{
         Areas, Base, ChangeId, Facts, Known, MAX_AREAS, Map, SAMPLE_BYTES, Scope, Step, after, first, sample, worth,
     },
-    attach::now,
+    attach::{Actor, now},
     error::{Error, Result},
     hypervisor::{AreaQuestion, TargetDisk},
     journal::{Record, Untrusted},
@@ -104,7 +104,7 @@ impl Job {
     /// The whole map of one disk, page by page.
     async fn map(&self, opener: &Opener, origin: &Origin, turn: &Turn, change_id: &str) -> Result<Areas> {
         let disk = turn.disk.facts();
-        let pages = timeout(opener.vm.deadlines.areas, pages(opener, origin, disk, change_id));
+        let pages = timeout(opener.vm.deadlines.areas, pages(self.actor()?, origin, disk, change_id));
         let failed = |why: &str| Error::new(&reason::CBT_FAULT, format!("{}: {why}", disk.label));
         match unless(&turn.stop, pages).await {
             Some(Ok(map)) => map,
@@ -250,12 +250,12 @@ impl Job {
     }
 }
 
-async fn pages(opener: &Opener, origin: &Origin, disk: &TargetDisk, change_id: &str) -> Result<Areas> {
+async fn pages(actor: &Actor, origin: &Origin, disk: &TargetDisk, change_id: &str) -> Result<Areas> {
     let mut map = Map::new(disk.capacity_bytes);
     while let Some(start) = map.wants() {
         let question =
             AreaQuestion { vm: &origin.vm, snapshot: &origin.snapshot, device_key: disk.device_key, start, change_id };
-        let page = opener.vm.hypervisor.changed_areas(question).await.map_err(|error| {
+        let page = actor.hypervisor().changed_areas(question).await.map_err(|error| {
             let failed = Error::new(&reason::CBT_FAULT, format!("{}: {error}", disk.label));
             match error.fault() {
                 Some(fault) => failed.with_fault(fault),

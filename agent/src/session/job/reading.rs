@@ -110,7 +110,7 @@ impl Job {
         Err(error)
     }
 
-    /// Ends when the client is gone, the agent drains, or what is read from is in trouble.
+    /// Ends when the client is gone, the agent drains, what is read from is in trouble, or the job has lost its rights.
     async fn abort(&self) {
         let troubled = async {
             loop {
@@ -128,7 +128,14 @@ impl Job {
                 }
             }
         };
+        let over = async {
+            match self.actor.get() {
+                Some(actor) => actor.wait_ended().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            () = over => {}
             () = self.tx.closed() => {}
             () = self.jobs.manager.draining().cancelled() => {}
             () = troubled => {}

@@ -87,11 +87,11 @@ impl Job {
         let lost = || Error::new(&reason::INTERNAL, "no answer for this disk");
         let (target, snapshot) = (holding.target.clone(), holding.snapshot.clone());
         let (target, snapshot) = target.zip(snapshot).ok_or_else(lost)?;
-        let (opener, session) = (opener.clone(), self.session);
+        let (opener, actor) = (opener.clone(), self.actor()?.clone());
         // Dropping the handle hands what was attached to the settler.
         let task = self.attaching.spawn(async move {
-            let ways = Ways { asked: Some(Transport::HotAdd), ..Ways::default() };
-            let mut opened = opener.attach(session, &target, &snapshot.moref, &[key], &ways).await?;
+            let ways = Ways { asked: Some(Transport::HotAdd), ticket: actor.has_ticket(), ..Ways::default() };
+            let mut opened = opener.attach(&actor, &target, &snapshot.moref, &[key], &ways).await?;
             match opened.pop().map(|opened| opened.disk) {
                 Some(Ok(Disk::Attached(attached))) => Ok(attached),
                 Some(Err(errors)) => Err(errors.into_iter().next().unwrap_or_else(lost)),

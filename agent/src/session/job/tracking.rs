@@ -102,7 +102,7 @@ impl Job {
         if !may_enable(&tracking, &target.name)? {
             return Ok("");
         }
-        let step = hypervisor.enable_tracking(&target.moref, tracking.change_version.as_deref());
+        let step = self.actor()?.hypervisor().enable_tracking(&target.moref, tracking.change_version.as_deref());
         let (enabled, tasks) = tasks_of(step).await;
         let entry = Entry {
             what: "enable change tracking",
