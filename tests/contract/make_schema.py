@@ -7,7 +7,7 @@ from pyVmomi import VmomiSupport as V
 
 MANAGED = {
     "ServiceInstance": ["RetrieveServiceContent", "CurrentTime"],
-    "SessionManager": ["Login", "Logout", "SessionIsActive", "TerminateSession"],
+    "SessionManager": ["Login", "Logout", "SessionIsActive", "TerminateSession", "AcquireCloneTicket", "CloneSession"],
     "SearchIndex": ["FindAllByUuid", "FindByUuid", "FindByInventoryPath"],
     "ViewManager": ["CreateContainerView"],
     "View": ["DestroyView"], "ManagedObjectView": [], "ContainerView": [],

@@ -48,6 +48,7 @@ mod session;
 mod snapshots;
 mod stream;
 mod support;
+mod tickets;
 mod tls;
 mod vddk;
 mod watchdog;

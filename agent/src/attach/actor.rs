@@ -64,7 +64,7 @@ impl Actor {
         vm.audit.tell(&vm.client_of(session), entry.ended(&cloned));
         let cloned = cloned?;
         tracing::info!(%session, user = cloned.user, "acting by a session that was cloned from the request's ticket");
-        let keep_alive = tokio::spawn(keep_alive(Arc::clone(vm), Arc::clone(&cloned.hypervisor))).abort_handle();
+        let keep_alive = tokio::spawn(keep_alive(Arc::clone(vm), Arc::clone(&cloned.hypervisor), cloned.over.clone())).abort_handle();
         let lent = Lent { cloned, vm: Arc::clone(vm), keep_alive };
         Ok(Self { session, rights: Rights::Ticket(Arc::new(lent)) })
     }
@@ -152,9 +152,9 @@ impl Actor {
     }
 }
 
-async fn keep_alive(vm: Arc<ProxyVm>, hypervisor: Arc<dyn Hypervisor>) {
+async fn keep_alive(vm: Arc<ProxyVm>, hypervisor: Arc<dyn Hypervisor>, over: watch::Receiver<bool>) {
     let mut clock = interval(vm.deadlines.keep_alive);
-    loop {
+    while !*over.borrow() {
         clock.tick().await;
         if let Err(error) = hypervisor.keep_alive().await {
             tracing::warn!(%error, "keep-alive of a cloned vCenter session failed");

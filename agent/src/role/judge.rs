@@ -1,7 +1,7 @@
 //! What is missing and what is too much on one object. Pure.
 use std::fmt;
 
-use hotadd_privileges::{DANGEROUS, Dangerous, Feature, NEEDED, Privilege, Scope};
+use hotadd_privileges::{DANGEROUS, Dangerous, Feature, NEEDED, Part, Privilege, Scope};
 use serde::Serialize;
 
 use crate::hypervisor::granted::Granted;
@@ -24,10 +24,11 @@ impl Verdict {
     }
 }
 
-/// `features`: what has to work beside what every job needs.
-pub(super) fn judge(found: &Granted, features: &[Feature]) -> Verdict {
+/// `features`: what has to work beside what every job needs; `part`: what of it is this account's.
+pub(super) fn judge(found: &Granted, features: &[Feature], part: Option<Part>) -> Verdict {
     let has = |id: &str| found.privileges.contains(id);
-    let lacking = NEEDED.iter().filter(|p| p.scope == found.scope && !has(p.id));
+    let ours = |p: &Privilege| part.is_none_or(|part| p.parts.contains(&part));
+    let lacking = NEEDED.iter().filter(|p| p.scope == found.scope && ours(p) && !has(p.id));
     let must = |p: &&Privilege| {
         let asked = p.features.iter().any(|feature| feature.is_core() || features.contains(feature));
         // Who may disable and not enable leaves methods disabled.
@@ -73,7 +74,7 @@ mod tests {
 
     #[test]
     fn only_what_is_needed_on_that_kind_of_object_is_missed() {
-        let verdict = judge(&found(Scope::Proxy, &["VirtualMachine.Config.AddExistingDisk"]), &[]);
+        let verdict = judge(&found(Scope::Proxy, &["VirtualMachine.Config.AddExistingDisk"]), &[], None);
         let ids: Vec<_> = verdict.missing.iter().map(|p| p.id).collect();
         assert_eq!(ids, ["VirtualMachine.Config.RemoveDisk"]);
         assert!(verdict.optional.iter().any(|p| p.id == "VirtualMachine.Config.AddRemoveDevice"), "{verdict}");
@@ -84,26 +85,34 @@ mod tests {
 
     #[test]
     fn a_feature_that_is_asked_for_is_not_optional() {
-        let verdict = judge(&found(Scope::Proxy, &[]), &[Feature::AddController]);
+        let verdict = judge(&found(Scope::Proxy, &[]), &[Feature::AddController], None);
         assert!(verdict.missing.iter().any(|p| p.id == "VirtualMachine.Config.AddRemoveDevice"), "{verdict}");
     }
 
     #[test]
     fn half_of_the_guards_is_worse_than_none() {
-        assert!(judge(&found(Scope::Vcenter, &["System.View"]), &[]).passed());
-        let verdict = judge(&found(Scope::Vcenter, &["System.View", "Global.DisableMethods"]), &[]);
+        assert!(judge(&found(Scope::Vcenter, &["System.View"]), &[], None).passed());
+        let verdict = judge(&found(Scope::Vcenter, &["System.View", "Global.DisableMethods"]), &[], None);
         assert_eq!(verdict.missing.iter().map(|p| p.id).collect::<Vec<_>>(), ["Global.EnableMethods"]);
         assert!(
-            judge(&found(Scope::Vcenter, &["System.View", "Global.DisableMethods", "Global.EnableMethods"]), &[])
+            judge(&found(Scope::Vcenter, &["System.View", "Global.DisableMethods", "Global.EnableMethods"]), &[], None)
                 .passed()
         );
     }
 
     #[test]
+    fn of_a_part_only_what_it_holds_is_missed() {
+        let missing = |part| judge(&found(Scope::Proxy, &[]), &[], part).missing.iter().map(|p| p.id).collect::<Vec<_>>();
+        let (attach, detach) = ("VirtualMachine.Config.AddExistingDisk", "VirtualMachine.Config.RemoveDisk");
+        assert_eq!(missing(None), [attach, detach]);
+        assert_eq!((missing(Some(Part::Stored)), missing(Some(Part::Job))), (vec![detach], vec![attach]));
+    }
+
+    #[test]
     fn what_is_dangerous_there_is_told() {
         let everything: Vec<&str> = NEEDED.iter().map(|p| p.id).chain(["Datastore.FileManagement"]).collect();
-        let verdict = judge(&found(Scope::Datastore, &everything), &[]);
+        let verdict = judge(&found(Scope::Datastore, &everything), &[], None);
         assert!(!verdict.passed() && verdict.to_string().contains("dangerous Datastore.FileManagement: "), "{verdict}");
-        assert!(judge(&found(Scope::Target, &everything), &[]).passed(), "not there");
+        assert!(judge(&found(Scope::Target, &everything), &[], None).passed(), "not there");
     }
 }

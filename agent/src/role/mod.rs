@@ -4,7 +4,7 @@ mod judge;
 
 use std::process::ExitCode;
 
-use hotadd_privileges::{DANGEROUS, Feature, NEEDED};
+use hotadd_privileges::{DANGEROUS, Feature, NEEDED, Part};
 use serde::Serialize;
 
 use self::judge::{Verdict, judge};
@@ -27,6 +27,9 @@ pub struct Args {
     /// Features whose privileges must be there too; those that the configuration asks for are.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME")]
     feature: Vec<Feature>,
+    /// Which part the account of the configuration holds; without it, all.
+    #[arg(long, value_enum, value_name = "NAME")]
+    part: Option<Part>,
     /// Prints the result as JSON.
     #[arg(long)]
     json: bool,
@@ -51,7 +54,7 @@ pub async fn check(args: &Args, config: Config, platform: &dyn Platform) -> Resu
     let asked = look(args, &vsphere, &host).await;
     vsphere.logout().await;
     let features = features(args, &config);
-    let objects: Vec<Verdict> = asked?.iter().map(|object| judge(object, &features)).collect();
+    let objects: Vec<Verdict> = asked?.iter().map(|object| judge(object, &features, args.part)).collect();
     let passed = objects.iter().all(Verdict::passed);
     let report = Report { format: "hotadd-role/1", account: config.vcenter.user, passed, objects };
     print(&report, args.json)?;

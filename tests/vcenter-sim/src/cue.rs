@@ -18,6 +18,8 @@ pub(crate) enum CueKind {
     /// Connection closed without an answer; executed this much later. With `Some(true)` only while its session lives,
     /// with `Some(false)` whatever became of it, with `None` as the switch `set_fence` says then.
     LateLand(u64, Option<bool>),
+    /// The session of the call has ended when it is looked at.
+    EndSession,
     /// Never answered; the connection stays open.
     Hang,
     Http500,
@@ -32,6 +34,8 @@ pub(crate) struct Cue {
     /// Calls of the method to let pass first.
     pub skip: u32,
     pub count: u32,
+    /// Calls of this user only.
+    pub user: Option<String>,
     pub kind: CueKind,
 }
 
@@ -51,6 +55,7 @@ impl Cue {
             "drop_reply" => CueKind::DropReply,
             "delay_ms" => CueKind::DelayMs(num("ms", 1000)),
             "late_land" => CueKind::LateLand(num("ms", 1000), v["fenced"].as_bool()),
+            "end_session" => CueKind::EndSession,
             "hang" => CueKind::Hang,
             "http_500" => CueKind::Http500,
             "bad_xml" => CueKind::BadXml,
@@ -58,14 +63,16 @@ impl Cue {
             other => return Err(format!("unknown kind '{other}'")),
         };
         let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        Ok(Cue { method, skip: small(num("nth", 1).saturating_sub(1)), count: small(num("count", 1)), kind })
+        let user = v["user"].as_str().map(str::to_owned);
+        Ok(Cue { method, skip: small(num("nth", 1).saturating_sub(1)), count: small(num("count", 1)), user, kind })
     }
 }
 
 /// Counts this call against the cues and returns those that hit it.
-pub(crate) fn take(cues: &mut Vec<Cue>, method: &str) -> Vec<CueKind> {
+pub(crate) fn take(cues: &mut Vec<Cue>, method: &str, user: &str) -> Vec<CueKind> {
     let mut hits = Vec::new();
-    for c in cues.iter_mut().filter(|c| c.method == method || c.method == "*") {
+    let hit = |c: &Cue| (c.method == method || c.method == "*") && c.user.as_deref().is_none_or(|u| u == user);
+    for c in cues.iter_mut().filter(|c| hit(c)) {
         if c.skip > 0 {
             c.skip -= 1;
         } else if c.count > 0 {

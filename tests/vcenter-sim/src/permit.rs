@@ -140,6 +140,8 @@ const METHODS: &[(&str, Rule)] = &[
     ("RetrieveServiceContent", Rule::Open),
     ("Login", Rule::Open),
     ("CurrentTime", Rule::Open),
+    ("CloneSession", Rule::Open),
+    ("AcquireCloneTicket", Rule::Root("System.View")),
     ("Logout", Rule::ByObject),
     ("SessionIsActive", Rule::Root("Sessions.ValidateSession")),
     ("TerminateSession", Rule::Root("Sessions.TerminateSession")),

@@ -221,6 +221,12 @@ pub struct BackupArgs {
     /// Compress what travels; blocks that do not get smaller travel as they are, and images are never compressed
     #[arg(long, value_enum, value_name = "METHOD")]
     pub compress: Option<Packing>,
+    /// File with a ticket of vCenter's AcquireCloneTicket: the rights for this job; read anew for each job that resumes
+    #[arg(long, value_name = "FILE", conflicts_with = "clone_ticket_fd")]
+    pub clone_ticket_file: Option<PathBuf>,
+    /// The same from an open descriptor, e.g. 0; it serves once
+    #[arg(long, value_name = "FD", conflicts_with = "resume_for")]
+    pub clone_ticket_fd: Option<u32>,
     /// How images are written [default: io_uring, or pwritev where the kernel refuses it]
     #[arg(long, value_enum)]
     pub writer: Option<Pen>,

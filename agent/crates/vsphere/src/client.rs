@@ -34,9 +34,13 @@ impl Client {
 
     /// Keeps the session from ending by idleness (vCenter's default is 30 min), and renews it when it has ended.
     ///
-    /// Asks for the current time (vSphere API, ServiceInstance.CurrentTime), which needs no privilege of its own.
+    /// Asks for the current time (vSphere API, ServiceInstance.CurrentTime), which needs no privilege of its own. A cloned
+    /// session is asked for something that only a live one answers: its end is to be seen.
     pub async fn keep_alive(&self) -> Result<(), Error> {
         self.session.sweep().await;
+        if self.session.is_cloned() {
+            return self.properties(&self.root_folder(), &["name"]).await.map(drop);
+        }
         let request = Request::read("CurrentTime", &MoRef::new("ServiceInstance", "ServiceInstance"), |_| {});
         self.session.call(&request, self.session.timeout).await.map(drop)
     }

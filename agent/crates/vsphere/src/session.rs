@@ -133,8 +133,12 @@ impl Session {
         self.over.subscribe()
     }
 
+    pub(crate) fn is_cloned(&self) -> bool {
+        self.account.is_none()
+    }
+
     fn end_for_good(&self) {
-        if self.account.is_none() {
+        if self.is_cloned() {
             self.over.send_replace(true);
         }
     }

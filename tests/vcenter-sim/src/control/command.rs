@@ -75,6 +75,7 @@ fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
             s.knobs.told_slot = v["told_slot"].as_u64().and_then(|n| u32::try_from(n).ok());
         }
         "set_task_ms" => s.knobs.task_ms = v["ms"].as_u64().ok_or("ms missing")?,
+        "set_ticket_ms" => s.knobs.ticket_ms = v["ms"].as_u64().ok_or("ms missing")?,
         "set_page_max" => {
             s.page_max = usize::try_from(v["objects"].as_u64().ok_or("objects missing")?).unwrap_or(usize::MAX)
         }
@@ -145,7 +146,8 @@ fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
             return Ok(json!({"pending": s.landing, "landings": all.collect::<Vec<_>>()}));
         }
         "requests" => {
-            let list: Vec<Value> = s.requests.iter().map(|r| json!({"method": r.method, "body": r.body})).collect();
+            let one = |r: &crate::state::Recorded| json!({"method": r.method, "user": r.user, "body": r.body});
+            let list: Vec<Value> = s.requests.iter().map(one).collect();
             if v["clear"].as_bool().unwrap_or(false) {
                 s.requests.clear();
             }
@@ -153,7 +155,7 @@ fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
         }
         "counters" => {
             return Ok(
-                json!({"file_operation_count": s.counters.file_operations, "logins": s.counters.logins, "calls": s.counters.calls,
+                json!({"file_operation_count": s.counters.file_operations, "logins": s.counters.logins, "clones": s.counters.clones, "calls": s.counters.calls,
                 "sessions": s.sessions.len(), "foreign_destroyed": s.counters.foreign_destroyed,
                 "removed_under_reader": s.counters.removed_under_reader, "problems": s.problems}),
             );

@@ -18,7 +18,7 @@ use crate::value::MoRef;
 use crate::xml::Node;
 
 const INTERNAL: [&str; 2] = ["DisableMethods", "EnableMethods"];
-const NO_SESSION_NEEDED: [&str; 3] = ["RetrieveServiceContent", "Login", "CurrentTime"];
+const NO_SESSION_NEEDED: [&str; 4] = ["RetrieveServiceContent", "Login", "CloneSession", "CurrentTime"];
 
 pub(crate) async fn call(sim: &Arc<Sim>, body: &Node, ctx: &Ctx, user_agent: &str, cues: &[CueKind]) -> Res<Reply> {
     let method = body.name.as_str();

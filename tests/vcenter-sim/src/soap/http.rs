@@ -139,7 +139,8 @@ async fn soap(sim: Arc<Sim>, req: Request<Incoming>) -> Answer {
     let user = session.as_ref().and_then(|c| Some(sim.lock().sessions.get(c)?.user.clone())).unwrap_or_default();
     let ctx = Ctx { session, user, ver: asked.unwrap_or_default(), host: header("host") };
     record(&sim, &body, &text, &ctx);
-    let cues = cue::take(&mut sim.lock().cues, &body.name);
+    let cues = cue::take(&mut sim.lock().cues, &body.name, &ctx.user);
+    let ctx = if cues.contains(&CueKind::EndSession) { ended(&sim, ctx) } else { ctx };
     if let Some(answer) = connection_cue(&sim, &body, &ctx, &cues).await {
         return answer;
     }
@@ -179,15 +180,27 @@ fn fault_answer(sim: &Sim, method: &str, f: &Fault, ver: Ver) -> Response<Conten
     respond(StatusCode::INTERNAL_SERVER_ERROR, "text/xml; charset=utf-8", xml)
 }
 
-/// Notes the call for tests; a password never is.
-fn record(sim: &Sim, body: &Node, text: &str, ctx: &Ctx) {
-    let masked = match (text.find("<password"), text.find("</password>")) {
+fn ended(sim: &Sim, ctx: Ctx) -> Ctx {
+    if let Some(cookie) = &ctx.session {
+        super::session::end(&mut sim.lock(), cookie);
+    }
+    sim.touch();
+    Ctx { session: None, user: String::new(), ..ctx }
+}
+
+fn mask(text: String, name: &str) -> String {
+    match (text.find(&format!("<{name}")), text.find(&format!("</{name}>"))) {
         (Some(a), Some(b)) if a < b => {
             let open = text[a..].find('>').map(|i| a + i + 1).unwrap_or(a);
             format!("{}[masked]{}", &text[..open.min(b)], &text[b..])
         }
-        _ => text.to_owned(),
-    };
+        _ => text,
+    }
+}
+
+/// Notes the call for tests; a password or a ticket never is.
+fn record(sim: &Sim, body: &Node, text: &str, ctx: &Ctx) {
+    let masked = mask(mask(text.to_owned(), "password"), "cloneTicket");
     sim.dump(&body.name, ctx.ver, "req", &masked);
     let mut s = sim.lock();
     *s.counters.calls.entry(body.name.clone()).or_default() += 1;
@@ -195,7 +208,7 @@ fn record(sim: &Sim, body: &Node, text: &str, ctx: &Ctx) {
         x.calls += 1;
     }
     if s.requests.len() < MAX_RECORDED {
-        s.requests.push(Recorded { method: body.name.clone(), body: masked });
+        s.requests.push(Recorded { method: body.name.clone(), user: ctx.user.clone(), body: masked });
     }
 }
 

@@ -1,11 +1,13 @@
-//! Login, logout and who is logged in.
+//! Login, logout, who is logged in, and tickets that clone a session.
+
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use super::Reply;
 use crate::fault::{Fault, Res};
 use crate::render::{self, Ctx};
-use crate::state::{Session, State, now};
+use crate::state::{Session, State, Ticket, now};
 use crate::xml::Node;
 
 pub(crate) fn call(s: &mut State, method: &str, body: &Node, ctx: &Ctx, user_agent: &str) -> Res<Reply> {
@@ -16,6 +18,8 @@ pub(crate) fn call(s: &mut State, method: &str, body: &Node, ctx: &Ctx, user_age
             Ok(Reply::none())
         }
         "TerminateSession" => terminate(s, body, ctx),
+        "AcquireCloneTicket" => Ok(Reply::of("string", acquire(s, ctx))),
+        "CloneSession" => clone(s, body, ctx, user_agent),
         "SessionIsActive" => {
             let id = body.str("sessionID").unwrap_or("").trim();
             Ok(Reply::of("boolean", s.sessions.values().any(|x| x.key == id)))
@@ -31,13 +35,36 @@ fn login(s: &mut State, body: &Node, ctx: &Ctx, user_agent: &str) -> Res<Reply> 
     if ctx.session.is_some() || password.map(String::as_str) != Some(body.str("password").unwrap_or("")) {
         return Err(Fault::new("InvalidLogin", "Cannot complete login due to an incorrect user name or password."));
     }
+    s.counters.logins += 1;
+    Ok(begin(s, user, user_agent))
+}
+
+fn begin(s: &mut State, user: String, user_agent: &str) -> Reply {
     let cookie = Uuid::new_v4().simple().to_string();
     let session =
         Session { key: Uuid::new_v4().to_string(), user, login: now(), user_agent: user_agent.to_owned(), calls: 1 };
     let info = render::session_info(&session);
     s.sessions.insert(cookie.clone(), session);
-    s.counters.logins += 1;
-    Ok(Reply { cookie: Some(cookie), ..Reply::of("UserSession", info) })
+    Reply { cookie: Some(cookie), ..Reply::of("UserSession", info) }
+}
+
+/// The form is no promise of vCenter's.
+fn acquire(s: &mut State, ctx: &Ctx) -> String {
+    let ticket = format!("cst-VCT-{}--tp-{}", Uuid::new_v4(), Uuid::new_v4().simple());
+    let until = Instant::now() + Duration::from_millis(s.knobs.ticket_ms);
+    s.tickets.insert(ticket.clone(), Ticket { cookie: ctx.session.clone().unwrap_or_default(), until });
+    ticket
+}
+
+/// Another session of the user who acquired the ticket; once, in time, and only while his own session lives (vSphere API 8.0,
+/// SessionManager.CloneSession: InvalidLogin for a ticket that is not valid).
+fn clone(s: &mut State, body: &Node, ctx: &Ctx, user_agent: &str) -> Res<Reply> {
+    let ticket = s.tickets.remove(body.str("cloneTicket").unwrap_or("").trim());
+    let valid = ticket.filter(|t| ctx.session.is_none() && Instant::now() <= t.until);
+    let user = valid.and_then(|t| s.sessions.get(&t.cookie)).map(|of| of.user.clone());
+    let user = user.ok_or_else(|| Fault::new("InvalidLogin", "The session ticket is not valid."))?;
+    s.counters.clones += 1;
+    Ok(begin(s, user, user_agent))
 }
 
 /// In the order of the list; stops at the first that is not there (vSphere API 8.0, SessionManager.TerminateSession).

@@ -100,6 +100,13 @@ pub(crate) struct Session {
     pub calls: u64,
 }
 
+/// For one clone of a session.
+#[derive(Clone, Debug)]
+pub(crate) struct Ticket {
+    pub cookie: String,
+    pub until: std::time::Instant,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum TaskState {
     Queued,
@@ -133,6 +140,7 @@ pub(crate) struct Task {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub logins: u64,
+    pub clones: u64,
     pub file_operations: u64,
     /// Files deleted with a VM that had another one's disk attached.
     pub foreign_destroyed: Vec<String>,
@@ -162,6 +170,8 @@ pub(crate) struct Knobs {
     /// Of the account of the command line.
     pub permissions: crate::permit::Permissions,
     pub task_ms: u64,
+    /// How long a clone ticket serves.
+    pub ticket_ms: u64,
     /// A running VM takes a new controller.
     pub controller_hotplug: bool,
     /// The slot that is told of a controller that comes to a running VM, whatever its real one is.
@@ -171,6 +181,8 @@ pub(crate) struct Knobs {
 #[derive(Clone, Debug)]
 pub(crate) struct Recorded {
     pub method: String,
+    /// Whose session it was; empty: none.
+    pub user: String,
     pub body: String,
 }
 
@@ -194,6 +206,7 @@ pub(crate) struct State {
     /// Tasks whose work has not ended, those that a restart forgot included.
     pub under_way: u64,
     pub sessions: HashMap<String, Session>,
+    pub tickets: HashMap<String, Ticket>,
     pub views: BTreeMap<String, (String, Vec<String>, String)>,
     pub pcs: HashMap<String, PcState>,
     /// What is left of a paged answer, and the page size.

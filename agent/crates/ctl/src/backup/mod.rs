@@ -27,6 +27,7 @@ mod resume;
 mod settle;
 mod stages;
 mod target;
+mod ticket;
 mod wish;
 
 use std::time::{Duration, Instant};
@@ -46,6 +47,7 @@ use self::{
     resume::Resume,
     settle::Settled,
     target::Target,
+    ticket::Ticket,
     wish::Wish,
 };
 use crate::{
@@ -93,6 +95,8 @@ pub async fn run(args: &BackupArgs, agent_args: &AgentArgs, out: &Output) -> Res
     let wish = Wish::new(args, &asked, out)?;
     let mut request = wish.ask(request(args));
     let (agent, info) = interrupt.guard(Agent::connect(agent_args)).await?;
+    let ticket = Ticket::new(args);
+    request.vcenter_clone_ticket = ticket.take()?;
     let (faults, mut heard) = mpsc::channel(1);
     let format = Format { block: args.block_bytes(), compression: args.compression() };
     let mut collector = Collector::new(out.clone(), target, asked, wish, format, faults);
@@ -113,7 +117,7 @@ pub async fn run(args: &BackupArgs, agent_args: &AgentArgs, out: &Output) -> Res
             Err(Stop::Ask(_)) => false,
         };
         if may_go_on && let Some(rest) = resume.rest(&agent, &request, &mut collector, &mut interrupt, out).await? {
-            request = rest;
+            request = BackupVmRequest { vcenter_clone_ticket: ticket.take()?, ..rest };
             continue;
         }
         break match streamed {
