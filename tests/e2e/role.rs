@@ -1,7 +1,7 @@
 //! `hotadd-agent role check` against a vCenter that enforces roles: it says what the agent would meet, before it meets it.
 use anyhow::{Context as _, Result, ensure};
 use hotadd_harness::{Content, Run, Scene, scene::TARGET};
-use hotadd_privileges::{DANGEROUS, NEEDED, Scope, wanted};
+use hotadd_privileges::{DANGEROUS, NEEDED, Part, Scope, part_of, wanted};
 use serde_json::{Value, json};
 
 use crate::{
@@ -53,6 +53,18 @@ async fn the_printed_role_passes_and_each_missing_row_is_told_on_its_object() ->
             ensure!(asked.code == 1 && told(&asked, lacking.scope, "missing")? == [lacking.id], "{asked:#?}");
         }
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_accounts_the_stored_one_is_asked_for_its_part_only() -> Result<()> {
+    let (_dir, scene) = small()?;
+    give(&scene, permissions(&part_of(wanted(None), Some(Part::Stored)), None, &[])).await?;
+    let run = scene.role_check(&["--vm", TARGET, "--part", "stored"])?;
+    ensure!(run.code == 0 && run.stdout.ends_with("role check: passed\n"), "{run:#?}");
+    let run = scene.role_check(&["--vm", TARGET, "--json"])?;
+    ensure!(run.code == 1, "it could not work alone: {run:#?}");
+    assert_eq!(told(&run, Scope::Datastore, "missing")?, ["Datastore.AllocateSpace"]);
     Ok(())
 }
 

@@ -63,7 +63,11 @@ impl JobService for Context {
             compression: compression(request.compression)?,
             partial: request.allow_partial,
             engines: self.engines.clone(),
-            ways: Ways { export, ticket: ticket.is_some(), ..self.ways(request.transport, &request.nbd_servers, reservation)? },
+            ways: Ways {
+                export,
+                ticket: ticket.is_some(),
+                ..self.ways(request.transport, &request.nbd_servers, reservation)?
+            },
             ticket,
             back: request.back_to_hotadd,
         };

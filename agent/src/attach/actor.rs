@@ -64,7 +64,8 @@ impl Actor {
         vm.audit.tell(&vm.client_of(session), entry.ended(&cloned));
         let cloned = cloned?;
         tracing::info!(%session, user = cloned.user, "acting by a session that was cloned from the request's ticket");
-        let keep_alive = tokio::spawn(keep_alive(Arc::clone(vm), Arc::clone(&cloned.hypervisor), cloned.over.clone())).abort_handle();
+        let keep_alive = tokio::spawn(keep_alive(Arc::clone(vm), Arc::clone(&cloned.hypervisor), cloned.over.clone()))
+            .abort_handle();
         let lent = Lent { cloned, vm: Arc::clone(vm), keep_alive };
         Ok(Self { session, rights: Rights::Ticket(Arc::new(lent)) })
     }

@@ -135,8 +135,12 @@ impl Attacher {
         let (this, actor, target) = (self.clone(), actor.clone(), Arc::new(target.clone()));
         let run = tokio::spawn(async move {
             let mut answers: Vec<Option<Result<Attached>>> = (0..wanted.len()).map(|_| None).collect();
-            let item = |(index, wanted)| {
-                Item { index, wanted, actor: actor.clone(), target: Arc::clone(&target), failed: None }
+            let item = |(index, wanted)| Item {
+                index,
+                wanted,
+                actor: actor.clone(),
+                target: Arc::clone(&target),
+                failed: None,
             };
             let mut rest: VecDeque<Item> = wanted.into_iter().enumerate().map(item).collect();
             let mut alone = false;

@@ -61,12 +61,7 @@ impl Drop for HeldGuard {
 ///
 /// # Errors
 /// [`reason::GUARD_REFUSED`] or [`reason::GUARD_OTHERS`] where the policy is to refuse; the journal's.
-pub async fn target(
-    vm: &ProxyVm,
-    settler: &Settler,
-    actor: &Actor,
-    target: &TargetFacts,
-) -> Result<Option<HeldGuard>> {
+pub async fn target(vm: &ProxyVm, settler: &Settler, actor: &Actor, target: &TargetFacts) -> Result<Option<HeldGuard>> {
     if vm.guards == GuardPolicy::Off {
         return Ok(None);
     }
@@ -132,13 +127,7 @@ enum Disabled {
 
 /// All in one call; if that is refused, one by one, since another product may hold one of them, or this vCenter may not
 /// know one.
-async fn disable(
-    vm: &ProxyVm,
-    actor: &Actor,
-    duty: &Duty,
-    target: &TargetFacts,
-    methods: &[&str],
-) -> Result<Disabled> {
+async fn disable(vm: &ProxyVm, actor: &Actor, duty: &Duty, target: &TargetFacts, methods: &[&str]) -> Result<Disabled> {
     let (id, source) = (target.id(), duty.guard().map_or("", |guard| guard.source.as_str()));
     let why = format!("held by {}", vm.source);
     let mut outcomes = vec![actor.hypervisor().disable_methods(&id, methods, source, &why).await];

@@ -352,3 +352,15 @@ fn damage_that_nobody_compared_with_vcenter_is_not_read_as_nothing_owed() {
     file::reconciled(dir.path()).unwrap();
     assert!(!read_state(dir.path()).unwrap().1.unreconciled);
 }
+
+/// What an agent before clone tickets wrote is read as it was, and without a ticket the same is written.
+#[test]
+fn a_duty_without_a_ticket_is_written_as_ever() {
+    let duty = attach(DutyId::new());
+    let text = serde_json::to_string(&duty).unwrap();
+    assert!(!text.contains("ticket"), "{text}");
+    assert_eq!(serde_json::from_str::<Duty>(&text).unwrap(), duty);
+    let cloned = Duty { ticket: true, ..duty };
+    let text = serde_json::to_string(&cloned).unwrap();
+    assert_eq!(serde_json::from_str::<Duty>(&text).unwrap(), cloned);
+}

@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn of_a_part_only_what_it_holds_is_missed() {
-        let missing = |part| judge(&found(Scope::Proxy, &[]), &[], part).missing.iter().map(|p| p.id).collect::<Vec<_>>();
+        let missing =
+            |part| judge(&found(Scope::Proxy, &[]), &[], part).missing.iter().map(|p| p.id).collect::<Vec<_>>();
         let (attach, detach) = ("VirtualMachine.Config.AddExistingDisk", "VirtualMachine.Config.RemoveDisk");
         assert_eq!(missing(None), [attach, detach]);
         assert_eq!((missing(Some(Part::Stored)), missing(Some(Part::Job))), (vec![detach], vec![attach]));

@@ -53,6 +53,7 @@ mod xml;
 
 pub use client::Client;
 pub use config::{Call, Config, Observer, Trust};
+pub use content::About;
 pub use datastore::{DatastoreInfo, DatastoreKind, HostMount, NasVolume};
 pub use device::{
     Backing, BackingKind, BackingPath, Device, Disk, KeyId, OtherController, OtherControllerKind, ScsiController,
@@ -71,7 +72,6 @@ pub use moref::{MoRef, ParseMoRefError};
 pub use planning::{Automation, ComputeInfo, Override, PlannedHost, PlannedVm, Planning, PodInfo};
 pub use property::MissingProperty;
 pub use reconfigure::{AddController, AddDisk, DeviceChanges, Reconfigure, RemoveDisk};
-pub use content::About;
 pub use snapshot::{Quiesce, SnapshotNode, SnapshotSpec, SnapshotTree};
 pub use survey::{Surveyed, SurveyedVm, VmProduct};
 pub use task::{TaskInfo, TaskResult, TaskState};

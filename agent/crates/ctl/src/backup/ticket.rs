@@ -25,7 +25,8 @@ impl Ticket {
     /// Exit 2: it can't be read, or is none.
     pub(super) fn take(&self) -> Result<Option<CloneTicket>, Failure> {
         let Some(path) = &self.0 else { return Ok(None) };
-        let refuse = |why: String| Failure::new(Exit::Usage, reasons::USAGE, format!("clone ticket {}: {why}", path.display()));
+        let refuse =
+            |why: String| Failure::new(Exit::Usage, reasons::USAGE, format!("clone ticket {}: {why}", path.display()));
         let mut text = String::new();
         let file = File::open(path).map_err(|e| refuse(e.to_string()))?;
         // What is read is told nowhere, also if it is no text.

@@ -16,4 +16,5 @@ mod many;
 mod requests;
 mod session;
 mod tasks;
+mod ticket;
 mod tracking;
