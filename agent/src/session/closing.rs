@@ -125,12 +125,13 @@ impl Manager {
             tracing::error!(session = %session.id, "a read does not end; detaching under it");
         }
         session.reads.close();
-        let Held { watch, disks, snapshot, _claim } = held;
+        let Held { watch, disks, snapshot, actor, _claim } = held;
         drop(watch);
         drop(disks);
         self.give_back_disks(session.id).await;
         drop(snapshot);
         let settled = self.give_back_rest(session.id).await;
+        drop(actor);
         lock(&session.inner).state = if matches!(settled, Settled::Done) { State::Closed } else { State::Owed };
         tracing::info!(session = %session.id, vm = session.vm_name, %why, ?settled, "session ended");
     }

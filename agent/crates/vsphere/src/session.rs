@@ -24,7 +24,7 @@ use crate::http::{Answer, Cookies, Failure, Http};
 use crate::login::{Door, LoginRefused};
 use crate::moref::MoRef;
 use crate::soap::{self, Effect, Request};
-use crate::version::{self, ApiVersion};
+use crate::version;
 use crate::xml::{self, Node};
 
 /// Most session-scoped objects remembered for later removal.

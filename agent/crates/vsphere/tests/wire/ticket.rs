@@ -20,7 +20,9 @@ async fn cloned() -> (Server, Client, Cloned, Arc<AtomicBool>) {
     let server = Server::start(move |seen: &Seen| match seen.op.as_str() {
         "Login" => vim::login_as(0, "key-of-the-account"),
         "CloneSession" => renamed(vim::login_as(1, "key-of-the-clone"), "Login", "CloneSession"),
-        "AcquireCloneTicket" => vim::answer("AcquireCloneTicket", "<returnval>cst-VCT-canary&amp;&lt;&gt;-7</returnval>"),
+        "AcquireCloneTicket" => {
+            vim::answer("AcquireCloneTicket", "<returnval>cst-VCT-canary&amp;&lt;&gt;-7</returnval>")
+        }
         _ if ended.load(Ordering::SeqCst) && seen.cookie.contains("sess-1") => vim::not_authenticated(),
         _ => vim::happy(seen, "8.0.2.0", &[]),
     })
