@@ -79,10 +79,10 @@ fn reconfigured(request: &Value) -> Option<String> {
 
 /// Nobody's work was done by the other.
 async fn nobody_did_the_others_work(scene: &Scene) -> Result<()> {
-    for (methods, part, user) in [(&OF_A_JOB[..], "Add", JOBS), (&OF_THE_ACCOUNT[..], "Remove", STORED)] {
+    for (methods, part, other) in [(&OF_A_JOB[..], "Add", STORED), (&OF_THE_ACCOUNT[..], "Remove", JOBS)] {
         for method in methods.iter().chain([&part]) {
-            let wrong: Vec<_> = asked(scene, method).await?.into_iter().filter(|(_, by)| by != user).collect();
-            ensure!(wrong.is_empty(), "not by {user}: {wrong:?}");
+            let wrong: Vec<_> = asked(scene, method).await?.into_iter().filter(|(_, by)| by == other).collect();
+            ensure!(wrong.is_empty(), "by {other}: {wrong:?}");
         }
     }
     Ok(())

@@ -128,7 +128,7 @@ impl Session {
         }
     }
 
-    /// Turns true when a cloned session has ended; that of an account never does.
+    /// Turns true when a call finds that a cloned session has ended; that of an account never does.
     pub(crate) fn over(&self) -> watch::Receiver<bool> {
         self.over.subscribe()
     }
@@ -221,10 +221,7 @@ impl Session {
         let request = Request::read("Logout", &self.content.session_manager, |_| {});
         match send(&self.http, &self.action, &cookies, &request, self.timeout).await {
             Err(e) if !e.is_not_authenticated() => Err(e),
-            _ => {
-                self.end_for_good();
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 

@@ -60,7 +60,7 @@ impl Client {
         Ok(Cloned { client, user: text("userName").unwrap_or_default() })
     }
 
-    /// Turns true when this session was cloned and has ended; the session of an account never does.
+    /// Turns true when this session was cloned and a call finds that it has ended; the session of an account never does.
     pub fn over(&self) -> watch::Receiver<bool> {
         self.session.over()
     }

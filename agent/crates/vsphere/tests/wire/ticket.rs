@@ -83,9 +83,12 @@ async fn a_clone_is_asked_what_only_a_live_session_answers() {
 
 #[tokio::test]
 async fn logging_out_ends_it_for_good() {
-    let (server, client, Cloned { client: clone, .. }, _) = cloned().await;
+    let (server, client, Cloned { client: clone, .. }, over) = cloned().await;
     clone.logout().await.unwrap();
-    assert!(server.last("Logout").cookie.contains("sess-1") && *clone.over().borrow());
+    over.store(true, Ordering::SeqCst);
+    assert!(server.last("Logout").cookie.contains("sess-1"));
+    assert!(!*clone.over().borrow(), "who ends it knows");
+    assert!(clone.keep_alive().await.is_err() && *clone.over().borrow(), "who asks by it again is told");
     client.keep_alive().await.unwrap();
     assert_eq!(server.count("Login"), 1);
 }
