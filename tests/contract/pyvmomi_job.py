@@ -4,7 +4,7 @@ the snapshot, wrong password, ended session. Usage: pyvmomi_job.py --sim BINARY 
 import argparse, hashlib, os, shutil, ssl, subprocess, sys, time, urllib.request
 
 from pyVim.connect import Disconnect, SmartConnect
-from pyVmomi import vim, vmodl
+from pyVmomi import SoapStubAdapter, vim, vmodl
 
 from sim import PASSWORD, Sim
 
@@ -248,6 +248,25 @@ def fence(si, sim):
     raises("terminating it again is NotFound", vim.fault.NotFound, lambda: si.content.sessionManager.TerminateSession([key]))
     own = si.content.sessionManager.currentSession.key
     raises("the own session is InvalidArgument", vmodl.fault.InvalidArgument, lambda: si.content.sessionManager.TerminateSession([own]))
+    clone(si, sim)
+
+
+def clone(si, sim):
+    """A ticket of ours is a session of another connection, once."""
+    def stranger():
+        ctx = ssl.create_default_context(cafile=sim.ca)
+        stub = SoapStubAdapter(host=sim.host, port=int(sim.port), version=si._stub.version, sslContext=ctx)
+        return vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
+    manager, other = si.content.sessionManager, stranger()
+    ticket = manager.AcquireCloneTicket()
+    told = other.sessionManager.CloneSession(ticket)
+    own = manager.currentSession
+    check("a clone is of the same user, with a key of its own", told.userName == own.userName and told.key != own.key)
+    check("it is the session of its connection", other.sessionManager.currentSession.key == told.key and len(other.rootFolder.childEntity) > 0)
+    raises("a ticket serves once", vim.fault.InvalidLogin, lambda: stranger().sessionManager.CloneSession(ticket))
+    manager.TerminateSession([told.key])
+    raises("a clone is terminated by its key", vim.fault.NotAuthenticated, lambda: other.rootFolder.childEntity)
+    check("and the session that it was cloned from lives", manager.currentSession.key == own.key)
 
 
 def changes(si, sim, target):
