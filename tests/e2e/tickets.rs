@@ -357,7 +357,8 @@ async fn crowd(tickets: bool) -> Result<Vec<usize>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_with_different_tickets_never_share_a_request() -> Result<()> {
-    assert_eq!(crowd(false).await?, [1, 2], "nothing is joined: nothing is tested");
+    let joined = crowd(false).await?;
+    ensure!(joined.len() < 3, "nothing is joined, so nothing is tested: {joined:?}");
     assert_eq!(crowd(true).await?, [1, 1, 1]);
     Ok(())
 }
