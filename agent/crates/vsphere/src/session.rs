@@ -137,6 +137,10 @@ impl Session {
         self.account.is_none()
     }
 
+    pub(crate) fn is_over(&self) -> bool {
+        *self.over.borrow()
+    }
+
     fn end_for_good(&self) {
         if self.is_cloned() {
             self.over.send_replace(true);

@@ -91,7 +91,8 @@ impl Client {
             let mut pause = FIRST_PAUSE;
             loop {
                 match attempt().await {
-                    Err(error) if may_watch_again(&error) => {
+                    // A cloned session that has ended sees nothing ever again.
+                    Err(error) if may_watch_again(&error) && !self.session.is_over() => {
                         tracing::debug!(%object, %error, "watching anew");
                         *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                         tokio::time::sleep(pause).await;

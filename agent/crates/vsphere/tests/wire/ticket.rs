@@ -81,6 +81,16 @@ async fn a_clone_is_asked_what_only_a_live_session_answers() {
     assert!(clone.keep_alive().await.is_err() && *clone.over().borrow());
 }
 
+/// A wait that goes on by the next login has none to go on by.
+#[tokio::test]
+async fn a_wait_for_a_task_ends_with_the_clone() {
+    let (_server, _client, Cloned { client: clone, .. }, over) = cloned().await;
+    over.store(true, Ordering::SeqCst);
+    let task = hotadd_vsphere::MoRef::new("Task", "task-9");
+    let error = clone.wait_task(&task, std::time::Duration::from_secs(600), None).await.unwrap_err();
+    assert_eq!(error.fault().map(|fault| &fault.kind), Some(&FaultKind::NotAuthenticated), "not the deadline: {error}");
+}
+
 #[tokio::test]
 async fn logging_out_ends_it_for_good() {
     let (server, client, Cloned { client: clone, .. }, over) = cloned().await;
