@@ -1,5 +1,5 @@
 //! A raw SOAP client for the simulator's own tests: text in, text out, no library of ours in between.
-#![allow(dead_code, clippy::unwrap_used)] // each test file uses a part; helpers of tests may unwrap as tests do
+#![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as tests do")]
 
 use std::path::Path;
 use std::time::{Duration, Instant};

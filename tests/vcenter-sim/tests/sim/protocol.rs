@@ -1,10 +1,6 @@
 //! The wire: versions, sessions, strictness, property collector, faults of the connection.
 
-#![allow(clippy::unwrap_used)] // helpers of tests may unwrap as tests do
-
-mod common;
-
-use common::{Lab, between, envelope};
+use crate::common::{Lab, between, envelope};
 use serde_json::json;
 
 fn filter(vm: &str, path: &str) -> String {

@@ -1,12 +1,8 @@
 //! Snapshots: deltas, merges, consolidation, and what a running VM writes meanwhile.
 
-#![allow(clippy::unwrap_used)] // helpers of tests may unwrap as tests do
-
-mod common;
-
 use std::os::unix::fs::FileExt;
 
-use common::{Lab, add, between, remove};
+use crate::common::{Lab, add, between, remove};
 use serde_json::json;
 
 fn read(path: &std::path::Path, at: u64) -> u8 {

@@ -1,10 +1,8 @@
 //! The built program before any job: usage, certificates, folders, dead agents; and the commands that only show.
-#![allow(clippy::unwrap_used, reason = "tests")]
-mod common;
 
 use std::{fs, process::Command};
 
-use common::*;
+use crate::common::*;
 use tempfile::tempdir;
 
 fn bare(args: &[&str]) -> Ended {

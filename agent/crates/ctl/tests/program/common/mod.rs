@@ -1,11 +1,6 @@
 //! An agent that says what it is told to say: hotadd.v1 over mutual TLS on a free port, on a runtime of its own, so that
 //! it can vanish. No rule of the product lives here.
-#![allow(
-    dead_code,
-    unreachable_pub,
-    clippy::unwrap_used,
-    reason = "each test binary includes this file and uses its part"
-)]
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "helpers of tests may unwrap as tests do")]
 use std::{
     fs,
     net::SocketAddr,

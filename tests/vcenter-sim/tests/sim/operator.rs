@@ -1,10 +1,6 @@
 //! What an operator does to a VM, hosts that leave service, and other programs' disks on the same VMs.
 
-#![allow(clippy::unwrap_used)] // helpers of tests may unwrap as tests do
-
-mod common;
-
-use common::{Lab, add, between};
+use crate::common::{Lab, add, between};
 use serde_json::{Value, json};
 
 /// Runs an operator's call; the fault's type or null.
@@ -217,7 +213,7 @@ async fn a_host_enters_maintenance_mode_in_two_steps() {
     assert_eq!(operator(&mut lab, "CreateSnapshot", "web", json!({})).await, "MethodDisabled");
     set(&mut lab, json!({"entering": false})).await;
     assert!(lab.fetch("Task", &task, "info").await.contains("RequestCanceled"));
-    lab.reconfig("proxy", &common::remove(2002)).await.unwrap();
+    lab.reconfig("proxy", &crate::common::remove(2002)).await.unwrap();
     let told = set(&mut lab, json!({"entering": true, "block": null, "description": "Drm.EnterStandbyLRO"})).await;
     let task = told["task"].as_str().unwrap().to_owned();
     set(&mut lab, json!({"in_maintenance": true, "quarantine": true, "standby": "in"})).await;

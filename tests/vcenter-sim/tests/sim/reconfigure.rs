@@ -1,10 +1,6 @@
 //! ReconfigVM: slots, locks, atomicity, keys, files.
 
-#![allow(clippy::unwrap_used)] // helpers of tests may unwrap as tests do
-
-mod common;
-
-use common::{Lab, add, add_mode, between, remove};
+use crate::common::{Lab, add, add_mode, between, remove};
 use serde_json::json;
 
 const OLD: &str = "[ds1] old/old.vmdk";

@@ -1,11 +1,7 @@
 //! Permissions by object: what is given on a child replaces what its parents hand down, who may not see an object does not, and another
 //! account has its own.
 
-#![allow(clippy::unwrap_used)] // helpers of tests may unwrap as tests do
-
-mod common;
-
-use common::{Lab, between};
+use crate::common::{Lab, between};
 use serde_json::{Value, json};
 
 const AM: &str = "AuthorizationManager";

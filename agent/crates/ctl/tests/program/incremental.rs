@@ -1,14 +1,12 @@
 //! Incremental backups of the built program against an agent that behaves, and against agents that do not: what is asked,
 //! which maps are believed, and what the chain comes to.
-#![allow(clippy::unwrap_used, reason = "tests")]
-mod common;
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use common::*;
+use crate::common::*;
 use hotadd_api::{
     manifest::{self, Manifest},
     v1::{job_event::Item, *},

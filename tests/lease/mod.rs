@@ -1,7 +1,5 @@
 //! The export lease end to end: our client and decoder against the simulator's lease and encoder. No agent runs here.
 
-#![allow(clippy::unwrap_used, reason = "tests, helpers included")]
-
 mod ends;
 mod lab;
 mod wrong;

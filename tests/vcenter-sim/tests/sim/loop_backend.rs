@@ -1,12 +1,8 @@
 //! Attached disks as loop devices. Needs root and /dev/loop-control, else it says so and ends.
 
-#![allow(clippy::unwrap_used)] // helpers of tests may unwrap as tests do
-
-mod common;
-
 use std::os::unix::fs::FileExt;
 
-use common::{Lab, add, remove};
+use crate::common::{Lab, add, remove};
 use serde_json::{Value, json};
 use vcenter_sim::Backend;
 use vcenter_sim::control::Control;
@@ -114,7 +110,7 @@ async fn a_killed_simulator_leaves_no_loop_device() {
         std::fs::write(&path, text).unwrap();
         path
     };
-    let inventory = file("inventory.json", &common::inventory(dir.path()).to_string());
+    let inventory = file("inventory.json", &crate::common::inventory(dir.path()).to_string());
     let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_vcenter-sim"))
         .arg("--inventory")
         .arg(inventory)

@@ -1,8 +1,6 @@
 //! The VDDK transport with a real nbdkit behind the double of its plug-in: bytes, secrets, deaths and reasons. No session
 //! runs here.
 
-#![allow(clippy::unwrap_used, reason = "tests, helpers included")]
-
 mod double;
 mod ends;
 mod lab;

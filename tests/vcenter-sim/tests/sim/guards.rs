@@ -1,12 +1,8 @@
 //! Sessions by key, late requests and the fence, outages, and methods that are switched off.
 
-#![allow(clippy::unwrap_used)] // helpers of tests may unwrap as tests do
-
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::{Lab, add, between};
+use crate::common::{Lab, add, between};
 use serde_json::{Value, json};
 
 const SM: (&str, &str) = ("SessionManager", "SessionManager");
@@ -148,7 +144,7 @@ async fn a_restart_that_takes_a_while_forgets_sessions_and_tasks() {
 
 /// A call in the namespace of the internal interface.
 async fn internal(lab: &mut Lab, method: &str, args: &str) -> Result<(), String> {
-    let body = common::envelope(AM, AM, method, args).replace("urn:vim25\"", "urn:internalvim25\"");
+    let body = crate::common::envelope(AM, AM, method, args).replace("urn:vim25\"", "urn:internalvim25\"");
     let action = format!("urn:vim25/{}", lab.version);
     let (status, text) = lab.post(&action, body).await.unwrap();
     if status == 200 {

@@ -1,14 +1,10 @@
 //! The QMP backend against a real QEMU without a guest. Needs qemu-system-x86_64 ($QEMU or PATH) and qemu-img, else it says so.
 
-#![allow(clippy::unwrap_used)] // helpers of tests may unwrap as tests do
-
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Lab, add, remove};
+use crate::common::{Lab, add, remove};
 use serde_json::json;
 use vcenter_sim::Backend;
 

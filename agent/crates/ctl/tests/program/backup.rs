@@ -1,7 +1,5 @@
 //! The built program against an agent that behaves, and against agents that do not: exit code, error line, clean-up
 //! state, and never a file that looks like a backup after a failure.
-#![allow(clippy::unwrap_used, reason = "tests")]
-mod common;
 
 use std::{
     fs,
@@ -11,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::*;
+use crate::common::*;
 use hotadd_api::v1::{job_event::Item, *};
 use nix::{
     sys::signal::{Signal, kill},
@@ -35,7 +33,7 @@ fn whole(folder: &Path, key: i32) {
 }
 
 fn image_of(key: i32) -> Vec<u8> {
-    common::image(key)
+    crate::common::image(key)
 }
 
 #[test]

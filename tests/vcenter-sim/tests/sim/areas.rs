@@ -1,10 +1,6 @@
 //! Changed block tracking: true maps of what a VM wrote, in pages; when tracking begins; refusals; lies on cue.
 
-#![allow(clippy::unwrap_used)] // helpers of tests may unwrap as tests do
-
-mod common;
-
-use common::{Lab, between};
+use crate::common::{Lab, between};
 use serde_json::json;
 
 const BLOCK: u64 = 64 << 10;
