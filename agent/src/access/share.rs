@@ -7,7 +7,7 @@ use std::{
 };
 
 /// What each client may.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Allowed {
     /// Calls at the same time, streams included.
     pub calls: usize,
