@@ -36,7 +36,15 @@ role = 'reader'
 ";
 
 pub fn ruled(disks: &[Content]) -> Result<(tempfile::TempDir, Scene)> {
-    let (dir, scene) = scene(disks, |spec| spec.agent_toml.push_str(RULES))?;
+    ruled_with(disks, "")
+}
+
+/// The same, with more in the configuration.
+pub fn ruled_with(disks: &[Content], more: &str) -> Result<(tempfile::TempDir, Scene)> {
+    let (dir, scene) = scene(disks, |spec| {
+        spec.agent_toml.push_str(RULES);
+        spec.agent_toml.push_str(more);
+    })?;
     scene.pki.client("operator", &["DNS:Operator.example.com"])?;
     scene.pki.client("renewed", &["DNS:more.example.com", "DNS:operator.example.com"])?;
     scene.pki.client("other", &["URI:spiffe://example.com/backup/7"])?;
@@ -81,7 +89,7 @@ fn rank_needed(path: &str) -> usize {
 }
 
 /// The first answer to an empty request.
-async fn ask(channel: &Channel, path: &str) -> Result<(), Status> {
+pub async fn ask(channel: &Channel, path: &str) -> Result<(), Status> {
     let mut client = Grpc::new(channel.clone());
     client.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
     let path = PathAndQuery::try_from(path).map_err(|error| Status::unknown(error.to_string()))?;
