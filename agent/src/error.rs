@@ -15,8 +15,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Unavailable, and stays so until a person does something: a controller that repeats them wakes nobody.
 const HEALED_BY_A_PERSON: [&ReasonCode; 1] = [&reason::VC_TLS];
 /// What others use now and will give back.
-const PASSES: [&ReasonCode; 4] =
-    [&reason::SES_BUSY, &reason::ATT_NO_SLOT, &reason::PLAN_NO_SLOT, &reason::LIM_CLIENT];
+const PASSES: [&ReasonCode; 4] = [&reason::SES_BUSY, &reason::ATT_NO_SLOT, &reason::PLAN_NO_SLOT, &reason::LIM_CLIENT];
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

@@ -22,6 +22,7 @@ use prost::Message as _;
 use tonic::{Code, Status, transport::Channel};
 
 use crate::{
+    relay::Relay,
     roles::{ask, channel, ruled, ruled_with},
     support::{MIB, Running, Seen, dense, eventually, nothing_is_left, nothing_stays, open_request, refused, request},
 };
@@ -29,7 +30,7 @@ use crate::{
 const OVER: &str = "HA-LIM-001";
 
 fn limited(limits: &str) -> Result<(tempfile::TempDir, Scene)> {
-    ruled_with(&[dense(16 * MIB, 1)], &format!("[limits.client]\n{limits}\n"))
+    ruled_with(&[dense(16 * MIB, 1)], |spec| spec.agent_toml.push_str(&format!("[limits.client]\n{limits}\n")))
 }
 
 type Proxy = ProxyServiceClient<Channel>;
@@ -58,7 +59,7 @@ async fn until_refused(proxy: &mut Proxy) -> Result<Status> {
     anyhow::bail!("10000 calls, and none was refused")
 }
 
-async fn watch(proxy: &mut Proxy) -> Result<impl Sized> {
+async fn watch(proxy: &mut Proxy) -> Result<impl Sized + use<>> {
     let mut stream = proxy.watch_events(WatchEventsRequest::default()).await?.into_inner();
     ensure!(stream.message().await?.is_some(), "WATCHING comes first");
     Ok(stream)
@@ -66,7 +67,7 @@ async fn watch(proxy: &mut Proxy) -> Result<impl Sized> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_calls_too_often_is_told_when_to_come_back() -> Result<()> {
-    let (_dir, scene) = limited("calls_per_second = 0.5\nburst = 4")?;
+    let (_dir, mut scene) = limited("calls_per_second = 0.5\nburst = 4")?;
     let (mut own, mut other) = (proxy(&scene, "operator").await?, proxy(&scene, "other").await?);
     let status = until_refused(&mut own).await?;
     assert_eq!(status.code(), Code::ResourceExhausted);
@@ -88,7 +89,10 @@ async fn who_calls_too_often_is_told_when_to_come_back() -> Result<()> {
     let log = scene.agent()?.log_text();
     let lines = log.lines().filter(|line| line.contains(OVER)).collect::<Vec<_>>();
     ensure!((1..=20).contains(&lines.len()), "{} lines", lines.len());
-    ensure!(lines.iter().all(|line| line.contains("DNS:operator.example.com") && !line.contains("audit")), "{lines:#?}");
+    ensure!(
+        lines.iter().all(|line| line.contains("DNS:operator.example.com") && !line.contains("audit")),
+        "{lines:#?}"
+    );
     nothing_is_left(&scene).await
 }
 
@@ -118,6 +122,24 @@ async fn streams_count_until_they_end() -> Result<()> {
     }
     drop(third);
     nothing_stays(&scene).await
+}
+
+/// Nothing is sent on a watcher's stream: only pings tell that nobody is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_cable_was_cut_holds_no_place() -> Result<()> {
+    let (_dir, scene) = ruled_with(&[dense(MIB, 1)], |spec| {
+        spec.set("deadlines", "ping_seconds", 1.0);
+        spec.set("deadlines", "ping_timeout_seconds", 1.0);
+        spec.agent_toml.push_str("[limits.client]\ncalls = 1\n");
+    })?;
+    let relay = Relay::start(&scene).await?;
+    let mut far = Proxy::new(relay.channel(&scene).await?);
+    let _stream = watch(&mut far).await?;
+    let mut near = proxy(&scene, "client").await?;
+    refused(look(&mut near).await, OVER)?;
+    relay.cut();
+    eventually("its place is free", async || Ok(!is_over(&look(&mut near).await))).await?;
+    nothing_is_left(&scene).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,7 +186,8 @@ async fn a_flood_of_a_reader_is_bounded_and_an_operator_works_beside_it() -> Res
     const RATE: u32 = 5;
     const BURST: u64 = 10;
     let (_dir, scene) = limited(&format!("calls = 4\ncalls_per_second = {RATE}\nburst = {BURST}"))?;
-    let (granted, refusals, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+    let (granted, refusals, stop) =
+        (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
     let begun = Instant::now();
     let mut flood = tokio::task::JoinSet::new();
     for _ in 0..16 {
@@ -203,7 +226,7 @@ async fn enters(scene: &Scene, identity: &str) -> Result<Proxy> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_counted_by_client() -> Result<()> {
-    let (_dir, scene) = limited("connections = 2")?;
+    let (_dir, mut scene) = limited("connections = 2")?;
     let (mut first, second) = (enters(&scene, "operator").await?, enters(&scene, "renewed").await?);
     ensure!(enters(&scene, "operator").await.is_err(), "a third");
     let _others = (enters(&scene, "other").await?, enters(&scene, "reader").await?);

@@ -8,7 +8,7 @@ use hotadd_api::{
         proxy_service_client::ProxyServiceClient,
     },
 };
-use hotadd_harness::{Content, Scene, grpc::connect, scene::TARGET};
+use hotadd_harness::{Content, Scene, Spec, grpc::connect, scene::TARGET};
 use prost::Message as _;
 use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
@@ -36,14 +36,14 @@ role = 'reader'
 ";
 
 pub fn ruled(disks: &[Content]) -> Result<(tempfile::TempDir, Scene)> {
-    ruled_with(disks, "")
+    ruled_with(disks, |_| {})
 }
 
-/// The same, with more in the configuration.
-pub fn ruled_with(disks: &[Content], more: &str) -> Result<(tempfile::TempDir, Scene)> {
+/// The same, with another configuration.
+pub fn ruled_with(disks: &[Content], change: impl FnOnce(&mut Spec)) -> Result<(tempfile::TempDir, Scene)> {
     let (dir, scene) = scene(disks, |spec| {
         spec.agent_toml.push_str(RULES);
-        spec.agent_toml.push_str(more);
+        change(spec);
     })?;
     scene.pki.client("operator", &["DNS:Operator.example.com"])?;
     scene.pki.client("renewed", &["DNS:more.example.com", "DNS:operator.example.com"])?;

@@ -103,7 +103,9 @@ impl Gate {
             let Allowed { calls, calls_per_second, burst } = self.allowed;
             let (limit, detail) = match over {
                 Over::Calls => ("calls", format!("calls = {calls} at the same time")),
-                Over::Rate(_) => ("calls_per_second", format!("calls_per_second = {calls_per_second}, burst = {burst}")),
+                Over::Rate(_) => {
+                    ("calls_per_second", format!("calls_per_second = {calls_per_second}, burst = {burst}"))
+                }
             };
             self.meter.limited(limit);
             let error = Error::new(&reason::LIM_CLIENT, format!("{}: {detail}", caller.name));

@@ -106,7 +106,11 @@ mod tests {
             assert!(RPCS.iter().any(|(rpc, role)| rpc == path && *role > Role::Reader), "{path}");
         }
         // Said anew: a call that is renamed, or a new one of this kind, has to be thought about here.
-        let ends = |path: &str| ["Close", "Keep", "Drain", "Cancel", "End", "Stop", "Detach", "Remove"].iter().any(|word| path.contains(word));
+        let ends = |path: &str| {
+            ["Close", "Keep", "Drain", "Cancel", "End", "Stop", "Detach", "Remove"]
+                .iter()
+                .any(|word| path.contains(word))
+        };
         for (path, _) in RPCS {
             let name = path.rsplit('/').next().unwrap();
             assert_eq!(gives_back(path), ends(name), "{path}");
