@@ -132,7 +132,7 @@ impl Door {
 
     /// Whose its connections are. All who may do nothing are one, so that none of them takes a name that is another's.
     pub(super) fn client(&self, peer: &Peer) -> Arc<str> {
-        self.known(peer).map_or_else(|| Arc::from("who has no role"), |(name, _)| name)
+        self.known(peer).map_or_else(|| Arc::from("all without a role"), |(name, _)| name)
     }
 
     /// Looks after files and peers as long as the agent runs. `hangup`: SIGHUP.

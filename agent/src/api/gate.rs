@@ -1,5 +1,6 @@
 //! The one place where a call is let through: the peer's certificate still holds, it has a role, the role suffices for this rpc
-//! (`hotadd_api::roles`), and its client is within its limits. Whoever may call finds a [`Caller`] in its request; what belongs to whom is asked where it is looked up.
+//! (`hotadd_api::roles`), and its client is within its limits. Whoever may call finds a [`Caller`] in its request; what belongs to whom is
+//! asked where it is looked up.
 use std::{
     convert::Infallible,
     future::poll_fn,
@@ -97,7 +98,7 @@ impl Gate {
         Ok((caller, Some(running)))
     }
 
-    /// A place and a token of this client.
+    /// Takes a place and a token of this client.
     fn begin(&self, caller: &Caller, path: &str) -> Result<Running> {
         self.shares.begin(&caller.name, Instant::now()).map_err(|over| {
             let Allowed { calls, calls_per_second, burst } = self.allowed;
