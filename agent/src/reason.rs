@@ -44,6 +44,8 @@ registry! {
     AUT_OUT = "HA-AUT-004", Unauthenticated, "the client's certificate holds no longer", "renew the certificate, connect with it, and begin again";
     AUT_FILES = "HA-AUT-005", FailedPrecondition, "the files of the table tls can't be used", "correct the file that the message names (`hotadd-agent check-config` tests all), then `systemctl reload hotadd-agent`";
 
+    LIM_CLIENT = "HA-LIM-001", ResourceExhausted, "the client is over its limits on this agent", "wait as long as RetryInfo says, then do the same again; if a controller meets it in honest work, raise what the message names in [limits.client]";
+
     AUD_FILE = "HA-AUD-001", FailedPrecondition, "the audit log can't be written", "see to the file and its disk; the next line is tried by itself, and nothing new is begun meanwhile where audit.required is set";
 
     VC_UNREACHABLE = "HA-VC-001", Unavailable, "vCenter can't be reached", "check address, port 443, DNS and routing from the proxy; the agent retries";

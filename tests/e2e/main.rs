@@ -30,6 +30,7 @@ mod job;
 mod journal;
 mod late;
 mod leases;
+mod limits;
 mod login;
 mod lost;
 mod many;
