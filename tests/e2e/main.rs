@@ -8,6 +8,7 @@ mod around;
 mod audit;
 mod backpressure;
 mod bench;
+mod bundle;
 mod capacity;
 mod certificates;
 mod chains;

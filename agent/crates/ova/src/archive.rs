@@ -177,8 +177,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// `name`: ASCII, at most 100 bytes.
-fn header(name: &str, size: u64) -> [u8; BLOCK] {
+/// The block before an entry. `name`: ASCII, at most 100 bytes.
+#[must_use]
+pub fn header(name: &str, size: u64) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
     let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &name.as_bytes()[..name.len().min(100)]);

@@ -1,0 +1,41 @@
+//! Tests of the allow list.
+use super::*;
+
+fn shown(text: &str) -> String {
+    Settings(text.parse().unwrap()).shown()
+}
+
+#[test]
+fn known_keys_stay_and_nothing_else() {
+    let text = shown(
+        "# canary\nlisten = '0.0.0.0:7443'\ncanary = 'canary'\nown_disks = ['6000c29a', { canary = 1 }]\n[canary]\nx = 'canary'\n\
+         [vcenter]\nurl = 'https://u:canary@vc/sdk?canary'\nuser = 'backup'\npassword_file = 'canary'\npassword = 'canary'\n\
+         ca_file = '/etc/ca.pem'\nuser_canary = { canary = 'canary' }\n[pace.datastores.ds1]\nreads_per_second = 5\ncanary = 1\n\
+         [pace.canary]\nx = 1\n[[client]]\nsan = 'DNS:b1'\nrole = 'admin'\ncanary = 'canary'\n[limits]\ndepth = { x = 'canary' }\n",
+    );
+    assert!(!text.contains("canary"), "{text}");
+    for kept in
+        ["0.0.0.0:7443", "6000c29a", "https://vc/sdk", "backup", "/etc/ca.pem", "reads_per_second = 5", "DNS:b1"]
+    {
+        assert!(text.contains(kept), "{kept} missing in {text}");
+    }
+    assert!(text.starts_with("# left out: 9 "), "{text}");
+}
+
+#[test]
+fn faults_and_syntax_tell_the_place_only() {
+    let faults = Faults(vec!["vcenter.url: \"canary\" does not".into(), "canary: x".into(), "limits.depth: 0".into()]);
+    assert_eq!(keys(&faults), "vcenter.url, another, limits.depth");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    std::fs::write(&path, "listen = 'x'\ncanary canary\n").unwrap();
+    let why = Settings::read(&path).err().unwrap();
+    assert!(why.ends_with("line 2: not TOML"), "{why}");
+}
+
+#[test]
+fn secret_files_are_known_even_if_the_rest_is_wrong() {
+    let settings = Settings("[vcenter]\npassword_file = '/p'\n[tls]\nkey_file = '/k'\n".parse().unwrap());
+    assert_eq!(settings.secret_files(), [PathBuf::from("/k"), PathBuf::from("/p")]);
+    assert_eq!(settings.state_dir(), default_state_dir());
+}
