@@ -77,7 +77,10 @@ async fn collect(args: &Args, platform: &dyn Platform) -> Bundle {
         Ok(config) => vcenter::ask(&config, platform).await,
         // The faults name values; the keys are enough, and check-config tells the rest.
         Err(faults) => {
-            let why = format!("the configuration has faults ({}); see check-config", settings::keys(&faults));
+            let unread = settings.as_ref().err().cloned();
+            let why = unread.unwrap_or_else(|| {
+                format!("the configuration has faults ({}); see check-config", settings::keys(&faults))
+            });
             (Err(why.clone()), Err(why))
         }
     };

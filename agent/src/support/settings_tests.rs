@@ -39,3 +39,48 @@ fn secret_files_are_known_even_if_the_rest_is_wrong() {
     assert_eq!(settings.secret_files(), [PathBuf::from("/k"), PathBuf::from("/p")]);
     assert_eq!(settings.state_dir(), default_state_dir());
 }
+
+/// What serde tells of an unknown key is the list of the known ones: a new key has to be put into the allow list, or left out knowingly.
+#[test]
+fn every_key_of_the_configuration_is_known_here() {
+    const TABLES: [&str; 18] = [
+        "",
+        "tls",
+        "client",
+        "audit",
+        "vcenter",
+        "limits",
+        "deadlines",
+        "plan",
+        "pace",
+        "pace.agent",
+        "pace.disk",
+        "pace.datastores.ds1",
+        "reading",
+        "nbd",
+        "vddk",
+        "export",
+        "quarantine",
+        "metrics",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    let mut seen = 0;
+    for table in TABLES {
+        let head = match table {
+            "" => String::new(),
+            "client" => "[[client]]\n".to_owned(),
+            table => format!("[{table}]\n"),
+        };
+        std::fs::write(&path, format!("{head}zzz = 1\n")).unwrap();
+        let told = crate::config::Config::load(&path).unwrap_err().to_string();
+        let (_, expected) = told.split_once("expected ").unwrap_or_else(|| panic!("{table}: {told}"));
+        for key in expected.split('`').skip(1).step_by(2) {
+            let below = if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };
+            let known = kept(table).is_some_and(|names| has(names, key)) || leads(&below) || below == "pace.datastores";
+            assert!(known, "{below} is not in the allow list");
+            seen += 1;
+        }
+    }
+    assert!(seen > 100, "{seen} keys only");
+}
