@@ -1,31 +1,27 @@
-//! The archive: parts that passed the scrubber, capped, as a gzip'd ustar that only its owner may read. Nothing of it touches a disk before it is
-//! scrubbed, and no file is ever overwritten.
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-};
+//! The archive: parts that were capped and passed the scrubber, as a gzip'd ustar. Nothing of it touches a disk before it is scrubbed.
+use std::io::{self, Write as _};
 
 use flate2::{Compression, write::GzEncoder};
 use hotadd_ova::entry_header;
 
-use super::{Got, scrub::Scrubber};
+use super::{Got, new_file::NewFile, scrub::Scrubber};
 
 /// Most bytes of one part; of longer ones the end is kept, which is the newest of a log or journal.
-const MOST: usize = 4 << 20;
+pub(super) const MOST: usize = 4 << 20;
 const BLOCK: usize = 512;
+/// Of the members: who unpacks it as root in a shared folder shows them to nobody.
+const MODE: u32 = 0o600;
 
 /// See the module.
 pub(super) struct Bundle {
     scrubber: Scrubber,
     parts: Vec<(&'static str, String)>,
-    missing: String,
+    missing: Vec<(&'static str, String)>,
 }
 
 impl Bundle {
     pub(super) fn new(scrubber: Scrubber) -> Self {
-        Self { scrubber, parts: Vec::new(), missing: String::new() }
+        Self { scrubber, parts: Vec::new(), missing: Vec::new() }
     }
 
     pub(super) fn scrubber(&self) -> &Scrubber {
@@ -34,56 +30,47 @@ impl Bundle {
 
     /// Takes a part, or notes why there is none.
     pub(super) fn add(&mut self, name: &'static str, got: Got) {
-        let why = match got {
+        match got.map(capped) {
             Ok(text) => match self.scrubber.finds(&text) {
-                None => return self.parts.push((name, capped(text))),
-                Some(what) => {
-                    self.parts.push((name, format!("withheld: this part held {what}\n")));
-                    format!("withheld, since it held {what}")
-                }
+                None => self.parts.push((name, text)),
+                Some(what) => self.miss(name, &format!("withheld, since it held {what}")),
             },
-            Err(why) if self.scrubber.finds(&why).is_none() => why,
-            Err(_) => "can't be had, and the cause holds a secret".to_owned(),
+            Err(why) => self.miss(name, &why),
+        }
+    }
+
+    /// Notes what can't be had, in one line.
+    pub(super) fn miss(&mut self, name: &'static str, why: &str) {
+        let hidden = "can't be had, and the cause holds a secret".to_owned();
+        let why = if self.scrubber.finds(why).is_some() { hidden } else { why.trim().escape_debug().to_string() };
+        self.missing.push((name, why));
+    }
+
+    /// What is in it and what is not, in one line.
+    pub(super) fn told(&self) -> String {
+        let names = |all: &[(&'static str, String)]| all.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        let missing = match &self.missing[..] {
+            [] => "nothing is missing".to_owned(),
+            missing => format!("not to be had: {} (MISSING.txt says why)", names(missing)),
         };
-        self.missing.push_str(&format!("{name}: {}\n", why.trim().replace('\n', "; ")));
+        format!("{} parts: {}; {missing}", self.parts.len(), names(&self.parts))
     }
 
     /// # Errors
     /// Of the file; then it is gone.
-    pub(super) fn write(self, file: File, path: &Path) -> io::Result<()> {
-        let written = self.put(file).and_then(|file| {
-            file.sync_all()?;
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            File::open(folder)?.sync_all()
-        });
-        if written.is_err() {
-            // Half a bundle is none; the first error is the one to tell.
-            drop(fs::remove_file(path));
+    pub(super) fn write(self, out: NewFile) -> io::Result<()> {
+        let mut gzip = GzEncoder::new(out.file(), Compression::default());
+        let missing: String = self.missing.iter().map(|(name, why)| format!("{name}: {why}\n")).collect();
+        let last = (!missing.is_empty()).then_some(("MISSING.txt", missing));
+        for (name, text) in self.parts.iter().chain(&last) {
+            gzip.write_all(&entry_header(&format!("hotadd-support/{name}"), text.len() as u64, MODE))?;
+            gzip.write_all(text.as_bytes())?;
+            gzip.write_all(&vec![0; text.len().next_multiple_of(BLOCK) - text.len()])?;
         }
-        written
-    }
-
-    fn put(mut self, file: File) -> io::Result<File> {
-        if !self.missing.is_empty() {
-            self.parts.push(("MISSING.txt", self.missing));
-        }
-        let mut out = GzEncoder::new(file, Compression::default());
-        for (name, text) in &self.parts {
-            out.write_all(&entry_header(&format!("hotadd-support/{name}"), text.len() as u64))?;
-            out.write_all(text.as_bytes())?;
-            out.write_all(&vec![0; text.len().next_multiple_of(BLOCK) - text.len()])?;
-        }
-        out.write_all(&[0; 2 * BLOCK])?;
+        gzip.write_all(&[0; 2 * BLOCK])?;
+        gzip.finish()?;
         out.finish()
     }
-}
-
-/// A new file, for its owner only. A link of that name is refused as well.
-///
-/// # Errors
-/// When the name is taken, or can't be made.
-pub(super) fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 fn capped(text: String) -> String {
@@ -110,14 +97,16 @@ mod tests {
     }
 
     #[test]
-    fn no_file_is_overwritten_nor_open_to_others() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let dir = tempfile::tempdir().unwrap();
-        let (path, link) = (dir.path().join("a"), dir.path().join("link"));
-        create(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
-        assert_eq!(create(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        std::os::unix::fs::symlink(dir.path().join("nowhere"), &link).unwrap();
-        assert!(create(&link).is_err());
+    fn a_part_or_a_cause_with_a_secret_is_withheld_and_named() {
+        let mut scrubber = Scrubber::default();
+        scrubber.secret("canary");
+        let mut bundle = Bundle::new(scrubber);
+        bundle.add("good", Ok("good\n".into()));
+        bundle.add("bad", Ok("a canary\n".into()));
+        bundle.add("worse", Err("no canary".into()));
+        bundle.add("gone", Err("no\nfile\n".into()));
+        assert_eq!(bundle.parts, [("good", "good\n".to_owned())]);
+        assert_eq!(bundle.told(), "1 parts: good; not to be had: bad, worse, gone (MISSING.txt says why)");
+        assert!(!bundle.missing.iter().any(|(_, why)| why.contains("canary") || why.contains('\n')));
     }
 }

@@ -1,17 +1,21 @@
 //! The journal of duties, as `journal show` and `journal open` print it: read without a lock, sessions' keys hidden.
-use std::{error::Error as _, path::Path};
+use std::{error::Error as _, fs, io, path::Path};
 
 use super::Got;
 use crate::journal::{
-    JournalError, Record,
+    JournalError, Opened, Record,
     file::{read_records, read_state},
 };
 
+/// A journal is rewritten above 4 MiB and what is open is kilobytes: what is larger is no journal.
+const MOST: u64 = 64 << 20;
+
 /// Every record, a line each.
 pub(super) fn all(state_dir: &Path) -> Got {
+    sane(state_dir)?;
     let (records, opened) = read_records(&state_dir.join("journal")).map_err(why)?;
     let mut text = lines(records)?;
-    if opened != crate::journal::Opened::default() {
+    if opened != Opened::default() {
         text.push_str(&format!("# {opened:?}\n"));
     }
     Ok(text)
@@ -19,6 +23,7 @@ pub(super) fn all(state_dir: &Path) -> Got {
 
 /// What is owed or may still land.
 pub(super) fn open(state_dir: &Path) -> Got {
+    sane(state_dir)?;
     let (state, opened) = read_state(state_dir).map_err(why)?;
     let late = state.late().map(|late| late.duty.clone());
     let mut text = lines(state.duties().cloned().chain(late).map(Record::Began))?;
@@ -29,11 +34,25 @@ pub(super) fn open(state_dir: &Path) -> Got {
     Ok(text)
 }
 
-/// The sessions' keys that it holds: for the scrubber.
-pub(super) fn logins(state_dir: &Path) -> Vec<String> {
-    let (records, _) = read_records(&state_dir.join("journal")).unwrap_or_default();
+/// The sessions' keys that it holds, for the scrubber. No journal holds none.
+pub(super) fn logins(state_dir: &Path) -> Result<Vec<String>, String> {
+    if fs::metadata(state_dir.join("journal")).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+        return Ok(Vec::new());
+    }
+    sane(state_dir)?;
+    let (records, _) = read_records(&state_dir.join("journal")).map_err(why)?;
     let login = |record| if let Record::Began(duty) = record { duty.login } else { None };
-    records.into_iter().filter_map(login).collect()
+    Ok(records.into_iter().filter_map(login).collect())
+}
+
+/// It is read whole: a pipe would be waited for, and memory has an end.
+fn sane(state_dir: &Path) -> Result<(), String> {
+    match fs::metadata(state_dir.join("journal")) {
+        Ok(of) if !of.is_file() => Err("the journal is not a file".to_owned()),
+        Ok(of) if of.len() > MOST => Err(format!("the journal has {} bytes", of.len())),
+        // What is wrong is told by whoever reads it.
+        _ => Ok(()),
+    }
 }
 
 fn why(error: JournalError) -> String {

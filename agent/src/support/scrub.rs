@@ -1,11 +1,15 @@
-//! The second net: knows the secrets of this host, and finds them in any text in the usual forms. What it finds is withheld as a whole, since a
-//! text that held a secret once is not understood well enough to be mended.
-use std::{collections::BTreeSet, ffi::OsString, fs::File, io::Read as _, path::Path};
+//! The second net: knows the secrets of this host, and finds them in any text, escaped or encoded in the usual ways. What it finds is withheld
+//! as a whole, since a text that held a secret once is not understood well enough to be mended.
+use std::{collections::BTreeSet, ffi::OsString, path::Path};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
+use super::{bound, unescape::views};
+
 /// Shorter ones would be found everywhere.
 const SHORTEST: usize = 4;
+/// Of the lines of a key: its short last one tells nothing, and would be found by chance.
+const SHORTEST_OF_KEY: usize = 16;
 /// Most bytes of a file with a secret.
 const MOST: u64 = 1 << 20;
 /// What announces a secret whose value is not known, in lower case.
@@ -20,50 +24,41 @@ const MARKS: [&str; 7] = [
 ];
 
 /// See the module. Never printed.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Scrubber {
-    forms: BTreeSet<String>,
+    plain: BTreeSet<String>,
+    /// In hexadecimal and Base64.
+    coded: BTreeSet<String>,
 }
 
 impl Scrubber {
-    /// Adds a secret in all its forms.
-    pub(super) fn secret(&mut self, secret: &str) {
+    /// Adds a secret. `false`: it is too short to be searched for.
+    pub(super) fn secret(&mut self, secret: &str) -> bool {
         let secret = secret.trim();
         if secret.len() < SHORTEST {
-            return;
+            return false;
         }
         let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
-        let json = serde_json::to_string(secret).unwrap_or_default();
-        let debug = format!("{secret:?}");
-        let forms = [
-            secret.to_owned(),
-            hex.to_uppercase(),
-            hex,
-            json.trim_matches('"').to_owned(),
-            debug.trim_matches('"').to_owned(),
-            percent(secret, "-._~"),
-            percent(secret, "-._*").replace("%20", "+"),
-            percent(secret, ""),
-            xml(secret, false),
-            xml(secret, true),
-        ];
-        self.forms.extend(forms);
+        self.coded.extend([hex.to_uppercase(), hex]);
         for shift in 0..3 {
             let form = base64_inner(secret, shift);
-            self.forms.insert(form.replace('+', "-").replace('/', "_"));
-            self.forms.insert(form);
+            self.coded.insert(form.replace('+', "-").replace('/', "_"));
+            self.coded.insert(form);
         }
-        self.forms.retain(|form| form.len() >= SHORTEST);
+        self.plain.insert(secret.to_owned());
+        true
     }
 
-    /// Adds each line of a file: a password, or the lines of a key. What can't be read can't be told either.
-    pub(super) fn file(&mut self, path: &Path) {
-        let mut text = Vec::new();
-        if File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut text)).is_err() {
-            return;
-        }
-        let text = String::from_utf8_lossy(&text);
-        text.lines().filter(|line| !line.starts_with("-----")).for_each(|line| self.secret(line));
+    /// Adds each line of a file: a password, or the lines of a key.
+    ///
+    /// # Errors
+    /// Why nothing can be searched for it.
+    pub(super) fn file(&mut self, path: &Path) -> Result<(), String> {
+        let text = bound::text(path, MOST).map_err(|e| e.to_string())?;
+        let key = text.contains("-----BEGIN ");
+        let lines = text.lines().filter(|line| !key || line.len() >= SHORTEST_OF_KEY && !line.starts_with("-----"));
+        let known = lines.map(|line| self.secret(line)).filter(|known| *known).count();
+        if known == 0 { Err("empty, or too short to be searched for".to_owned()) } else { Ok(()) }
     }
 
     /// Adds what variables hold whose names speak of secrets.
@@ -77,10 +72,18 @@ impl Scrubber {
 
     /// What kind of secret is in it, if any.
     pub(super) fn finds(&self, text: &str) -> Option<&'static str> {
-        if self.forms.iter().any(|form| text.contains(form.as_str())) {
+        views(text).iter().find_map(|view| self.finds_in(view))
+    }
+
+    fn finds_in(&self, view: &str) -> Option<&'static str> {
+        // Long codes are broken into lines.
+        let joined: String = view.split_ascii_whitespace().collect();
+        let known = self.plain.iter().any(|secret| view.contains(secret.as_str()))
+            || self.coded.iter().any(|form| joined.contains(form.as_str()));
+        if known {
             return Some("a secret of this host");
         }
-        let lower = text.to_lowercase();
+        let lower = view.to_lowercase();
         MARKS.iter().any(|mark| lower.contains(mark)).then_some("what looks like a key or a login")
     }
 
@@ -101,23 +104,9 @@ impl Scrubber {
 }
 
 /// Whether a name says that its value is nobody's business.
-pub(super) fn names_a_secret(name: &str) -> bool {
+fn names_a_secret(name: &str) -> bool {
     let name = name.to_lowercase();
     ["pass", "secret", "token", "key", "credential", "auth", "cookie"].iter().any(|word| name.contains(word))
-}
-
-fn percent(text: &str, plain: &str) -> String {
-    let one = |byte: u8| match char::from(byte) {
-        c if c.is_ascii_alphanumeric() || plain.contains(c) => c.to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    text.bytes().map(one).collect()
-}
-
-/// `quotes`: as in an attribute.
-fn xml(text: &str, quotes: bool) -> String {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    if quotes { text.replace('"', "&quot;").replace('\'', "&apos;") } else { text }
 }
 
 /// The characters of Base64 that depend on the secret alone when `shift` bytes stand before it.
@@ -133,11 +122,11 @@ fn base64_inner(secret: &str, shift: usize) -> String {
 mod tests {
     use super::*;
 
-    const SECRET: &str = "p\"ss wörd<&>%";
+    const SECRET: &str = "p\"ss 'wörd<&>%";
 
     fn scrubber() -> Scrubber {
         let mut scrubber = Scrubber::default();
-        scrubber.secret(SECRET);
+        assert!(scrubber.secret(SECRET) && !scrubber.secret("abc"));
         scrubber
     }
 
@@ -147,30 +136,34 @@ mod tests {
         for before in ["", "a", "ab", "user:", "user@vsphere.local:"] {
             let text = STANDARD_NO_PAD.encode(format!("{before}{SECRET}and more"));
             assert!(scrubber.finds(&text).is_some(), "{before}: {text}");
+            let (head, tail) = text.split_at(text.len() / 2);
+            assert!(scrubber.finds(&format!("{head}\n {tail}")).is_some(), "{before}: wrapped");
         }
         for form in [
-            "p\"ss wörd<&>%",
-            "p\\\"ss wörd<&>%",
-            "p%22ss%20w%C3%B6rd%3C%26%3E%25",
-            "p%22ss+w%C3%B6rd%3C%26%3E%25",
-            "p\"ss wörd&lt;&amp;&gt;%",
-            "p&quot;ss wörd&lt;&amp;&gt;%",
-            "70227373",
+            SECRET,
+            "p\\\"ss 'wörd<&>%",
+            "p\\\"ss \\'wörd<&>%",
+            "p%22ss%20%27w%c3%b6rd%3c%26%3e%25",
+            "p%22ss+%27w%C3%B6rd%3C%26%3E%25",
+            "p\"ss 'wörd&lt;&amp;&gt;%",
         ] {
-            let whole = form != "70227373";
-            assert_eq!(scrubber.finds(&format!("x {form} y")).is_some(), whole, "{form}");
+            assert!(scrubber.finds(&format!("x {form} y")).is_some(), "{form}");
         }
         let hex: String = SECRET.bytes().map(|b| format!("{b:02X}")).collect();
         assert!(scrubber.finds(&hex).is_some() && scrubber.finds(&hex.to_lowercase()).is_some());
-        assert_eq!(scrubber.finds("a password with blanks"), None);
+        assert_eq!(scrubber.finds("a password with blanks, 70227373, p\"ss"), None);
     }
 
     #[test]
     fn what_announces_a_secret_is_found_too() {
         let scrubber = Scrubber::default();
-        for text in
-            ["-----BEGIN EC PRIVATE KEY-----", "AUTHORIZATION: Basic x", "Set-Cookie: a=b", "vmware_soap_session"]
-        {
+        for text in [
+            "-----BEGIN EC PRIVATE KEY-----",
+            "AUTHORIZATION: Basic x",
+            "authorization%3A Basic",
+            "Set-Cookie: a=b",
+            "vmware_soap_session",
+        ] {
             assert!(scrubber.finds(text).is_some(), "{text}");
         }
         assert_eq!(scrubber.finds("AuthorizationManager; -----BEGIN CERTIFICATE-----"), None);
@@ -183,6 +176,19 @@ mod tests {
         assert_eq!(kept.lines().filter(|line| line.starts_with("(line withheld")).count(), 5, "{kept}");
         assert!(kept.starts_with("one\n") && kept.ends_with("\ntwo\n"));
         assert_eq!(scrubber().finds(&kept), None);
+    }
+
+    #[test]
+    fn a_file_that_gives_nothing_to_search_for_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        let mut scrubber = Scrubber::default();
+        assert!(scrubber.file(&path).unwrap_err().contains("No such file"));
+        std::fs::write(&path, "abc\n").unwrap();
+        assert!(scrubber.file(&path).unwrap_err().contains("too short"));
+        std::fs::write(&path, "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqG\nxyz=\n-----END PRIVATE KEY-----\n").unwrap();
+        scrubber.file(&path).unwrap();
+        assert!(scrubber.finds("a MIGHAgEAMBMGByqGz").is_some() && scrubber.finds("xyz=").is_none());
     }
 
     #[test]
