@@ -168,7 +168,7 @@ fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<ExitCode> {
         Command::Bench(args) => bench::run(&args),
         Command::Selftest(args) => return selftest::run(&args, &*platform),
         Command::Role { verb: RoleVerb::Check { config, args } } => return Ok(check_role(&config, &args, &*platform)),
-        Command::SupportBundle(args) => with_runtime(|| Ok(support::make(&args, &*platform))),
+        Command::SupportBundle(args) => with_runtime(|| Ok(support::make(&args, platform))),
         Command::ExplainError(args) => say(&args.text()),
         Command::Reasons => say(&hotadd_reasons::index()),
         Command::Manual { dir } => hotadd_manual::write(Cli::command(), PROSE, &dir)

@@ -1,7 +1,7 @@
-//! The files that the configuration names: what they are, and of certificates who they name and until when. Never their contents.
+//! The configuration, the files that it names and those beside the journal: what they are, and of certificates who they name and until when.
+//! Never their contents.
 use std::{
-    fs::{self, File},
-    io::Read as _,
+    fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::Path,
 };
@@ -9,14 +9,21 @@ use std::{
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
-use super::settings::Settings;
+use super::{bound, settings::Settings};
 
 /// Most bytes that are read of a certificate's file.
 const MOST: u64 = 1 << 20;
+/// More is no state directory.
+const ENTRIES: usize = 1000;
 
-pub(super) fn told(settings: &Settings) -> String {
-    let mut text = String::new();
-    for (key, path, certificate) in settings.files() {
+pub(super) fn told(config: &Path, settings: Option<&Settings>, state_dir: &Path) -> String {
+    let mut text = format!("configuration {}: {}\n", config.display(), facts(config));
+    text.push_str(&format!("state_dir {}: {}\n", state_dir.display(), facts(state_dir)));
+    for entry in fs::read_dir(state_dir).into_iter().flatten().filter_map(Result::ok).take(ENTRIES) {
+        // A copy of a damaged journal has its name and time.
+        text.push_str(&format!("  {:?}: {}\n", entry.file_name(), facts(&entry.path())));
+    }
+    for (key, path, certificate) in settings.map(Settings::files).unwrap_or_default() {
         text.push_str(&format!("{key} {}: {}\n", path.display(), facts(&path)));
         if certificate {
             text.push_str(&certificates(&path));
@@ -30,7 +37,7 @@ fn facts(path: &Path) -> String {
         Err(error) => format!("{error}"),
         Ok(of) => format!(
             "{} mode {:o} owner {}:{} {} bytes, changed {}",
-            if of.is_file() { "file" } else { "no file" },
+            if of.is_dir() { "folder" } else if of.is_file() { "file" } else { "neither file nor folder" },
             of.permissions().mode() & 0o7777,
             of.uid(),
             of.gid(),
@@ -41,11 +48,7 @@ fn facts(path: &Path) -> String {
 }
 
 fn certificates(path: &Path) -> String {
-    let mut pem = Vec::new();
-    let regular = fs::metadata(path).is_ok_and(|of| of.is_file());
-    if !regular || File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut pem)).is_err() {
-        return String::new();
-    }
+    let Ok(pem) = bound::bytes(path, MOST) else { return String::new() };
     let one = |der: Result<CertificateDer<'_>, _>| match der {
         Ok(der) => X509Certificate::from_der(&der)
             .map_or_else(|_| "  not a certificate\n".to_owned(), |(_, certificate)| of_certificate(&certificate)),

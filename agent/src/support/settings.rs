@@ -1,13 +1,10 @@
 //! `agent.toml` by an allow list: known keys with values of the expected shape, nothing else, no comment. It is read even if the agent would
 //! refuse it. Names of unknown keys are not told either: somebody may have written a secret there.
-use std::{
-    fs::File,
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use super::{Got, bound};
 use crate::config::Faults;
 
 /// Most bytes that are read of it.
@@ -54,6 +51,10 @@ const KEPT: &[(&str, &str)] = &[
 const RATE: &str = "bytes_per_second reads_per_second latency_ms";
 /// Files that hold a secret.
 const SECRET: [&str; 3] = ["tls.key_file", "vcenter.password_file", "nbd.key_file"];
+/// Where they are unless somebody moved them: what setup and the first boot write.
+const USUAL: [&str; 2] = ["/etc/hotadd/server.key", "/etc/hotadd/vcenter-password"];
+/// Tables of numbers and switches: a text there is a mistake, and nobody knows which.
+const NUMBERS: [&str; 3] = ["limits", "deadlines", "pace"];
 /// Files that hold certificates.
 const CERTIFICATES: [&str; 5] =
     ["tls.certificate_file", "tls.client_ca_file", "vcenter.ca_file", "nbd.ca_file", "nbd.certificate_file"];
@@ -76,19 +77,19 @@ pub(super) fn keys(faults: &Faults) -> String {
 }
 
 impl Settings {
-    /// # Errors
-    /// That it can't be read, without a word of it.
-    pub(super) fn read(path: &Path) -> Result<Self, String> {
-        let mut text = String::new();
-        let read = File::open(path).and_then(|file| file.take(MOST).read_to_string(&mut text));
-        read.map_err(|e| format!("{}: {e}", path.display()))?;
-        text.parse().map(Self).map_err(|error: toml::de::Error| {
-            let line = error
-                .span()
-                .and_then(|span| text.get(..span.start))
-                .map_or(1, |before| before.matches('\n').count() + 1);
-            format!("{} line {line}: not TOML", path.display())
-        })
+    /// It, or why it can't be read, without a word of it; and the files with secrets, which a fault elsewhere in the text does not hide.
+    pub(super) fn read(path: &Path) -> (Result<Self, String>, Vec<PathBuf>) {
+        let text = match bound::text(path, MOST) {
+            Ok(text) => text,
+            Err(error) => return (Err(format!("{}: {error}", path.display())), usual_secrets()),
+        };
+        match text.parse().map(Self) {
+            Ok(settings) => {
+                let files = settings.secret_files();
+                (Ok(settings), files)
+            }
+            Err(error) => (Err(not_toml(path, &text, &error)), secrets_in(&text)),
+        }
     }
 
     pub(super) fn state_dir(&self) -> PathBuf {
@@ -102,7 +103,7 @@ impl Settings {
         SECRET.into_iter().chain(CERTIFICATES).chain(others).filter_map(named).collect()
     }
 
-    pub(super) fn secret_files(&self) -> Vec<PathBuf> {
+    fn secret_files(&self) -> Vec<PathBuf> {
         SECRET.iter().filter_map(|key| self.path(key)).collect()
     }
 
@@ -113,12 +114,39 @@ impl Settings {
     }
 
     /// What is kept of it, as TOML.
-    pub(super) fn shown(&self) -> String {
+    ///
+    /// # Errors
+    /// Of TOML.
+    pub(super) fn shown(&self) -> Got {
         let mut left_out = 0;
         let kept = keep(&self.0, "", &mut left_out);
-        let text = toml::to_string(&kept).unwrap_or_default();
-        format!("# left out: {left_out} values of unknown keys or of an unexpected shape\n{text}")
+        let text = toml::to_string(&kept).map_err(|_| "it can't be written as TOML".to_owned())?;
+        Ok(format!("# left out: {left_out} values of unknown keys or of an unexpected shape\n{text}"))
     }
+}
+
+/// Those of [`USUAL`] that are there.
+pub(super) fn usual_secrets() -> Vec<PathBuf> {
+    USUAL.iter().map(PathBuf::from).filter(|path| path.exists()).collect()
+}
+
+fn not_toml(path: &Path, text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+    format!("{} line {line}: not TOML", path.display())
+}
+
+/// The files with secrets that a broken text names, in whatever table it meant; else the usual ones.
+fn secrets_in(text: &str) -> Vec<PathBuf> {
+    let named = |line: &str| {
+        let (key, value) = line.split_once('=')?;
+        let name = key.trim().rsplit('.').next()?;
+        let secret = SECRET.iter().any(|known| known.ends_with(name) && name.ends_with("_file"));
+        let path = value.trim().trim_start_matches(['"', '\'']).split(['"', '\'']).next()?;
+        (secret && path.starts_with('/')).then(|| PathBuf::from(path))
+    };
+    let found: Vec<PathBuf> = text.lines().filter_map(named).collect();
+    if found.is_empty() { usual_secrets() } else { found }
 }
 
 fn keep(table: &Table, at: &str, left_out: &mut usize) -> Table {
@@ -131,7 +159,7 @@ fn keep(table: &Table, at: &str, left_out: &mut usize) -> Table {
                 let tables = all.iter().filter_map(Value::as_table);
                 Some(Value::Array(tables.map(|one| Value::Table(keep(one, &below, left_out))).collect()))
             }
-            _ if kept(at).is_some_and(|names| has(names, name)) => plain(name, value),
+            _ if kept(at).is_some_and(|names| has(names, name)) => plain(at, name, value),
             _ => None,
         };
         match shown {
@@ -143,9 +171,11 @@ fn keep(table: &Table, at: &str, left_out: &mut usize) -> Table {
 }
 
 /// Values and lists of values; tables are not, and no path that is none.
-fn plain(name: &str, value: &Value) -> Option<Value> {
+fn plain(at: &str, name: &str, value: &Value) -> Option<Value> {
     let is_path = name.ends_with("file") || name.ends_with("dir");
+    let is_number = NUMBERS.iter().any(|table| at.split('.').next() == Some(table));
     match value {
+        Value::String(_) | Value::Array(_) if is_number => None,
         Value::String(text) if is_path && !text.starts_with('/') => None,
         Value::String(text) if name == "url" => Some(Value::String(without_login(text))),
         Value::String(_) | Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Some(value.clone()),
@@ -159,6 +189,7 @@ fn plain(name: &str, value: &Value) -> Option<Value> {
 /// `https://user:password@host` is no good idea, but somebody may have had it. Queries go for the same reason.
 fn without_login(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let scheme = if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) { scheme } else { "" };
     let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     format!("{scheme}://{rest}")

@@ -3,23 +3,30 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::Got;
+use super::{Got, bound};
 use crate::{
     config::Config,
-    discover::Platform,
-    error::Result,
+    discover::{HostIdentity, Platform},
+    error::{Error, Result},
     hypervisor::{Hypervisor as _, ProxyFacts, vsphere::Vsphere},
+    reason,
 };
 
-/// Whoever waits for a bundle has a problem with vCenter often enough.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// A session that can't be ended ends by itself.
 const GOODBYE: Duration = Duration::from_secs(5);
 
+/// Which VM this is.
+///
+/// # Errors
+/// Of DMI.
+pub(super) fn identity(platform: &dyn Platform) -> std::result::Result<HostIdentity, String> {
+    platform.identity().map_err(|e| Error::new(&reason::CFG_IDENTITY, "DMI").with_source(e).to_string())
+}
+
 /// Its version, and the proxy in its words.
-pub(super) async fn ask(config: &Config, platform: &dyn Platform) -> (Got, Got) {
-    let late = || format!("no answer within {} s", PATIENCE.as_secs());
-    let connected = match timeout(PATIENCE, Vsphere::connect(&config.vcenter, &config.deadlines, None)).await {
+pub(super) async fn ask(config: &Config, host: std::result::Result<HostIdentity, String>) -> (Got, Got) {
+    let late = || format!("vCenter: no answer within {} s", bound::PART.as_secs());
+    let connected = match timeout(bound::PART, Vsphere::connect(&config.vcenter, &config.deadlines, None)).await {
         Ok(connected) => connected.map_err(|e| e.to_string()),
         Err(_) => Err(late()),
     };
@@ -29,18 +36,19 @@ pub(super) async fn ask(config: &Config, platform: &dyn Platform) -> (Got, Got) 
     };
     let about = vsphere.about();
     let version = format!("{} API {} (negotiated {})", about.name, about.api_version, about.negotiated);
-    let facts = match timeout(PATIENCE, look(&vsphere, platform)).await {
-        Ok(facts) => facts.map(|proxy| told(&proxy)).map_err(|e| e.to_string()),
-        Err(_) => Err(late()),
+    let facts = match host {
+        Ok(host) => match timeout(bound::PART, look(&vsphere, &host)).await {
+            Ok(facts) => facts.map(|proxy| told(&proxy)).map_err(|e| e.to_string()),
+            Err(_) => Err(late()),
+        },
+        Err(why) => Err(why),
     };
     drop(timeout(GOODBYE, vsphere.logout()).await);
-    (Ok(version), facts)
+    (Ok(version.escape_debug().to_string()), facts)
 }
 
-async fn look(vsphere: &Vsphere, platform: &dyn Platform) -> Result<ProxyFacts> {
-    use crate::{error::Error, reason};
-    let host = platform.identity().map_err(|e| Error::new(&reason::CFG_IDENTITY, "DMI").with_source(e))?;
-    vsphere.proxy(&vsphere.identify(&host).await?).await
+async fn look(vsphere: &Vsphere, host: &HostIdentity) -> Result<ProxyFacts> {
+    vsphere.proxy(&vsphere.identify(host).await?).await
 }
 
 fn told(proxy: &ProxyFacts) -> String {
@@ -48,8 +56,8 @@ fn told(proxy: &ProxyFacts) -> String {
         "proxy {} {}\ninstance uuid {}\nhome {}\nhardware version {}\na task is queued or runs: {}\n",
         proxy.moref,
         proxy.name.escape_debug(),
-        proxy.instance_uuid.as_deref().unwrap_or("unknown"),
-        proxy.home,
+        proxy.instance_uuid.as_deref().unwrap_or("unknown").escape_debug(),
+        proxy.home.escape_debug(),
         proxy.hardware_version,
         if proxy.busy { "yes" } else { "no" }
     );
