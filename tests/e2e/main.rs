@@ -9,6 +9,7 @@ mod audit;
 mod backpressure;
 mod bench;
 mod bundle;
+mod canary;
 mod capacity;
 mod certificates;
 mod chains;
