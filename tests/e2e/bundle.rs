@@ -171,12 +171,12 @@ async fn it_is_complete_while_a_job_runs_and_holds_no_secret() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_or_a_cause_that_repeats_a_secret_is_withheld() -> Result<()> {
     let anchor = format!("[ds1] proxy01/{PASSWORD}.vmdk");
-    let (_dir, scene) =
-        scene(&[Content::new(MIB, 1)], |spec| spec.proxy().disks[0].path = Some(anchor.clone()))?;
+    let (_dir, scene) = scene(&[Content::new(MIB, 1)], |spec| spec.proxy().disks[0].path = Some(anchor.clone()))?;
     let bundle = made(&scene, "named.tar.gz")?;
     bundle.misses("vcenter.txt", "withheld, since it held a secret of this host")?;
     none_in(&bundle.path, &canaries(&scene)?)?;
-    fault(&scene, "FindAllByUuid", json!({"kind": "fault", "fault": "InvalidState", "fields": {"message": PASSWORD}})).await?;
+    fault(&scene, "FindAllByUuid", json!({"kind": "fault", "fault": "InvalidState", "fields": {"message": PASSWORD}}))
+        .await?;
     let bundle = made(&scene, "faulty.tar.gz")?;
     bundle.misses("vcenter.txt", "the cause holds a secret")?;
     none_in(&bundle.path, &canaries(&scene)?)?;

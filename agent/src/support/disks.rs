@@ -6,8 +6,19 @@ use crate::discover::Platform;
 
 /// Properties that the kernel, systemd's rules and ours set; a site's own rule may put anything into another.
 const PROPERTIES: [&str; 13] = [
-    "ID_", "DEV", "MAJOR", "MINOR", "SUBSYSTEM", "DISKSEQ", "PARTN", "TAGS", "CURRENT_TAGS", "USEC_INITIALIZED",
-    "SYSTEMD_READY", "UDISKS_", "HOTADD_",
+    "ID_",
+    "DEV",
+    "MAJOR",
+    "MINOR",
+    "SUBSYSTEM",
+    "DISKSEQ",
+    "PARTN",
+    "TAGS",
+    "CURRENT_TAGS",
+    "USEC_INITIALIZED",
+    "SYSTEMD_READY",
+    "UDISKS_",
+    "HOTADD_",
 ];
 const MOST: u64 = 4096;
 

@@ -37,7 +37,13 @@ fn facts(path: &Path) -> String {
         Err(error) => format!("{error}"),
         Ok(of) => format!(
             "{} mode {:o} owner {}:{} {} bytes, changed {}",
-            if of.is_dir() { "folder" } else if of.is_file() { "file" } else { "neither file nor folder" },
+            if of.is_dir() {
+                "folder"
+            } else if of.is_file() {
+                "file"
+            } else {
+                "neither file nor folder"
+            },
             of.permissions().mode() & 0o7777,
             of.uid(),
             of.gid(),

@@ -8,12 +8,60 @@ use crate::discover::Platform;
 
 /// Of the kernel's command line, what bears on disks, PCI, memory and start; a name that ends with a dot stands for all below it.
 const SHOWN: &[&str] = &[
-    "BOOT_IMAGE", "root", "rootfstype", "ro", "rw", "quiet", "single", "emergency", "console", "crashkernel", "scsi_mod.", "sd_mod.",
-    "vmw_pvscsi.", "mptspi.", "pci", "pcie_aspm", "acpi", "iommu", "intel_iommu", "amd_iommu", "hugepages", "hugepagesz",
-    "default_hugepagesz", "transparent_hugepage", "mem", "maxcpus", "nr_cpus", "isolcpus", "nohz_full", "clocksource", "tsc", "elevator",
-    "mitigations", "lockdown", "lsm", "security", "selinux", "enforcing", "apparmor", "audit", "fips", "net.ifnames", "biosdevname",
-    "udev.log_level", "systemd.unit", "systemd.unified_cgroup_hierarchy", "rd.auto", "rd.lvm", "rd.md", "rd.multipath", "rd.dm",
-    "module_blacklist", "initcall_blacklist", "modprobe.blacklist",
+    "BOOT_IMAGE",
+    "root",
+    "rootfstype",
+    "ro",
+    "rw",
+    "quiet",
+    "single",
+    "emergency",
+    "console",
+    "crashkernel",
+    "scsi_mod.",
+    "sd_mod.",
+    "vmw_pvscsi.",
+    "mptspi.",
+    "pci",
+    "pcie_aspm",
+    "acpi",
+    "iommu",
+    "intel_iommu",
+    "amd_iommu",
+    "hugepages",
+    "hugepagesz",
+    "default_hugepagesz",
+    "transparent_hugepage",
+    "mem",
+    "maxcpus",
+    "nr_cpus",
+    "isolcpus",
+    "nohz_full",
+    "clocksource",
+    "tsc",
+    "elevator",
+    "mitigations",
+    "lockdown",
+    "lsm",
+    "security",
+    "selinux",
+    "enforcing",
+    "apparmor",
+    "audit",
+    "fips",
+    "net.ifnames",
+    "biosdevname",
+    "udev.log_level",
+    "systemd.unit",
+    "systemd.unified_cgroup_hierarchy",
+    "rd.auto",
+    "rd.lvm",
+    "rd.md",
+    "rd.multipath",
+    "rd.dm",
+    "module_blacklist",
+    "initcall_blacklist",
+    "modprobe.blacklist",
 ];
 
 pub(super) fn versions(vcenter: &str) -> String {
@@ -40,10 +88,7 @@ pub(super) fn kernel() -> Got {
     let mut text = format!("{system} {release} {version} {machine}\n");
     let processors = thread::available_parallelism().map_or(0, usize::from);
     text.push_str(&format!("processors {processors}\n"));
-    text.push_str(&format!(
-        "command line: {}\n",
-        command_line(&read("/proc/cmdline"))
-    ));
+    text.push_str(&format!("command line: {}\n", command_line(&read("/proc/cmdline"))));
     for path in [
         "/sys/module/vmw_pvscsi/version",
         "/sys/module/vmw_pvscsi/parameters/cmd_per_lun",

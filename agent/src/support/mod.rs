@@ -96,9 +96,7 @@ async fn collect(args: &Args, platform: Arc<dyn Platform>) -> Bundle {
     bundle.add("log.txt", programs::log().await.map(|log| bundle.scrubber().lines(&log)));
     let (vcenter, facts) = match config {
         _ if args.no_vcenter => neither("not asked (--no-vcenter)"),
-        Ok(config) => {
-            vcenter::ask(&config, within(bound::PART, move || vcenter::identity(&*platform)).await).await
-        }
+        Ok(config) => vcenter::ask(&config, within(bound::PART, move || vcenter::identity(&*platform)).await).await,
         Err(why) => neither(&why),
     };
     bundle.add("versions.txt", Ok(host::versions(vcenter.as_deref().unwrap_or("unknown"))));
@@ -111,7 +109,10 @@ fn neither(why: &str) -> (Got, Got) {
 }
 
 /// What check-config would say, by keys, since its words repeat values; and what is needed to ask vCenter, which faults of the rest do not hinder.
-async fn judged(path: &Path, settings: &std::result::Result<Settings, String>) -> (Got, std::result::Result<Config, String>) {
+async fn judged(
+    path: &Path,
+    settings: &std::result::Result<Settings, String>,
+) -> (Got, std::result::Result<Config, String>) {
     if let Err(why) = settings {
         return (Err(why.clone()), Err(why.clone()));
     }

@@ -20,7 +20,8 @@ pub(super) async fn unit() -> Got {
 }
 
 pub(super) async fn log() -> Got {
-    let units = ["--unit", "hotadd-agent", "--unit", "hotadd-reap", "--no-pager", "--output", "short-iso", "--lines", "5000"];
+    let units =
+        ["--unit", "hotadd-agent", "--unit", "hotadd-reap", "--no-pager", "--output", "short-iso", "--lines", "5000"];
     run("journalctl", &units, PATIENCE).await
 }
 

@@ -186,7 +186,8 @@ mod tests {
         assert!(scrubber.file(&path).unwrap_err().contains("No such file"));
         std::fs::write(&path, "abc\n").unwrap();
         assert!(scrubber.file(&path).unwrap_err().contains("too short"));
-        std::fs::write(&path, "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqG\nxyz=\n-----END PRIVATE KEY-----\n").unwrap();
+        std::fs::write(&path, "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqG\nxyz=\n-----END PRIVATE KEY-----\n")
+            .unwrap();
         scrubber.file(&path).unwrap();
         assert!(scrubber.finds("a MIGHAgEAMBMGByqGz").is_some() && scrubber.finds("xyz=").is_none());
     }

@@ -37,7 +37,8 @@ fn faults_and_syntax_tell_the_place_only() {
 fn secret_files_are_known_even_if_the_text_is_broken() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.toml");
-    let text = "broken\n[vcenter]\npassword_file = '/p' # of vCenter\nuser_file = '/u'\nca_file = '/c'\nnbd.key_file=\"/k\"\n";
+    let text =
+        "broken\n[vcenter]\npassword_file = '/p' # of vCenter\nuser_file = '/u'\nca_file = '/c'\nnbd.key_file=\"/k\"\n";
     std::fs::write(&path, text).unwrap();
     let (settings, files) = Settings::read(&path);
     assert!(settings.is_err());
@@ -46,7 +47,9 @@ fn secret_files_are_known_even_if_the_text_is_broken() {
 
 #[test]
 fn a_login_in_a_url_goes() {
-    for url in ["https://u:canary@vc/sdk", "https://vc/sdk?canary", "https://u:can?ary@vc/sdk", "u:canary@https://vc/sdk"] {
+    for url in
+        ["https://u:canary@vc/sdk", "https://vc/sdk?canary", "https://u:can?ary@vc/sdk", "u:canary@https://vc/sdk"]
+    {
         let shown = without_login(url);
         assert!(!shown.contains("ary") && shown.contains("vc/sdk"), "{url}: {shown}");
     }

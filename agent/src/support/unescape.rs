@@ -8,7 +8,8 @@ pub(super) fn views(text: &str) -> Vec<String> {
     for _ in 0..2 {
         let until = views.len();
         for at in from..until {
-            let undone = [percent(&views[at], false), percent(&views[at], true), backslash(&views[at]), entities(&views[at])];
+            let undone =
+                [percent(&views[at], false), percent(&views[at], true), backslash(&views[at]), entities(&views[at])];
             for view in undone.into_iter().flatten() {
                 if !views.contains(&view) {
                     views.push(view);
@@ -128,7 +129,9 @@ mod tests {
 
     #[test]
     fn what_is_no_escape_stays() {
-        for text in ["", "plain", "100 % and 5%", "a\\", "\\u{", "\\u{}", "\\u12", "& &; &unknown; &#x110000;", "%+1", "\\x+1"] {
+        for text in
+            ["", "plain", "100 % and 5%", "a\\", "\\u{", "\\u{}", "\\u12", "& &; &unknown; &#x110000;", "%+1", "\\x+1"]
+        {
             assert!(views(text).iter().all(|view| view.len() <= text.len()), "{text}");
             assert_eq!(views(text)[0], text);
         }
