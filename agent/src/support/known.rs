@@ -34,7 +34,7 @@ pub(super) async fn look(config: &Path) -> Known {
     let state_dir = settings.as_ref().map_or_else(|_| settings::default_state_dir(), Settings::state_dir);
     let dir = state_dir.clone();
     match within(PART, move || records::logins(&dir)).await {
-        Ok(logins) => logins.iter().for_each(|login| drop(scrubber.secret(login))),
+        Ok(logins) => logins.iter().for_each(|login| _ = scrubber.secret(login)),
         Err(why) => blind.push(format!("keys of vCenter sessions are unknown: {why}")),
     }
     Known { settings, state_dir, scrubber, blind }
