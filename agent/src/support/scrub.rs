@@ -8,6 +8,8 @@ use super::{bound, unescape::views};
 
 /// Shorter ones would be found everywhere.
 const SHORTEST: usize = 4;
+/// Of a variable, which only its name makes a secret: `true` and `root` are none.
+const SHORTEST_OF_VARIABLE: usize = 8;
 /// Of the lines of a key: its short last one tells nothing, and would be found by chance.
 const SHORTEST_OF_KEY: usize = 16;
 /// Most bytes of a file with a secret.
@@ -64,7 +66,7 @@ impl Scrubber {
     /// Adds what variables hold whose names speak of secrets.
     pub(super) fn environment(&mut self, variables: impl Iterator<Item = (OsString, OsString)>) {
         for (name, value) in variables {
-            if names_a_secret(&name.to_string_lossy()) {
+            if names_a_secret(&name.to_string_lossy()) && value.len() >= SHORTEST_OF_VARIABLE {
                 self.secret(&value.to_string_lossy());
             }
         }
@@ -196,7 +198,8 @@ mod tests {
     fn variables_are_chosen_by_name() {
         let mut scrubber = Scrubber::default();
         let pair = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
-        scrubber.environment([pair("MY_TOKEN", "canary-1"), pair("HOME", "/root")].into_iter());
-        assert!(scrubber.finds("canary-1").is_some() && scrubber.finds("/root").is_none());
+        scrubber
+            .environment([pair("MY_TOKEN", "canary-1"), pair("HOME", "/root"), pair("USE_KEY", "true")].into_iter());
+        assert!(scrubber.finds("canary-1").is_some() && scrubber.finds("/root, true").is_none());
     }
 }
