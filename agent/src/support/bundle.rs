@@ -42,7 +42,8 @@ impl Bundle {
     /// Notes what can't be had, in one line.
     pub(super) fn miss(&mut self, name: &'static str, why: &str) {
         let hidden = "can't be had, and the cause holds a secret".to_owned();
-        let why = if self.scrubber.finds(why).is_some() { hidden } else { why.trim().escape_debug().to_string() };
+        let line = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
+        let why = if self.scrubber.finds(why).is_some() { hidden } else { why.trim().chars().map(line).collect() };
         self.missing.push((name, why));
     }
 

@@ -99,7 +99,7 @@ impl Settings {
     /// Every file that is named: key, path, whether certificates are in it.
     pub(super) fn files(&self) -> Vec<(&'static str, PathBuf, bool)> {
         let named = |key: &'static str| Some((key, self.path(key)?, CERTIFICATES.contains(&key)));
-        let others = ["tls.crl_file", "audit.file", "state_dir", "vddk.libdir"];
+        let others = ["tls.crl_file", "audit.file", "vddk.libdir"];
         SECRET.into_iter().chain(CERTIFICATES).chain(others).filter_map(named).collect()
     }
 
