@@ -8,7 +8,7 @@ fn shown(text: &str) -> String {
 #[test]
 fn known_keys_stay_and_nothing_else() {
     let text = shown(
-        "# canary\nlisten = '0.0.0.0:7443'\ncanary = 'canary'\nown_disks = ['6000c29a', { canary = 1 }]\n[canary]\nx = 'canary'\n\
+        "# canary\nlisten = '0.0.0.0:7443'\ncanary = 'canary'\nown_disks = ['6000c29a', { canary = 1 }]\n[canary_table]\nx = 'canary'\n\
          [vcenter]\nurl = 'https://u:canary@vc/sdk?canary'\nuser = 'backup'\npassword_file = 'canary'\npassword = 'canary'\n\
          ca_file = '/etc/ca.pem'\nuser_canary = { canary = 'canary' }\n[pace.datastores.ds1]\nreads_per_second = 5\ncanary = 1\n\
          [pace.canary]\nx = 1\n[[client]]\nsan = 'DNS:b1'\nrole = 'admin'\ncanary = 'canary'\n[limits]\ndepth = { x = 'canary' }\nreads = 'canary'\n",
