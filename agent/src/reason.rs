@@ -225,6 +225,8 @@ registry! {
     BENCH_DEVICE = "HA-BEN-001", InvalidArgument, "the path is not a block device that can be read past the cache", "give the node of a whole disk or partition (lsblk shows them), and run as a user who may read it";
     BENCH_WRITE = "HA-BEN-002", FailedPrecondition, "the results can't be written", "give --out a folder that can be made and written, not on the measured disk";
 
+    SUP_OUT = "HA-SUP-001", FailedPrecondition, "the support bundle can't be written", "name a file that does not exist yet, in a folder that exists and has room";
+
     INTERNAL = "HA-INT-001", Internal, "the agent met a bug", "report it with the journal of the service";
 }
 

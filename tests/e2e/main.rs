@@ -8,6 +8,8 @@ mod around;
 mod audit;
 mod backpressure;
 mod bench;
+mod bundle;
+mod canary;
 mod capacity;
 mod certificates;
 mod chains;

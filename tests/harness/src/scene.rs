@@ -447,6 +447,11 @@ impl Scene {
         Run::of(command.arg("check").arg("--config").arg(self.config()).args(args))
     }
 
+    /// `agent-sim support-bundle` into this file, with more environment.
+    pub fn support_bundle(&self, out: &Path, environment: &[(&str, &str)]) -> Result<Run> {
+        Run::of(self.agent_command("support-bundle")?.arg("--out").arg(out).envs(environment.iter().copied()))
+    }
+
     /// The running agent.
     pub fn agent(&mut self) -> Result<&mut Process> {
         self.agent.as_mut().context("no agent runs")
