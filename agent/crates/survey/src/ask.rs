@@ -9,7 +9,7 @@ const FOREIGN_CHANGE: &str = "52 00 00 00 00 00 00 00-00 00 00 00 00 00 00 00/1"
 /// No device has it.
 const NO_DISK: i32 = 1_999_999;
 
-/// About objects that no vCenter has: ids of its own never end so.
+/// About objects that are hardly there. One that is there all the same is read, and the question counts as answered.
 pub(crate) async fn nothing(site: &mut Site<'_>) -> Result<(), Error> {
     let none = |kind: &str, id: &str| MoRef::new(kind, id);
     let client = site.client;

@@ -20,7 +20,11 @@ pub(crate) struct Target {
     pub(crate) disabled: Vec<String>,
     /// Privileges that the account lacks.
     pub(crate) lacking: Option<Vec<String>>,
+    /// Properties that vCenter refused and whose absence would be taken for good news.
+    pub(crate) untold: Vec<String>,
 }
+
+const SILENT: [&str; 3] = ["config.template", "disabledMethod", "runtime.question"];
 
 /// What the survey needs on the VM.
 pub(crate) const PRIVILEGES: [&str; 2] = ["VirtualMachine.State.CreateSnapshot", "VirtualMachine.State.RemoveSnapshot"];
@@ -47,6 +51,7 @@ impl Target {
             nonpersistent: info.disks().filter(|d| d.backing.disk_mode.as_deref() == Some("independent_nonpersistent")).count(),
             consolidation: info.consolidation_needed,
             busy,
+            untold: SILENT.iter().filter(|path| refused(path)).map(|path| (*path).to_owned()).collect(),
             question: info.question.is_some(),
             disabled: info.disabled_methods.clone(),
             lacking,
@@ -90,6 +95,7 @@ pub(crate) fn refusals(vm: &Target, typed: &str, powered_on_ok: bool) -> Vec<Str
     for method in METHODS {
         when(vm.disabled.iter().any(|disabled| disabled == method), &format!("{method} is disabled on it"));
     }
+    vm.untold.iter().for_each(|path| when(true, &format!("{path} is not told")));
     match &vm.lacking {
         None => when(true, "the account's privileges on it are not told"),
         Some(lacking) => lacking.iter().for_each(|id| when(true, &format!("the account lacks {id} on it"))),
@@ -115,6 +121,7 @@ mod tests {
             question: false,
             disabled: vec!["RelocateVM_Task".into()],
             lacking: Some(Vec::new()),
+            untold: Vec::new(),
         }
     }
 
@@ -128,7 +135,7 @@ mod tests {
     /// One fact at a time, and each that is not known.
     #[test]
     fn each_doubt_refuses() {
-        let bad: [(Target, &str); 18] = [
+        let bad: [(Target, &str); 19] = [
             (Target { name: "Lab".into(), ..fit() }, "name"),
             (Target { template: true, ..fit() }, "template"),
             (Target { connected: false, ..fit() }, "connected"),
@@ -147,6 +154,7 @@ mod tests {
             (Target { disabled: vec!["RemoveSnapshot_Task".into()], ..fit() }, "RemoveSnapshot_Task is disabled"),
             (Target { lacking: Some(vec!["X.Y".into()]), ..fit() }, "lacks X.Y"),
             (Target { lacking: None, ..fit() }, "privileges"),
+            (Target { untold: vec!["disabledMethod".into()], ..fit() }, "disabledMethod is not told"),
         ];
         for (vm, why) in bad {
             let told = refusals(&vm, "lab", false);

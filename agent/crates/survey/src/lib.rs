@@ -1,8 +1,8 @@
 //! hotadd-survey: what a vCenter and its ESXi really answer where the documents are silent, asked of a VM that somebody gives for it.
 //!
 //! ```text
-//! args ─▶ connect ─▶ gather (reads) ─▶ ask (wrong questions) ─▶ plan, shown ── without --go: the end
-//!                                                                 └─ fit? ─▶ run: snapshot ─▶ read ─▶ undo ─▶ proof
+//! args ─▶ connect ─▶ gather (reads) ─▶ ask (wrong questions) ── without --go: the end, and the plan
+//!                                                            └─ fit? ─▶ run: snapshot ─▶ read ─▶ undo ─▶ proof
 //!                    every text goes through redact ─▶ document (JSON without names) ─▶ show
 //! ```
 //! Rules that hold everywhere here: nothing is changed without `--go`; what is not known counts as a refusal; the one thing that is made is a snapshot
@@ -72,9 +72,6 @@ async fn look(
     site.gather(vm.as_ref()).await.map_err(trouble)?;
     ask::nothing(&mut site).await.map_err(trouble)?;
     let (mut failure, mut stopped) = (None, false);
-    for line in plan::lines() {
-        tell(&line);
-    }
     if let (true, Some(vm)) = (args.go, &vm) {
         match run::run(&mut site, vm, args, stop, tell).await {
             Ok(run::Ended::Whole) => {}

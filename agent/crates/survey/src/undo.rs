@@ -81,18 +81,24 @@ async fn fence(client: &Client, tell: &(dyn Fn(&str) + Sync)) {
     }
 }
 
+/// Tasks first, then the tree: a task that ends between the two has its effect in the tree.
 async fn seen(client: &Client, vm: &MoRef, name: &str) -> Result<Seen, String> {
-    let info = client.vm(vm).await.map_err(|e| e.to_string())?;
-    if let Some(missing) = info.missing.iter().find(|m| ["snapshot", "recentTask"].contains(&m.path.as_str())) {
-        return Err(format!("{} of the VM is not told: {}", missing.path, missing.fault));
-    }
-    // After the list of tasks: one that ends between the two has its effect in a list read later, never in an earlier one.
-    let tasks = client.tasks(&info.recent_tasks).await.map_err(|e| e.to_string())?;
+    let tasks = told(client, vm, "recentTask").await?.recent_tasks;
+    let tasks = client.tasks(&tasks).await.map_err(|e| e.to_string())?;
     let busy = tasks.iter().any(|task| !task.state.is_final());
-    let again = client.vm(vm).await.map_err(|e| e.to_string())?;
-    let tree = again.snapshots.as_ref().map(nodes).unwrap_or_default();
+    let info = told(client, vm, "snapshot").await?;
+    let tree = info.snapshots.as_ref().map(nodes).unwrap_or_default();
     let snapshot = tree.iter().find(|node| node.name == name).map(|node| node.moref.clone());
     Ok(Seen { snapshot, busy })
+}
+
+/// The VM; a property that is refused is an error, never an empty list.
+async fn told(client: &Client, vm: &MoRef, path: &str) -> Result<VmInfo, String> {
+    let info = client.vm(vm).await.map_err(|e| e.to_string())?;
+    match info.missing.iter().find(|missing| missing.path == path) {
+        Some(missing) => Err(format!("{path} of the VM is not told: {}", missing.fault)),
+        None => Ok(info),
+    }
 }
 
 enum Refusal {
