@@ -48,6 +48,7 @@ mod session;
 mod snapshots;
 mod stream;
 mod support;
+mod survey;
 mod tls;
 mod vddk;
 mod watchdog;

@@ -61,25 +61,53 @@ struct Host {
     in_maintenance: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(dead_code, reason = "as above")]
 struct Vm {
+    hardware_version: IgnoredAny,
+    power: IgnoredAny,
+    tools: IgnoredAny,
+    change_tracking: IgnoredAny,
+    encrypted: IgnoredAny,
+    consolidation_needed: IgnoredAny,
+    disabled_methods: IgnoredAny,
+    snapshots: IgnoredAny,
+    snapshot_depth: IgnoredAny,
+    home: IgnoredAny,
+    snapshot_directory: IgnoredAny,
+    devices: IgnoredAny,
     controllers: Vec<Controller>,
     disks: Vec<Disk>,
+    files: IgnoredAny,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(dead_code, reason = "as above")]
 struct Controller {
     key: i32,
+    #[serde(rename = "type")]
+    kind: IgnoredAny,
     bus: u32,
     pci_slot: Option<u32>,
+    own_unit: IgnoredAny,
+    sharing: IgnoredAny,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(dead_code, reason = "as above")]
 struct Disk {
     key: i32,
     controller_key: Option<i32>,
     unit: Option<i32>,
+    backing: IgnoredAny,
     mode: Option<String>,
+    sharing: IgnoredAny,
+    thin: IgnoredAny,
+    uuid: IgnoredAny,
+    change_id: IgnoredAny,
     chain: Vec<String>,
 }
 
@@ -299,6 +327,7 @@ mod tests {
         for (place, key, value, told) in [
             ("", "novel", json!(1), "novel"),
             ("/vcenter", "novel", json!(1), "novel"),
+            ("", "vm", json!({"controllers": [], "disks": [{"novel": 1}]}), "novel"),
             ("", "schema", json!("hotadd-survey/9"), "hotadd-survey/9"),
             ("", "faults", json!([{"question": "gone_vm", "call": "x", "type": "Nonsense", "message": "", "causes": []}]), "Nonsense"),
             ("", "steps", json!([{"step": "dance", "ms": 1, "queue_ms": 1, "run_ms": 1, "fault": null}]), "dance"),
