@@ -172,7 +172,15 @@ async fn without_go_it_reads_and_shows_its_plan() -> Result<()> {
     ensure!(run.stdout.contains("take a snapshot of the VM"), "{run:?}");
     tame(&told)?;
     site.unchanged().await?;
-    let reads = ["RetrieveServiceContent", "Login", "CreateContainerView", "RetrievePropertiesEx", "ContinueRetrievePropertiesEx", "DestroyView", "Logout"];
+    let reads = [
+        "RetrieveServiceContent",
+        "Login",
+        "CreateContainerView",
+        "RetrievePropertiesEx",
+        "ContinueRetrievePropertiesEx",
+        "DestroyView",
+        "Logout",
+    ];
     let asked = site.control(json!({"cmd": "requests"})).await?;
     for request in asked["requests"].as_array().context("requests")? {
         let method = request["method"].as_str().context("method")?;
@@ -234,8 +242,14 @@ async fn a_survey_makes_a_simulator_that_answers_alike() -> Result<()> {
     first.clean().await?;
     let mut a = document(&run)?;
     ensure!(a["ran"] == true && a["left"] == json!([]), "{a:#}");
-    assert_eq!(a["steps"].as_array().context("steps")?.iter().map(|s| s["step"].clone()).collect::<Vec<_>>(), ["create_snapshot", "remove_snapshot"]);
-    assert_eq!(a["snapshot"]["live"][0]["chain"], json!(["[ds-1] folder-1/name-1-000001.vmdk", "[ds-1] folder-1/name-1.vmdk"]));
+    assert_eq!(
+        a["steps"].as_array().context("steps")?.iter().map(|s| s["step"].clone()).collect::<Vec<_>>(),
+        ["create_snapshot", "remove_snapshot"]
+    );
+    assert_eq!(
+        a["snapshot"]["live"][0]["chain"],
+        json!(["[ds-1] folder-1/name-1-000001.vmdk", "[ds-1] folder-1/name-1.vmdk"])
+    );
     assert_eq!(a["snapshot"]["consolidation_needed_after"], false);
     ensure!(a["snapshot"]["frozen"][0]["change_id"].as_str().is_some_and(|id| id.starts_with("xx")), "{a:#}");
     let said = fault(&a, "areas_since_a_foreign_change")?.clone();
@@ -270,7 +284,14 @@ async fn a_survey_makes_a_simulator_that_answers_alike() -> Result<()> {
 
     let plain = Site::start(inventory, "8.0.2.0", None)?;
     let b = document(&plain.go(&[]).await?)?;
-    for part in ["/vcenter/api_version", "/vcenter/build", "/host/build", "/vm/controllers/1/pci_slot", "/vm/disks/1/key", "/faults"] {
+    for part in [
+        "/vcenter/api_version",
+        "/vcenter/build",
+        "/host/build",
+        "/vm/controllers/1/pci_slot",
+        "/vm/disks/1/key",
+        "/faults",
+    ] {
         ensure!(a.pointer(part) != b.pointer(part), "without the profile {part} is the same: it proves nothing");
     }
     Ok(())
@@ -293,7 +314,10 @@ fn a_profile_with_a_key_that_is_not_known_is_refused_in_one_line() -> Result<()>
     command.arg("--work").arg(dir.path().join("work")).arg("--password-file").arg(dir.path().join("password"));
     let run = Run::of(command.arg("--profile").arg(&profile))?;
     let lines: Vec<&str> = run.stderr.lines().filter(|line| line.starts_with("vcenter-sim: ")).collect();
-    ensure!(run.code == 1 && lines.len() == 1 && lines[0].contains("feathers") && lines[0].contains("profile.json"), "{run:?}");
+    ensure!(
+        run.code == 1 && lines.len() == 1 && lines[0].contains("feathers") && lines[0].contains("profile.json"),
+        "{run:?}"
+    );
     Ok(())
 }
 
@@ -335,12 +359,20 @@ async fn a_look_at_a_proxy_tells_how_an_attached_disk_is_shown() -> Result<()> {
 async fn an_error_on_the_way_and_a_lost_reply_leave_nothing() -> Result<()> {
     let site = Site::start(inventory, "8.0.2.0", None)?;
     // vCenter refuses: nothing was begun.
-    site.vcenter.control().await?.fault("CreateSnapshot_Task", json!({"kind": "fault", "fault": "InvalidState"})).await?;
+    site.vcenter
+        .control()
+        .await?
+        .fault("CreateSnapshot_Task", json!({"kind": "fault", "fault": "InvalidState"}))
+        .await?;
     let run = site.go(&[]).await?;
     ensure!(run.code == 5 && run.stderr.contains("HA-SVY-002"), "{run:?}");
     site.clean().await?;
     // The task fails.
-    site.vcenter.control().await?.fault("CreateSnapshot_Task", json!({"kind": "task_fault", "fault": "SnapshotFault"})).await?;
+    site.vcenter
+        .control()
+        .await?
+        .fault("CreateSnapshot_Task", json!({"kind": "task_fault", "fault": "SnapshotFault"}))
+        .await?;
     let run = site.go(&[]).await?;
     ensure!(run.code == 5 && run.stderr.contains("HA-SVY-002"), "{run:?}");
     assert_eq!(document(&run)?["steps"][0]["fault"]["type"], "SnapshotFault");
@@ -353,7 +385,11 @@ async fn an_error_on_the_way_and_a_lost_reply_leave_nothing() -> Result<()> {
     site.clean().await?;
     // The reading fails while it is there.
     site.vcenter.control().await?.fault("QueryChangedDiskAreas", json!({"kind": "bad_xml"})).await?;
-    site.vcenter.control().await?.fault("RemoveSnapshot_Task", json!({"kind": "task_fault", "fault": "FileLocked"})).await?;
+    site.vcenter
+        .control()
+        .await?
+        .fault("RemoveSnapshot_Task", json!({"kind": "task_fault", "fault": "FileLocked"}))
+        .await?;
     let run = site.go(&[]).await?;
     ensure!(run.code == 0, "a removal that fails is tried again, and an answer in no form is an answer: {run:?}");
     let told = document(&run)?;
@@ -364,7 +400,11 @@ async fn an_error_on_the_way_and_a_lost_reply_leave_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_removed_is_named() -> Result<()> {
     let site = Site::start(inventory, "8.0.2.0", None)?;
-    site.vcenter.control().await?.fault("RemoveSnapshot_Task", json!({"kind": "fault", "fault": "NoPermission", "count": 100})).await?;
+    site.vcenter
+        .control()
+        .await?
+        .fault("RemoveSnapshot_Task", json!({"kind": "fault", "fault": "NoPermission", "count": 100}))
+        .await?;
     let run = site.go(&[]).await?;
     let named = ["HA-SVY-003", "hotadd-survey-", LAB, "cleanup: owed"].iter().all(|part| run.stderr.contains(part));
     ensure!(run.code == 6 && named, "{run:?}");

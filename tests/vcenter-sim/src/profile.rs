@@ -239,7 +239,9 @@ impl Profile {
     pub(crate) fn told(&self, body: &Node, this: Option<&MoRef>, fault: Fault) -> Fault {
         let told = question(body, &fault).and_then(|question| self.faults.get(question));
         match told {
-            Some(Told { kind: Some(kind), message, .. }) if kind == fault.ty() => Fault { text: message.clone(), ..fault },
+            Some(Told { kind: Some(kind), message, .. }) if kind == fault.ty() => {
+                Fault { text: message.clone(), ..fault }
+            }
             Some(Told { kind: Some(kind), message, .. }) => {
                 let root = MoRef::new("Folder", crate::state::ROOT);
                 cued_fault(kind, &json!({"message": message}), this.unwrap_or(&root))
@@ -329,7 +331,12 @@ mod tests {
             ("/vcenter", "novel", json!(1), "novel"),
             ("", "vm", json!({"controllers": [], "disks": [{"novel": 1}]}), "novel"),
             ("", "schema", json!("hotadd-survey/9"), "hotadd-survey/9"),
-            ("", "faults", json!([{"question": "gone_vm", "call": "x", "type": "Nonsense", "message": "", "causes": []}]), "Nonsense"),
+            (
+                "",
+                "faults",
+                json!([{"question": "gone_vm", "call": "x", "type": "Nonsense", "message": "", "causes": []}]),
+                "Nonsense",
+            ),
             ("", "steps", json!([{"step": "dance", "ms": 1, "queue_ms": 1, "run_ms": 1, "fault": null}]), "dance"),
             ("/vcenter", "api_version", json!("x"), "API version"),
         ] {

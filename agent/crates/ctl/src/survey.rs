@@ -98,7 +98,13 @@ fn failure(why: &codes::Failure) -> Failure {
 
 fn left(owed: &str) -> Failure {
     let (code, next) = (codes::LEFT.id.to_owned(), codes::LEFT.next.to_owned());
-    Failure { exit: Exit::CleanupOwed, code, message: format!("left by a signal: {owed}"), next, cleanup: Cleanup::Owed }
+    Failure {
+        exit: Exit::CleanupOwed,
+        code,
+        message: format!("left by a signal: {owed}"),
+        next,
+        cleanup: Cleanup::Owed,
+    }
 }
 
 fn ended_early(signal: &str) -> Failure {

@@ -58,11 +58,18 @@ const OPEN: &[Open] = &[
         why: "a survey neither extends nor moves a VM",
         facts: never,
     },
-    Open { question: "whether an export lease blocks the removal of a snapshot", why: "a survey exports nothing", facts: never },
+    Open {
+        question: "whether an export lease blocks the removal of a snapshot",
+        why: "a survey exports nothing",
+        facts: never,
+    },
     Open {
         question: "whether a working folder of its own moves deltas and redo logs",
         why: "vm.home, vm.snapshot_directory and snapshot.new_files[], of a run on a VM that has one",
-        facts: |d| d.snapshot.is_some() && d.vm.iter().any(|vm| vm.snapshot_directory.is_some() && vm.snapshot_directory != vm.home),
+        facts: |d| {
+            d.snapshot.is_some()
+                && d.vm.iter().any(|vm| vm.snapshot_directory.is_some() && vm.snapshot_directory != vm.home)
+        },
     },
     Open {
         question: "how long snapshots take, and a VM stands still for them",

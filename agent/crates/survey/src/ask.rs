@@ -24,7 +24,13 @@ pub(crate) async fn nothing(site: &mut Site<'_>) -> Result<(), Error> {
 }
 
 /// Maps of changed areas, of a disk that the snapshot froze.
-pub(crate) async fn areas(site: &mut Site<'_>, vm: &MoRef, snapshot: &MoRef, key: i32, capacity: u64) -> Result<(), Error> {
+pub(crate) async fn areas(
+    site: &mut Site<'_>,
+    vm: &MoRef,
+    snapshot: &MoRef,
+    key: i32,
+    capacity: u64,
+) -> Result<(), Error> {
     for (question, key, start, change) in [
         ("areas_in_use", key, 0, "*"),
         ("areas_at_the_end", key, capacity, "*"),

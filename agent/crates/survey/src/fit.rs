@@ -34,7 +34,8 @@ const METHODS: [&str; 2] = ["CreateSnapshot_Task", "RemoveSnapshot_Task"];
 impl Target {
     /// `busy`: whether a task runs on it. `lacking`: privileges that are not granted.
     pub(crate) fn of(info: &VmInfo, busy: Option<bool>, lacking: Option<Vec<String>>) -> Self {
-        let refused = |path: &str| info.missing.iter().any(|m| path == m.path || path.starts_with(&format!("{}.", m.path)));
+        let refused =
+            |path: &str| info.missing.iter().any(|m| path == m.path || path.starts_with(&format!("{}.", m.path)));
         let devices = info.gave("config.hardware.device");
         Self {
             name: info.name.clone(),
@@ -48,7 +49,10 @@ impl Target {
             // A VM without snapshots does not have the property at all.
             snapshots: (!refused("snapshot")).then(|| info.snapshots.iter().flat_map(crate::gather::nodes).count()),
             disks: devices.then(|| info.disks().count()),
-            nonpersistent: info.disks().filter(|d| d.backing.disk_mode.as_deref() == Some("independent_nonpersistent")).count(),
+            nonpersistent: info
+                .disks()
+                .filter(|d| d.backing.disk_mode.as_deref() == Some("independent_nonpersistent"))
+                .count(),
             consolidation: info.consolidation_needed,
             busy,
             untold: SILENT.iter().filter(|path| refused(path)).map(|path| (*path).to_owned()).collect(),

@@ -23,7 +23,9 @@ impl<'a> Site<'a> {
         for name in names {
             hidden.hide(name);
             // Account and domain, host and port.
-            name.split(['@', '\\', '/', ':']).filter(|part| part.len() > 3 && *part != "https").for_each(|part| hidden.hide(part));
+            name.split(['@', '\\', '/', ':'])
+                .filter(|part| part.len() > 3 && *part != "https")
+                .for_each(|part| hidden.hide(part));
         }
         let about = client.about();
         let product = if about.name.starts_with("VMware ") { hidden.text(&about.name) } else { "other".to_owned() };

@@ -10,8 +10,8 @@
 //! other way than [`redact`]. How to reach vCenter is the doctor's.
 #![forbid(unsafe_code)]
 
-pub mod args;
 mod answers;
+pub mod args;
 mod ask;
 pub mod codes;
 pub mod document;

@@ -6,7 +6,20 @@ use hotadd_vsphere::BackingPath;
 
 /// Extensions and parts of file names that are VMware's.
 const EXTENSIONS: &[&str] = &[
-    "vmdk", "vmx", "vmxf", "vmsd", "vmsn", "vmem", "vswp", "vmss", "nvram", "log", "hlog", "vmtx", "lck", "scoreboard",
+    "vmdk",
+    "vmx",
+    "vmxf",
+    "vmsd",
+    "vmsn",
+    "vmem",
+    "vswp",
+    "vmss",
+    "nvram",
+    "log",
+    "hlog",
+    "vmtx",
+    "lck",
+    "scoreboard",
 ];
 const PARTS: &[&str] = &["flat", "delta", "sesparse", "ctk", "rdm", "rdmp", "digest", "aux"];
 /// Shorter than this is no name that could be told from English.
@@ -123,7 +136,18 @@ pub(crate) fn event(text: &str) -> String {
 
 /// How a number or an id is written, without telling it.
 pub(crate) fn form(id: &str) -> String {
-    id.chars().take(96).map(|c| if c.is_alphanumeric() { 'x' } else if c.is_ascii_punctuation() || c == ' ' { c } else { '?' }).collect()
+    id.chars()
+        .take(96)
+        .map(|c| {
+            if c.is_alphanumeric() {
+                'x'
+            } else if c.is_ascii_punctuation() || c == ' ' {
+                c
+            } else {
+                '?'
+            }
+        })
+        .collect()
 }
 
 /// As [`form`]; the first digits of every disk's UUID are VMware's, and so is their case.
@@ -163,6 +187,9 @@ mod tests {
         assert_eq!(form("52 dc 3a/12"), "xx xx xx/xx");
         assert_eq!(uuid("é"), "x");
         assert_eq!((word("vmx-19"), word("a b"), word("")), ("vmx-19".into(), "other".into(), "other".into()));
-        assert_eq!((event("VmReconfiguredEvent"), event("com.acme.done")), ("VmReconfiguredEvent".into(), "other".into()));
+        assert_eq!(
+            (event("VmReconfiguredEvent"), event("com.acme.done")),
+            ("VmReconfiguredEvent".into(), "other".into())
+        );
     }
 }

@@ -6,7 +6,10 @@
 //!   └─▶ owe ─▶ create ────────────┤ task failed, reply lost, or made ─▶ read (unless stopped) ─▶ undo ─┬─ proven ─▶ owe nothing ─▶ whole, early, or HA-SVY-002
 //!                                                                                                      └─ not ───▶ HA-SVY-003, by name
 //! ```
-use std::{process, time::{Duration, Instant}};
+use std::{
+    process,
+    time::{Duration, Instant},
+};
 
 use hotadd_vsphere as vim;
 use vim::{Error, MoRef, TaskInfo};
@@ -112,26 +115,24 @@ async fn fit(site: &mut Site<'_>, vm: &MoRef, args: &Args) -> Result<Before, Fai
         _ => None,
     };
     let granted = client.granted(vm, &fit::PRIVILEGES).await.ok();
-    let lacking = granted.map(|granted| fit::PRIVILEGES.iter().filter(|id| !granted.contains(**id)).map(|id| (*id).to_owned()).collect());
+    let lacking = granted.map(|granted| {
+        fit::PRIVILEGES.iter().filter(|id| !granted.contains(**id)).map(|id| (*id).to_owned()).collect()
+    });
     let target = Target::of(&info, busy, lacking);
     let against = fit::refusals(&target, args.sacrificial.as_deref().unwrap_or_default(), args.powered_on_ok);
     if !against.is_empty() {
         return Err(unfit(format!("{} ({}): {}", info.name, vm.value, against.join("; "))));
     }
     let layout = client.vm_layout(vm).await.map_err(|e| unfit(e.to_string()))?;
-    Ok(Before {
-        on: target.on == Some(true),
-        tops: undo::tops(&info),
-        files: site.files(&layout),
-        name: info.name,
-    })
+    Ok(Before { on: target.on == Some(true), tops: undo::tops(&info), files: site.files(&layout), name: info.name })
 }
 
 /// The snapshot, or why there is none that is known.
 async fn create(site: &mut Site<'_>, vm: &MoRef, name: &str) -> (Result<MoRef, String>, Sure) {
     let spec = vim::SnapshotSpec {
         name: name.to_owned(),
-        description: "Made by hotaddctl survey, which removes it. If it is still here and no survey runs, remove it.".to_owned(),
+        description: "Made by hotaddctl survey, which removes it. If it is still here and no survey runs, remove it."
+            .to_owned(),
         quiesce: vim::Quiesce::No,
     };
     let began = Instant::now();
@@ -166,7 +167,8 @@ async fn look(site: &mut Site<'_>, vm: &MoRef, snapshot: &MoRef, before: &Before
     let layout = site.client.vm_layout(vm).await?;
     told.new_files = new(site.files(&layout), &before.files);
     site.document.snapshot = Some(told);
-    let independent = |disk: &vim::Disk| disk.backing.disk_mode.as_deref().is_some_and(|mode| mode.starts_with("independent"));
+    let independent =
+        |disk: &vim::Disk| disk.backing.disk_mode.as_deref().is_some_and(|mode| mode.starts_with("independent"));
     match disks.iter().find(|disk| !independent(disk)) {
         Some(disk) => ask::areas(site, vm, snapshot, disk.key, disk.capacity_bytes).await,
         None => Ok(()),
@@ -216,7 +218,14 @@ fn between(from: jiff::Timestamp, to: jiff::Timestamp) -> u64 {
 }
 
 impl Site<'_> {
-    pub(crate) fn step(&mut self, step: &str, call: &str, began: Instant, task: Option<&TaskInfo>, fault: Option<&vim::Fault>) {
+    pub(crate) fn step(
+        &mut self,
+        step: &str,
+        call: &str,
+        began: Instant,
+        task: Option<&TaskInfo>,
+        fault: Option<&vim::Fault>,
+    ) {
         let times = |from: Option<jiff::Timestamp>, to: Option<jiff::Timestamp>| Some(between(from?, to?));
         let step = Step {
             step: step.to_owned(),

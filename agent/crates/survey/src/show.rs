@@ -12,12 +12,20 @@ impl Document {
             let _ = writeln!(text, "{line}");
         };
         let v = &self.vcenter;
-        line(format!("vCenter: {} {} build {}, API {} (spoken: {})", v.product, v.version, v.build, v.api_version, v.negotiated));
+        line(format!(
+            "vCenter: {} {} build {}, API {} (spoken: {})",
+            v.product, v.version, v.build, v.api_version, v.negotiated
+        ));
         if let Some(host) = &self.host {
             line(format!("host: ESXi {} build {}", told(host.version.as_ref()), told(host.build.as_ref())));
         }
         for store in &self.datastores {
-            line(format!("datastore {}: {} {}", store.id, store.kind, store.vmfs_version.as_deref().unwrap_or_default()));
+            line(format!(
+                "datastore {}: {} {}",
+                store.id,
+                store.kind,
+                store.vmfs_version.as_deref().unwrap_or_default()
+            ));
         }
         if let Some(vm) = &self.vm {
             let version = vm.hardware_version.map(|n| format!("vmx-{n}"));
@@ -43,7 +51,13 @@ impl Document {
         }
         for step in &self.steps {
             let times = |ms: Option<u64>| ms.map_or("not told".to_owned(), |ms| format!("{ms} ms"));
-            line(format!("{}: {} ms (queued {}, ran {})", step.step, step.ms, times(step.queue_ms), times(step.run_ms)));
+            line(format!(
+                "{}: {} ms (queued {}, ran {})",
+                step.step,
+                step.ms,
+                times(step.queue_ms),
+                times(step.run_ms)
+            ));
         }
         for fault in self.faults.iter().chain(self.steps.iter().filter_map(|step| step.fault.as_ref())) {
             let kind = fault.kind.as_deref().unwrap_or("answered");

@@ -130,13 +130,22 @@ pub(crate) fn tops(info: &VmInfo) -> Vec<(i32, String)> {
 }
 
 /// Whether the VM stands on the files on which it stood, with nothing to consolidate. What does not is named by kind.
-pub(crate) async fn as_before(client: &Client, vm: &MoRef, before: &[(i32, String)]) -> Result<(), (&'static str, String)> {
+pub(crate) async fn as_before(
+    client: &Client,
+    vm: &MoRef,
+    before: &[(i32, String)],
+) -> Result<(), (&'static str, String)> {
     let info = client.vm(vm).await.map_err(|e| ("unknown", e.to_string()))?;
     if info.consolidation_needed != Some(false) {
-        return Err(("consolidation", "the snapshot is gone, and the VM needs consolidation or does not tell".to_owned()));
+        return Err((
+            "consolidation",
+            "the snapshot is gone, and the VM needs consolidation or does not tell".to_owned(),
+        ));
     }
     match tops(&info).iter().find(|top| !before.contains(top)) {
-        Some((key, file)) => Err(("delta", format!("the snapshot is gone, and disk {key} stands on {file}, as it did not before"))),
+        Some((key, file)) => {
+            Err(("delta", format!("the snapshot is gone, and disk {key} stands on {file}, as it did not before")))
+        }
         None => Ok(()),
     }
 }

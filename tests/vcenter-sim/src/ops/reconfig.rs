@@ -5,7 +5,7 @@ use crate::backend::AttachReq;
 use crate::fault::{Fault, Res};
 use crate::inventory::{BackingKind, ControllerKind, DiskSpec, stable_uuid};
 use crate::ops::{slots, space};
-use crate::state::vm::{controller_key_base, disk_key_base, lowest_free_key};
+use crate::state::vm::controller_key_base;
 use crate::state::{Device, Disk, Kind, Origin, State, Vm, now};
 use crate::store::{flatten, split_path};
 use crate::value::MoRef;

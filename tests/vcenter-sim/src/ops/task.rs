@@ -109,8 +109,7 @@ where
     s.under_way += 1;
     let (sim, vm, task_id) = (Arc::clone(sim), spec.vm, id.clone());
     tokio::spawn(async move {
-        let outcome =
-            run(&sim, &task_id, Duration::from_millis(delay), running, cued, op).await;
+        let outcome = run(&sim, &task_id, Duration::from_millis(delay), running, cued, op).await;
         finish(&sim, &vm, &task_id, outcome);
     });
     Ok(MoRef::new("Task", id))

@@ -28,7 +28,8 @@ fn paths(text: &str) -> String {
             continue;
         }
         let lower = path.to_ascii_lowercase();
-        let end = KNOWN_ENDS.iter().filter_map(|end| lower.find(end).map(|at| at + end.len())).min().unwrap_or(path.len());
+        let end =
+            KNOWN_ENDS.iter().filter_map(|end| lower.find(end).map(|at| at + end.len())).min().unwrap_or(path.len());
         out.push_str(before);
         out.push_str("path");
         rest = &path[end..];
@@ -91,7 +92,8 @@ fn quotation(text: &str) -> String {
 
 /// `vim.VirtualMachine`, `vim.fault.FileLocked`.
 fn interface(text: &str) -> bool {
-    let parts = |rest: &str| rest.split('.').all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphabetic()));
+    let parts =
+        |rest: &str| rest.split('.').all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphabetic()));
     text.strip_prefix("vim.").is_some_and(parts)
 }
 
@@ -140,9 +142,15 @@ mod tests {
                 "The object 'vim.VirtualMachine:vm-4711' has already been deleted or has not been completely created",
                 "The object 'vim.VirtualMachine:moref' has already been deleted or has not been completely created",
             ),
-            ("A specified parameter was not correct: startOffset", "A specified parameter was not correct: startOffset"),
+            (
+                "A specified parameter was not correct: startOffset",
+                "A specified parameter was not correct: startOffset",
+            ),
             ("Invalid configuration for device '0'.", "Invalid configuration for device '0'."),
-            ("Unable to access file [Gold 7] Canary/x y.vmdk since it is locked", "Unable to access file path since it is locked"),
+            (
+                "Unable to access file [Gold 7] Canary/x y.vmdk since it is locked",
+                "Unable to access file path since it is locked",
+            ),
             (
                 "Cannot open the disk '/vmfs/volumes/52ab-cd/Canary/a.vmdk' or one of the snapshot disks it depends on.",
                 "Cannot open the disk 'path' or one of the snapshot disks it depends on.",
@@ -167,7 +175,9 @@ mod tests {
     #[test]
     fn no_canary_is_left_of_any_text() {
         for canary in ["canary payroll", "CANARY PAYROLL", "Finance", "nightingale"] {
-            for frame in ["{}", "'{}'", "x {} y", "[{}] a/b.vmdk", "[ds] {}/{}.vmdk z", "({}).", "{}\n{}", "can't '{}' don't"] {
+            for frame in
+                ["{}", "'{}'", "x {} y", "[{}] a/b.vmdk", "[ds] {}/{}.vmdk z", "({}).", "{}\n{}", "can't '{}' don't"]
+            {
                 let got = text(&frame.replace("{}", canary)).to_lowercase();
                 assert!(!got.contains(&canary.to_lowercase()), "{frame}: {got}");
             }
