@@ -383,6 +383,13 @@ async fn an_error_on_the_way_and_a_lost_reply_leave_nothing() -> Result<()> {
     ensure!(run.code == 5 && run.stderr.contains("HA-SVY-002") && run.stderr.contains("looking twice"), "{run:?}");
     ensure!(site.calls("RemoveSnapshot_Task").await? == 1, "it was there");
     site.clean().await?;
+    // It comes only after it was looked for.
+    let late = json!({"kind": "late_land", "ms": 2000, "fenced": false});
+    site.vcenter.control().await?.fault("CreateSnapshot_Task", late).await?;
+    let run = site.go(&[]).await?;
+    ensure!(run.code == 5 && run.stderr.contains("HA-SVY-002"), "{run:?}");
+    ensure!(site.calls("RemoveSnapshot_Task").await? == 2, "it came");
+    site.clean().await?;
     // The reading fails while it is there.
     site.vcenter.control().await?.fault("QueryChangedDiskAreas", json!({"kind": "bad_xml"})).await?;
     site.vcenter
