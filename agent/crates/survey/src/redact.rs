@@ -2,6 +2,8 @@
 //! everything that is a known name or looks like one. In doubt it goes. The same name becomes the same placeholder.
 mod text;
 
+use std::{cmp::Reverse, collections::BTreeSet};
+
 use hotadd_vsphere::BackingPath;
 
 /// Extensions and parts of file names that are VMware's.
@@ -31,8 +33,8 @@ pub(crate) struct Redactor {
     stores: Vec<String>,
     folders: Vec<String>,
     stems: Vec<String>,
-    /// Names that no text may hold, lower case, the longest first.
-    names: Vec<String>,
+    /// Names that no text may hold, lower case, the longest first. A large site has tens of thousands.
+    names: BTreeSet<(Reverse<usize>, String)>,
 }
 
 fn alias(list: &mut Vec<String>, kind: &str, name: &str) -> String {
@@ -48,9 +50,8 @@ impl Redactor {
     pub(crate) fn hide(&mut self, name: &str) {
         let name = name.trim().to_lowercase();
         // vmware.log lies beside every VM.
-        if name.chars().count() >= SHORTEST && name != "vmware" && !self.names.contains(&name) {
-            self.names.push(name);
-            self.names.sort_by_key(|name| std::cmp::Reverse(name.len()));
+        if name.chars().count() >= SHORTEST && name != "vmware" {
+            self.names.insert((Reverse(name.len()), name));
         }
     }
 
@@ -97,7 +98,7 @@ impl Redactor {
 
     /// Free text.
     pub(crate) fn text(&self, text: &str) -> String {
-        text::redacted(text, &self.names)
+        text::redacted(text, self.names.iter().map(|(_, name)| name.as_str()))
     }
 }
 

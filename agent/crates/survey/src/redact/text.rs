@@ -5,7 +5,8 @@ const KNOWN_ENDS: [&str; 5] = [".vmdk", ".vmx", ".vmsn", ".vmsd", ".vswp"];
 /// Longest text that is kept.
 const LONGEST: usize = 600;
 
-pub(super) fn redacted(text: &str, names: &[String]) -> String {
+/// `names`: lower case, those that hold another before it.
+pub(super) fn redacted<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> String {
     let line: String = text.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let mut out = paths(&line);
     for name in names {
@@ -132,7 +133,7 @@ mod tests {
     const NAMES: [&str; 3] = ["canary payroll", "finance", "nightingale"];
 
     fn text(text: &str) -> String {
-        redacted(text, &NAMES.map(str::to_owned))
+        redacted(text, NAMES.into_iter())
     }
 
     #[test]
