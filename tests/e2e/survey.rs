@@ -417,6 +417,14 @@ async fn what_can_not_be_removed_is_named() -> Result<()> {
     ensure!(run.code == 6 && named, "{run:?}");
     assert_eq!(document(&run)?["left"], json!(["snapshot"]));
     assert_eq!(site.snapshots().await?.len(), 1);
+
+    // The snapshot goes and its delta stays.
+    let other = Site::start(inventory, "8.0.2.0", None)?;
+    let base = format!("[Goldfinch [1]] {LAB}/{LAB}.vmdk");
+    other.control(json!({"cmd": "locked", "path": base, "on": true})).await?;
+    let run = other.go(&[]).await?;
+    ensure!(run.code == 6 && run.stderr.contains("HA-SVY-003") && run.stderr.contains("consolidation"), "{run:?}");
+    assert_eq!(document(&run)?["left"], json!(["consolidation"]));
     Ok(())
 }
 
