@@ -7,7 +7,7 @@ use std::{
 
 use hotadd_api::v1::Cleanup;
 use hotadd_survey::{
-    Outcome,
+    Outcome, Way,
     args::Args,
     codes::{self, End},
     document::Document,
@@ -24,13 +24,14 @@ use crate::{
 };
 
 pub(crate) async fn run(args: &Args, out: &Output) -> Result<Exit, Failure> {
+    let way = hotadd_survey::way(args).map_err(|why| failure(&why))?;
     let mut interrupt = Interrupt::install()?;
     // Before anything is asked: a survey whose result can't be kept is not begun.
     let file = args.out.as_deref().map(Target::create).transpose()?;
     if args.go {
         plan::lines().iter().for_each(|line| out.line(line));
     }
-    let outcome = guarded(args, out, &mut interrupt).await?;
+    let outcome = guarded(way, args, out, &mut interrupt).await?;
     tell(&outcome.document, args, out);
     if let Some(file) = file {
         file.keep(&outcome.document)?;
@@ -45,13 +46,13 @@ pub(crate) async fn run(args: &Args, out: &Output) -> Result<Exit, Failure> {
 }
 
 /// The survey until its end, or until nothing of it could be left. The first signal lets it undo what it did, a second one leaves it.
-async fn guarded(args: &Args, out: &Output, interrupt: &mut Interrupt) -> Result<Outcome, Failure> {
+async fn guarded(way: Way, args: &Args, out: &Output, interrupt: &mut Interrupt) -> Result<Outcome, Failure> {
     let stop = Stop::default();
     let step = |text: &str| {
         out.event(|| json!({"event": "survey_step", "message": text}));
         out.line(text);
     };
-    let survey = hotadd_survey::survey(args, &stop, &step);
+    let survey = hotadd_survey::survey(way, args, &stop, &step);
     tokio::pin!(survey);
     let mut asked = false;
     loop {

@@ -27,7 +27,7 @@ mod undo;
 use std::time::Duration;
 
 use hotadd_doctor::connect::{Trouble, config, refused};
-use hotadd_vsphere::{Client, MoRef};
+use hotadd_vsphere::{Client, Config, MoRef};
 
 use args::Args;
 use codes::Failure;
@@ -45,12 +45,24 @@ pub struct Outcome {
     pub stopped: bool,
 }
 
+/// Address, account, password and trust.
+#[derive(Debug)]
+pub struct Way(Config);
+
+/// Reads what leads to vCenter; a password that no option names is asked for on the terminal, where signals must still end the program.
+///
+/// # Errors
+/// Options or files that can't be used.
+pub fn way(args: &Args) -> Result<Way, Failure> {
+    config(&args.vcenter).map(Way).map_err(Failure::from)
+}
+
 /// Surveys a vCenter, and with `--go` the VM that is given for it. `tell` gets a line for each step.
 ///
 /// # Errors
 /// When nothing could be read. What fails later is in the outcome.
-pub async fn survey(args: &Args, stop: &Stop, tell: &(dyn Fn(&str) + Sync)) -> Result<Outcome, Failure> {
-    let config = config(&args.vcenter).map_err(Failure::from)?;
+pub async fn survey(way: Way, args: &Args, stop: &Stop, tell: &(dyn Fn(&str) + Sync)) -> Result<Outcome, Failure> {
+    let Way(config) = way;
     let names = [config.user.clone(), config.url.clone()];
     let client = Client::connect(config).await.map_err(|e| Failure::from(refused(&e)))?;
     let ended = look(&client, args, &names, stop, tell).await;
