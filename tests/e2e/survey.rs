@@ -380,7 +380,7 @@ async fn an_error_on_the_way_and_a_lost_reply_leave_nothing() -> Result<()> {
     // It is taken, and nobody hears of it.
     site.vcenter.control().await?.fault("CreateSnapshot_Task", json!({"kind": "drop_reply"})).await?;
     let run = site.go(&[]).await?;
-    ensure!(run.code == 5 && run.stderr.contains("HA-SVY-002") && run.stderr.contains("looking twice"), "{run:?}");
+    ensure!(run.code == 5 && run.stderr.contains("HA-SVY-002") && run.stdout.contains("looking twice"), "{run:?}");
     ensure!(site.calls("RemoveSnapshot_Task").await? == 1, "it was there");
     site.clean().await?;
     // It comes only after it was looked for.
