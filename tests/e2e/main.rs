@@ -51,6 +51,7 @@ mod session;
 mod snapshots;
 mod stream;
 mod support;
+mod survey;
 mod tls;
 mod vddk;
 mod watchdog;
