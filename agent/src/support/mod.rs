@@ -93,7 +93,11 @@ async fn collect(args: &Args, platform: Arc<dyn Platform>) -> Bundle {
     let host = platform.clone();
     bundle.add("findings.txt", within(bound::PART, move || Ok(host::findings(&*host))).await);
     bundle.add("unit.txt", programs::unit().await);
-    bundle.add("log.txt", programs::log().await.map(|log| bundle.scrubber().lines(&log)));
+    let log = match (programs::log().await, bundle.scrubber().clone()) {
+        (Ok(log), scrubber) => within(bound::PART, move || Ok(scrubber.lines(&log))).await,
+        (Err(why), _) => Err(why),
+    };
+    bundle.add("log.txt", log);
     let (vcenter, facts) = match config {
         _ if args.no_vcenter => neither("not asked (--no-vcenter)"),
         Ok(config) => vcenter::ask(&config, within(bound::PART, move || vcenter::identity(&*platform)).await).await,

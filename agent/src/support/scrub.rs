@@ -1,7 +1,8 @@
 //! The second net: knows the secrets of this host, and finds them in any text, escaped or encoded in the usual ways. What it finds is withheld
 //! as a whole, since a text that held a secret once is not understood well enough to be mended.
-use std::{collections::BTreeSet, ffi::OsString, path::Path};
+use std::{collections::BTreeSet, ffi::OsString, path::Path, sync::OnceLock};
 
+use aho_corasick::AhoCorasick;
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
 use super::{bound, unescape::views};
@@ -31,6 +32,8 @@ pub(super) struct Scrubber {
     plain: BTreeSet<String>,
     /// In hexadecimal and Base64.
     coded: BTreeSet<String>,
+    /// Both, each as one search: a journal may name thousands of sessions.
+    search: OnceLock<Option<(AhoCorasick, AhoCorasick)>>,
 }
 
 impl Scrubber {
@@ -48,6 +51,7 @@ impl Scrubber {
             self.coded.insert(form);
         }
         self.plain.insert(secret.to_owned());
+        self.search = OnceLock::new();
         true
     }
 
@@ -80,13 +84,23 @@ impl Scrubber {
     fn finds_in(&self, view: &str) -> Option<&'static str> {
         // Long codes are broken into lines.
         let joined: String = view.split_ascii_whitespace().collect();
-        let known = self.plain.iter().any(|secret| view.contains(secret.as_str()))
-            || self.coded.iter().any(|form| joined.contains(form.as_str()));
-        if known {
+        if self.knows(view, &joined) {
             return Some("a secret of this host");
         }
         let lower = view.to_lowercase();
         MARKS.iter().any(|mark| lower.contains(mark)).then_some("what looks like a key or a login")
+    }
+
+    fn knows(&self, view: &str, joined: &str) -> bool {
+        let make = || Some((AhoCorasick::new(&self.plain).ok()?, AhoCorasick::new(&self.coded).ok()?));
+        match self.search.get_or_init(make) {
+            Some((plain, coded)) => plain.is_match(view) || coded.is_match(joined),
+            // Too many for one search.
+            None => {
+                self.plain.iter().any(|secret| view.contains(secret.as_str()))
+                    || self.coded.iter().any(|form| joined.contains(form.as_str()))
+            }
+        }
     }
 
     /// The text without the lines that hold a secret: one bad line costs no whole log. The lines of a private key go with its head.

@@ -1,6 +1,9 @@
 //! `agent.toml` by an allow list: known keys with values of the expected shape, nothing else, no comment. It is read even if the agent would
 //! refuse it. Names of unknown keys are not told either: somebody may have written a secret there.
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use toml::{Table, Value};
 
@@ -22,6 +25,7 @@ const KEPT: &[(&str, &str)] = &[
         "attach_batch add_controllers parallel_reads reads snapshots_per_datastore depth memory_mib lease_min_seconds lease_max_seconds \
          lease_default_seconds resume_max_seconds snapshot_max_age_seconds delta_max_bytes datastore_min_free_bytes",
     ),
+    ("limits.client", "connections calls calls_per_second burst"),
     (
         "deadlines",
         "call_seconds reconfigure_seconds snapshot_seconds poll_seconds discover_seconds rescan_seconds areas_seconds export_unknown_seconds \
@@ -85,10 +89,10 @@ impl Settings {
         };
         match text.parse().map(Self) {
             Ok(settings) => {
-                let files = settings.secret_files();
+                let files = settings.secret_files(path);
                 (Ok(settings), files)
             }
-            Err(error) => (Err(not_toml(path, &text, &error)), secrets_in(&text)),
+            Err(error) => (Err(not_toml(path, &text, &error)), secrets_in(path, &text)),
         }
     }
 
@@ -103,14 +107,18 @@ impl Settings {
         SECRET.into_iter().chain(CERTIFICATES).chain(others).filter_map(named).collect()
     }
 
-    fn secret_files(&self) -> Vec<PathBuf> {
-        SECRET.iter().filter_map(|key| self.path(key)).collect()
+    fn secret_files(&self, config: &Path) -> Vec<PathBuf> {
+        SECRET.iter().filter_map(|key| self.text(key)).flat_map(|named| places(config, named)).collect()
     }
 
     fn path(&self, key: &str) -> Option<PathBuf> {
+        self.text(key).map(PathBuf::from).filter(|path| path.is_absolute())
+    }
+
+    fn text(&self, key: &str) -> Option<&str> {
         let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
         let table = if table.is_empty() { &self.0 } else { self.0.get(table)?.as_table()? };
-        table.get(name)?.as_str().map(PathBuf::from).filter(|path| path.is_absolute())
+        table.get(name)?.as_str()
     }
 
     /// What is kept of it, as TOML.
@@ -125,6 +133,18 @@ impl Settings {
     }
 }
 
+/// Where the file may be: a relative path is the agent's, whose folder nobody knows when it does not run. One that is nowhere stays in the
+/// list, so that it is told as unknown.
+fn places(config: &Path, named: &str) -> Vec<PathBuf> {
+    if Path::new(named).is_absolute() {
+        return vec![PathBuf::from(named)];
+    }
+    let folders = [config.parent(), Some(Path::new("/"))].into_iter().flatten();
+    let all: Vec<PathBuf> = folders.map(|folder| folder.join(named)).collect();
+    let there: Vec<PathBuf> = all.iter().filter(|path| path.exists()).cloned().collect();
+    if there.is_empty() { all.into_iter().take(1).collect() } else { there }
+}
+
 /// Those of [`USUAL`] that are there.
 pub(super) fn usual_secrets() -> Vec<PathBuf> {
     USUAL.iter().map(PathBuf::from).filter(|path| path.exists()).collect()
@@ -136,17 +156,18 @@ fn not_toml(path: &Path, text: &str, error: &toml::de::Error) -> String {
     format!("{} line {line}: not TOML", path.display())
 }
 
-/// The files with secrets that a broken text names, in whatever table it meant; else the usual ones.
-fn secrets_in(text: &str) -> Vec<PathBuf> {
-    let named = |line: &str| {
-        let (key, value) = line.split_once('=')?;
-        let name = key.trim().rsplit('.').next()?;
-        let secret = SECRET.iter().any(|known| known.ends_with(name) && name.ends_with("_file"));
-        let path = value.trim().trim_start_matches(['"', '\'']).split(['"', '\'']).next()?;
-        (secret && path.starts_with('/')).then(|| PathBuf::from(path))
+/// The files with secrets that a broken text names, wherever in it, and the usual ones.
+fn secrets_in(config: &Path, text: &str) -> Vec<PathBuf> {
+    let names = SECRET.iter().filter_map(|key| key.rsplit('.').next()).collect::<BTreeSet<_>>();
+    let value = |after: &str| {
+        let after = after.trim_start_matches(['"', '\'', ' ', '\t']).strip_prefix('=')?.trim_start();
+        let quote = after.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+        after[1..].split([quote, '\n']).next().map(str::to_owned)
     };
-    let found: Vec<PathBuf> = text.lines().filter_map(named).collect();
-    if found.is_empty() { usual_secrets() } else { found }
+    let named = names.iter().flat_map(|name| text.match_indices(name).map(|(at, name)| &text[at + name.len()..]));
+    let mut found: Vec<PathBuf> = named.filter_map(value).flat_map(|named| places(config, &named)).collect();
+    found.extend(usual_secrets());
+    found
 }
 
 fn keep(table: &Table, at: &str, left_out: &mut usize) -> Table {

@@ -37,12 +37,14 @@ fn faults_and_syntax_tell_the_place_only() {
 fn secret_files_are_known_even_if_the_text_is_broken() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.toml");
-    let text =
-        "broken\n[vcenter]\npassword_file = '/p' # of vCenter\nuser_file = '/u'\nca_file = '/c'\nnbd.key_file=\"/k\"\n";
+    let text = "broken\nvcenter = { user_file = '/u', password_file = '/p' } # of vCenter\nca_file = '/c'\n\
+                nbd.\"key_file\"=\"/k\"\nkey_file = 'beside'\n";
     std::fs::write(&path, text).unwrap();
     let (settings, files) = Settings::read(&path);
     assert!(settings.is_err());
-    assert_eq!(files, [PathBuf::from("/p"), PathBuf::from("/k")]);
+    let expected = ["/k".into(), dir.path().join("beside"), "/p".into()];
+    assert!(expected.iter().all(|file| files.contains(file)), "{files:?}");
+    assert!(!files.iter().any(|file| file == Path::new("/c") || file == Path::new("/u")), "{files:?}");
 }
 
 #[test]
@@ -58,20 +60,27 @@ fn a_login_in_a_url_goes() {
 #[test]
 fn secret_files_are_known_even_if_the_rest_is_wrong() {
     let settings = Settings("[vcenter]\npassword_file = '/p'\n[tls]\nkey_file = '/k'\n".parse().unwrap());
-    assert_eq!(settings.secret_files(), [PathBuf::from("/k"), PathBuf::from("/p")]);
+    assert_eq!(settings.secret_files(Path::new("/c/agent.toml")), [PathBuf::from("/k"), PathBuf::from("/p")]);
+    let dir = tempfile::tempdir().unwrap();
+    let beside = Settings("[vcenter]\npassword_file = 'p'\n".parse().unwrap());
+    let expected = [dir.path().join("p")];
+    assert_eq!(beside.secret_files(&dir.path().join("agent.toml")), expected, "nowhere: to be told as unknown");
+    std::fs::write(&expected[0], "x").unwrap();
+    assert_eq!(beside.secret_files(&dir.path().join("agent.toml")), expected);
     assert_eq!(settings.state_dir(), default_state_dir());
 }
 
 /// What serde tells of an unknown key is the list of the known ones: a new key has to be put into the allow list, or left out knowingly.
 #[test]
 fn every_key_of_the_configuration_is_known_here() {
-    const TABLES: [&str; 18] = [
+    const TABLES: [&str; 19] = [
         "",
         "tls",
         "client",
         "audit",
         "vcenter",
         "limits",
+        "limits.client",
         "deadlines",
         "plan",
         "pace",

@@ -33,12 +33,15 @@ pub(crate) async fn run(args: &Args, out: &Output) -> Result<Exit, Failure> {
     }
     let outcome = guarded(way, args, out, &mut interrupt).await?;
     tell(&outcome.document, args, out);
-    if let Some(file) = file {
-        file.keep(&outcome.document)?;
-    }
+    let kept = file.map_or(Ok(()), |file| file.keep(&outcome.document));
+    // What may be left in vCenter is worse than a file that is not written.
     if let Some(failed) = &outcome.failure {
+        if let Err(lost) = &kept {
+            out.warning(&lost.to_string());
+        }
         return Err(failure(failed));
     }
+    kept?;
     if outcome.stopped {
         return Err(ended_early("a signal"));
     }

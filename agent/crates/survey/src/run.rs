@@ -139,7 +139,9 @@ async fn create(site: &mut Site<'_>, vm: &MoRef, name: &str) -> (Result<MoRef, S
     let task = match site.client.create_snapshot(vm, &spec).await {
         Ok(task) => task,
         Err(e) => {
-            let sure = if e.fault().is_some() { Sure::Refused } else { Sure::Unknown };
+            // Other faults come from a host that may go on all the same.
+            let denied = matches!(e.fault().map(|fault| &fault.kind), Some(vim::FaultKind::NoPermission { .. }));
+            let sure = if denied { Sure::Refused } else { Sure::Unknown };
             site.step("create_snapshot", "CreateSnapshot_Task", began, None, e.fault());
             return (Err(e.to_string()), sure);
         }
@@ -149,7 +151,8 @@ async fn create(site: &mut Site<'_>, vm: &MoRef, name: &str) -> (Result<MoRef, S
             site.step("create_snapshot", "CreateSnapshot_Task", began, Some(&info), info.error.as_ref());
             match (info.result, info.error) {
                 (Some(vim::TaskResult::MoRef(snapshot)), None) => (Ok(snapshot), Sure::Seen),
-                (_, Some(fault)) => (Err(fault.to_string()), Sure::Seen),
+                // A task that ended for want of an answer says nothing of the host.
+                (_, Some(fault)) => (Err(fault.to_string()), Sure::Unknown),
                 _ => (Err("the task named no snapshot".to_owned()), Sure::Unknown),
             }
         }

@@ -11,9 +11,9 @@ use crate::gather::{Site, nodes};
 /// What is known of the creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sure {
-    /// vCenter refused it as a whole: nothing was begun.
+    /// vCenter refused it for want of a privilege: nothing was begun.
     Refused,
-    /// Its task has ended.
+    /// Its task has made it.
     Seen,
     Unknown,
 }
@@ -43,11 +43,17 @@ pub(crate) async fn undo(
     let mut late = sure == Sure::Unknown;
     if late {
         tell("it is not known whether the snapshot was taken: ending the session that asked, and looking twice");
-        fence(site.client, tell).await;
     }
+    let mut fenced = !late;
     let end = Instant::now() + PATIENCE;
     let (mut pause, mut absent, mut last) = (FIRST_PAUSE, None::<Instant>, String::new());
     loop {
+        if !fenced {
+            match fence(site.client).await {
+                Ok(()) => (absent, fenced) = (None, true),
+                Err(why) => last = why,
+            }
+        }
         match seen(site.client, vm, name).await {
             Ok(Seen { snapshot: Some(snapshot), .. }) => {
                 (absent, late) = (None, false);
@@ -59,6 +65,8 @@ pub(crate) async fn undo(
                 }
             }
             Ok(Seen { busy: true, .. }) => (absent, last) = (None, "a task runs on the VM".to_owned()),
+            // What a session that lives has asked for may still come.
+            Ok(_) if !fenced => {}
             Ok(_) => {
                 if !late || absent.get_or_insert_with(Instant::now).elapsed() >= SETTLE {
                     return Ok(());
@@ -74,11 +82,9 @@ pub(crate) async fn undo(
     }
 }
 
-async fn fence(client: &Client, tell: &(dyn Fn(&str) + Sync)) {
-    let Some(key) = client.session_key() else { return };
-    if let Err(e) = client.fence(&key).await {
-        tell(&format!("the session was not ended: {e}"));
-    }
+async fn fence(client: &Client) -> Result<(), String> {
+    let Some(key) = client.session_key() else { return Ok(()) };
+    client.fence(&key).await.map(drop).map_err(|e| format!("the session that asked for it could not be ended: {e}"))
 }
 
 /// Tasks first, then the tree: a task that ends between the two has its effect in the tree.

@@ -7,13 +7,19 @@ const LONGEST: usize = 600;
 
 /// `names`: lower case, those that hold another before it.
 pub(super) fn redacted<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> String {
-    let line: String = text.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let mut out = paths(&line);
     for name in names {
         out = without(&out, name);
     }
     let out = quoted(&out);
-    out.split(' ').map(word).collect::<Vec<_>>().join(" ")
+    at_most(&out.split(' ').map(word).collect::<Vec<_>>().join(" ")).to_owned()
+}
+
+/// Cut between two words, and last: a name that was cut would not be known.
+fn at_most(text: &str) -> &str {
+    let Some((end, _)) = text.char_indices().nth(LONGEST) else { return text };
+    text[..end].rsplit_once(' ').map_or("", |(whole, _)| whole)
 }
 
 /// `[datastore] …` and `/vmfs/…`, which may hold blanks: up to the end of a file name, else to the end of the text.
@@ -170,6 +176,17 @@ mod tests {
             assert_eq!(text(&got), got, "again");
             assert!(!got.contains('\x1b'));
         }
+    }
+
+    #[test]
+    fn a_name_across_the_longest_text_is_no_exception() {
+        for before in 590..=600 {
+            let got = text(&format!("{} canary payroll and more", "x".repeat(before)));
+            assert!(!got.contains("canar") && got.len() <= 600, "{before}: {got}");
+            assert_eq!(text(&got), got);
+        }
+        let long = text(&"word ".repeat(1000));
+        assert!(long.len() > 500 && long.ends_with("word"), "{long}");
     }
 
     /// Whatever surrounds it, a canary never sings.
