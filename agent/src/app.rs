@@ -78,7 +78,8 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
     let core = start(&config, platform, open_journal(&config)?).await?;
     let source = Source::new(Arc::clone(&core.vm), core.settler.clone());
     // Told after the settling: certificates or a port that can't be used leave nothing attached.
-    let door = Door::new(&config.tls, config.clients.clone());
+    let (connections, meter) = (config.limits.client.connections, core.vm.meter.clone());
+    let door = Door::new(&config.tls, config.clients.clone(), connections, meter);
     let metrics = match (&door, config.metrics) {
         (Ok(door), Some(listen)) => metrics::server::open(listen, door, source.clone()).await,
         _ => Ok(()),

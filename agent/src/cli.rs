@@ -18,7 +18,7 @@ use crate::{
         Record,
         file::{read_records, read_state},
     },
-    reason, role, selftest, setup, telemetry,
+    reason, role, selftest, setup, support, telemetry,
 };
 
 /// Exit status for what a restart can't heal (EX_CONFIG of sysexits.h): the unit does not restart on it.
@@ -69,6 +69,8 @@ enum Command {
         #[command(subcommand)]
         verb: RoleVerb,
     },
+    /// Collects what support needs to know into a new tar.gz, without secrets; works while the agent runs and without vCenter.
+    SupportBundle(support::Args),
     /// Explains the code of an error: evidence, causes, fix, who can fix it. Needs nothing but this program.
     ExplainError(hotadd_reasons::Args),
     /// Prints the index of all reasons as Markdown.
@@ -166,6 +168,7 @@ fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<ExitCode> {
         Command::Bench(args) => bench::run(&args),
         Command::Selftest(args) => return selftest::run(&args, &*platform),
         Command::Role { verb: RoleVerb::Check { config, args } } => return Ok(check_role(&config, &args, &*platform)),
+        Command::SupportBundle(args) => with_runtime(|| Ok(support::make(&args, platform))),
         Command::ExplainError(args) => say(&args.text()),
         Command::Reasons => say(&hotadd_reasons::index()),
         Command::Manual { dir } => hotadd_manual::write(Cli::command(), PROSE, &dir)
@@ -219,14 +222,8 @@ fn open(state_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn print_record(mut record: Record) {
-    // A vCenter session's key is nobody's business who reads along.
-    if let Record::Began(duty) = &mut record
-        && duty.login.is_some()
-    {
-        duty.login = Some("(hidden)".to_owned());
-    }
-    match serde_json::to_string(&record) {
+fn print_record(record: Record) {
+    match record.shown() {
         Ok(line) => println!("{line}"),
         Err(error) => eprintln!("unprintable record: {error}"),
     }

@@ -15,7 +15,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Unavailable, and stays so until a person does something: a controller that repeats them wakes nobody.
 const HEALED_BY_A_PERSON: [&ReasonCode; 1] = [&reason::VC_TLS];
 /// What others use now and will give back.
-const PASSES: [&ReasonCode; 3] = [&reason::SES_BUSY, &reason::ATT_NO_SLOT, &reason::PLAN_NO_SLOT];
+const PASSES: [&ReasonCode; 4] = [&reason::SES_BUSY, &reason::ATT_NO_SLOT, &reason::PLAN_NO_SLOT, &reason::LIM_CLIENT];
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -30,6 +30,8 @@ struct Inner {
     fault: Option<String>,
     /// The place in the queue that it is about; 1 is next, 0 none.
     position: u32,
+    /// When waiting has helped, where that is known; in whole seconds.
+    retry: Option<Duration>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -42,6 +44,7 @@ impl Error {
             cleanup: Cleanup::Done,
             fault: None,
             position: 0,
+            retry: None,
             source: None,
         }))
     }
@@ -50,6 +53,15 @@ impl Error {
     #[must_use]
     pub fn at_position(mut self, position: usize) -> Self {
         self.0.position = u32::try_from(position).unwrap_or(u32::MAX);
+        self
+    }
+
+    /// Notes when the same may be done again. Whole seconds, rounded up and at least one: clients count in them, and who comes too early
+    /// is refused once more.
+    #[must_use]
+    pub fn retry_in(mut self, after: Duration) -> Self {
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        self.0.retry = Some(Duration::from_secs(seconds.max(1)));
         self
     }
 
@@ -113,6 +125,9 @@ impl Error {
 
     /// When to do the same again; `None`: waiting does not help.
     fn retry_after(&self) -> Option<Duration> {
+        if self.0.retry.is_some() {
+            return self.0.retry;
+        }
         let told = self.0.reason;
         let unavailable = told.grpc == tonic::Code::Unavailable && !HEALED_BY_A_PERSON.contains(&told);
         let passes = PASSES.contains(&told);
@@ -123,8 +138,9 @@ impl Error {
     /// The same failure for somebody else who waits for it; the chain of causes becomes text.
     #[must_use]
     pub fn copy(&self) -> Self {
-        let Inner { reason, cleanup, ref fault, position, .. } = *self.0;
-        Self(Box::new(Inner { reason, detail: self.facts(), cleanup, fault: fault.clone(), position, source: None }))
+        let Inner { reason, cleanup, ref fault, position, retry, .. } = *self.0;
+        let (detail, fault) = (self.facts(), fault.clone());
+        Self(Box::new(Inner { reason, detail, cleanup, fault, position, retry, source: None }))
     }
 
     /// Summary, facts and the chain of causes on one line.
@@ -187,6 +203,14 @@ mod tests {
         let back = status::from_status(&tonic::Status::from(error)).unwrap();
         assert_eq!((back.code.as_str(), back.cleanup()), ("HA-ATT-002", Cleanup::Owed));
         assert!(!back.next_step.is_empty());
+    }
+
+    #[test]
+    fn a_time_that_is_known_is_told_in_whole_seconds_and_never_too_early() {
+        for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (9500, 10)] {
+            let error = Error::new(&reason::LIM_CLIENT, "").retry_in(Duration::from_millis(millis));
+            assert_eq!(error.copy().to_reason().retry_after_seconds, seconds, "{millis} ms");
+        }
     }
 
     #[test]

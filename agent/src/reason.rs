@@ -44,6 +44,8 @@ registry! {
     AUT_OUT = "HA-AUT-004", Unauthenticated, "the client's certificate holds no longer", "renew the certificate, connect with it, and begin again";
     AUT_FILES = "HA-AUT-005", FailedPrecondition, "the files of the table tls can't be used", "correct the file that the message names (`hotadd-agent check-config` tests all), then `systemctl reload hotadd-agent`";
 
+    LIM_CLIENT = "HA-LIM-001", ResourceExhausted, "the client is over its limits on this agent", "wait as long as RetryInfo says, then do the same again; if a controller meets it in honest work, raise what the message names in [limits.client]";
+
     AUD_FILE = "HA-AUD-001", FailedPrecondition, "the audit log can't be written", "see to the file and its disk; the next line is tried by itself, and nothing new is begun meanwhile where audit.required is set";
 
     VC_UNREACHABLE = "HA-VC-001", Unavailable, "vCenter can't be reached", "check address, port 443, DNS and routing from the proxy; the agent retries";
@@ -226,6 +228,8 @@ registry! {
     BENCH_DEVICE = "HA-BEN-001", InvalidArgument, "the path is not a block device that can be read past the cache", "give the node of a whole disk or partition (lsblk shows them), and run as a user who may read it";
     BENCH_WRITE = "HA-BEN-002", FailedPrecondition, "the results can't be written", "give --out a folder that can be made and written, not on the measured disk";
 
+    SUP_OUT = "HA-SUP-001", FailedPrecondition, "the support bundle can't be written", "name a file that does not exist yet, in a folder that exists and has room";
+
     INTERNAL = "HA-INT-001", Internal, "the agent met a bug", "report it with the journal of the service";
 }
 
@@ -252,7 +256,7 @@ mod tests {
         }
     }
 
-    /// The appliance's codes as well; those of hotaddctl and of the doctor they check themselves.
+    /// The appliance's codes as well; those of hotaddctl, of the doctor and of the survey they check themselves.
     #[test]
     fn the_pages_tell_what_this_table_tells() {
         let own = ALL.iter().map(|r| Entry {
@@ -269,7 +273,8 @@ mod tests {
         });
         let entries: Vec<Entry> = own.chain(appliance).collect();
         let pages: Vec<_> = hotadd_reasons::all().collect();
-        let faults = faults(&entries, &pages, |code| !code.starts_with("HA-CTL-") && !code.starts_with("HA-DOC-"));
+        let theirs = ["HA-CTL-", "HA-DOC-", "HA-SVY-"];
+        let faults = faults(&entries, &pages, |code| !theirs.iter().any(|area| code.starts_with(area)));
         assert!(faults.is_empty(), "{}", faults.join("\n"));
     }
 }

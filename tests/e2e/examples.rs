@@ -100,6 +100,40 @@ async fn the_python_job_is_a_backup() -> Result<()> {
     nothing_is_left(&scene).await
 }
 
+/// A program that `go/build` has made; `$HOTADD_GO_EXAMPLES` is their folder. Compiling gRPC takes longer than a test may.
+fn go(name: &str) -> Option<Command> {
+    let Some(folder) = std::env::var_os("HOTADD_GO_EXAMPLES") else {
+        skip("the Go example: nobody compiled it (HOTADD_GO_EXAMPLES)");
+        return None;
+    };
+    Some(Command::new(Path::new(&folder).join(name)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_go_controller_reads_verifies_and_closes() -> Result<()> {
+    let (Some(program), Some(again)) = (go("read_disks"), go("read_disks")) else { return Ok(()) };
+    let (dir, scene) = scene(&[dense(5 * MIB, 1), hotadd_harness::Content::new(8 * MIB, 2)], |_| {})?;
+    let out = dir.path().join("out");
+    is_the_backup(&scene, &read(program, &scene, TARGET, &out)?, &out)?;
+    nothing_is_left(&scene).await?;
+    let unknown = read(again, &scene, "nobody", &out)?;
+    ensure!(unknown.code == 1 && unknown.stderr.contains("HA-VM-001"), "{unknown:#?}");
+    nothing_is_left(&scene).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_go_job_is_a_backup() -> Result<()> {
+    let Some(program) = go("backup_vm") else { return Ok(()) };
+    let (dir, scene) = scene(&[dense(5 * MIB, 1), hotadd_harness::Content::new(8 * MIB, 2)], |_| {})?;
+    let out = dir.path().join("out");
+    let run = read(program, &scene, TARGET, &out)?;
+    ensure!(run.code == 0, "{run:#?}");
+    for (n, key) in KEYS.into_iter().enumerate() {
+        same(&out.join(format!("{key}.raw")), &scene.source(n))?;
+    }
+    nothing_is_left(&scene).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_reads_verifies_and_closes() -> Result<()> {
     let missing = ["grpcurl", "jq", "b3sum"]

@@ -8,7 +8,7 @@ use hotadd_api::{
         proxy_service_client::ProxyServiceClient,
     },
 };
-use hotadd_harness::{Content, Scene, grpc::connect, scene::TARGET};
+use hotadd_harness::{Content, Scene, Spec, grpc::connect, scene::TARGET};
 use prost::Message as _;
 use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
@@ -36,7 +36,15 @@ role = 'reader'
 ";
 
 pub fn ruled(disks: &[Content]) -> Result<(tempfile::TempDir, Scene)> {
-    let (dir, scene) = scene(disks, |spec| spec.agent_toml.push_str(RULES))?;
+    ruled_with(disks, |_| {})
+}
+
+/// The same, with another configuration.
+pub fn ruled_with(disks: &[Content], change: impl FnOnce(&mut Spec)) -> Result<(tempfile::TempDir, Scene)> {
+    let (dir, scene) = scene(disks, |spec| {
+        spec.agent_toml.push_str(RULES);
+        change(spec);
+    })?;
     scene.pki.client("operator", &["DNS:Operator.example.com"])?;
     scene.pki.client("renewed", &["DNS:more.example.com", "DNS:operator.example.com"])?;
     scene.pki.client("other", &["URI:spiffe://example.com/backup/7"])?;
@@ -81,7 +89,7 @@ fn rank_needed(path: &str) -> usize {
 }
 
 /// The first answer to an empty request.
-async fn ask(channel: &Channel, path: &str) -> Result<(), Status> {
+pub async fn ask(channel: &Channel, path: &str) -> Result<(), Status> {
     let mut client = Grpc::new(channel.clone());
     client.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
     let path = PathAndQuery::try_from(path).map_err(|error| Status::unknown(error.to_string()))?;

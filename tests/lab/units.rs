@@ -50,6 +50,7 @@ async fn nothing_stays_attached_however_systemd_ends_the_agent() -> Result<()> {
     drop_in(&lab, "lab-net.service", NETWORK_GOES)?;
     units_are_read_without_a_complaint(&lab)?;
     secrets_are_roots_alone(&lab).await?;
+    a_reload_reads_the_certificates_again(&lab)?;
     a_frozen_agent_is_killed(&lab).await?;
     a_stop_detaches(&lab).await?;
     a_shutdown_settles_what_nobody_did(&mut lab).await?;
@@ -108,6 +109,16 @@ async fn secrets_are_roots_alone(lab: &Lab) -> Result<()> {
     assert!(told.contains("WATCHDOG_USEC=") && !told.contains(SECRET), "the password is in environment or log");
     drop(stream);
     settled(lab).await
+}
+
+fn a_reload_reads_the_certificates_again(lab: &Lab) -> Result<()> {
+    let count = || lab.guest.sh("journalctl -q -u hotadd-agent -o cat | grep -c 'were read again' || true");
+    let before = count()?;
+    let pid = main_pid(lab)?;
+    lab.guest.sh(&format!("systemctl reload {AGENT}"))?;
+    wait_for("the certificates", RESTART, || Ok((count()? != before).then_some(())))?;
+    assert_eq!(main_pid(lab)?, pid, "it was restarted");
+    Ok(())
 }
 
 async fn a_frozen_agent_is_killed(lab: &Lab) -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hotadd_vsphere::{ErrorKind, LeaseState};
 use serde_json::json;
 
-use crate::lab::{LONG, Lab};
+use super::lab::{LONG, Lab};
 
 #[tokio::test]
 async fn progress_keeps_it_alive_and_a_drop_aborts_it() {

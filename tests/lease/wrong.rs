@@ -5,7 +5,7 @@ use std::time::Duration;
 use hotadd_vsphere::{ErrorKind, FaultKind};
 use serde_json::json;
 
-use crate::lab::{LONG, Lab};
+use super::lab::{LONG, Lab};
 
 #[tokio::test]
 async fn a_broken_or_damaged_stream_is_never_a_disk() {

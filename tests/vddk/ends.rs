@@ -15,7 +15,7 @@ use nix::{
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::lab::{LONG, Lab, entries, lives, open, pid, read, until};
+use super::lab::{LONG, Lab, entries, lives, open, pid, read, until};
 
 /// Names the file that tells [`a_parent`] what to do.
 const PARENT: &str = "HOTADD_TEST_VDDK_PARENT";
@@ -109,7 +109,7 @@ async fn a_parent() {
         thumbprint: text("thumbprint"),
         session: String::new(),
     };
-    let password = secrecy::SecretString::from(crate::lab::PASSWORD);
+    let password = secrecy::SecretString::from(super::lab::PASSWORD);
     let running = vddk::start(&settings, spec, &password, Path::new(&text("runtime")), None).await.unwrap();
     let told = Path::new(&file).with_extension("new");
     fs::write(&told, pid(&running).to_string()).unwrap();
@@ -127,7 +127,7 @@ async fn nbdkit_ends_with_its_agent() {
         "user": spec.user, "thumbprint": spec.thumbprint, "runtime": lab.runtime});
     fs::write(&file, order.to_string()).unwrap();
     let mut parent = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "ends::a_parent", "--nocapture"])
+        .args(["--exact", "vddk::ends::a_parent", "--nocapture"])
         .env(PARENT, &file)
         .stdout(Stdio::null())
         .spawn()

@@ -6,7 +6,7 @@ use hotadd_agent::{error::Error, id::Moref, transport::vddk::thumbprint_of};
 use secrecy::SecretString;
 use serde_json::json;
 
-use crate::lab::{Lab, entries, open};
+use super::lab::{Lab, entries, open};
 
 async fn refused(lab: &Lab, code: &str, part: &str) {
     let error = lab.start().await.expect_err(code);
@@ -55,11 +55,11 @@ async fn what_vcenter_refuses_is_met_by_the_client() {
     wrong[3] = (good.clone(), "not found");
     wrong[3].0.vm = Moref::new("vm-999");
     for (n, (spec, said)) in wrong.into_iter().enumerate() {
-        let password = SecretString::from(if n == 4 { "other" } else { crate::lab::PASSWORD });
+        let password = SecretString::from(if n == 4 { "other" } else { super::lab::PASSWORD });
         let running =
             hotadd_agent::transport::vddk::start(&lab.settings, spec, &password, &lab.runtime, None).await.unwrap();
         let cause = open(&running.socket).await.expect_err(said);
-        crate::lab::until("VDDK's text", || running.open_refused(0, &cause).message().contains(said)).await;
+        super::lab::until("VDDK's text", || running.open_refused(0, &cause).message().contains(said)).await;
         let error: Error = running.open_refused(0, cause);
         assert_eq!(error.reason().code, "HA-VDK-007", "{error}");
         assert!(running.alive());

@@ -2,20 +2,30 @@
 //! told until it can. Whoever is let in and holds no longer is put out.
 use std::{
     fmt,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
+use hotadd_api::roles::Role;
 use rustls::pki_types::UnixTime;
 use tokio::{
     signal::unix::Signal,
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use super::{Caller, Rules, incoming::Places, material::Material, peer::Peer, rare::Rare};
+use super::{
+    Caller, Rules,
+    incoming::{self, CONNECTIONS},
+    material::Material,
+    peer::Peer,
+    places::Places,
+    rare::Rare,
+};
 use crate::{
     config::{Stamp, Tls, TlsFiles},
     error::{Error, Result},
+    metrics::Meter,
     reason,
 };
 
@@ -36,9 +46,13 @@ pub(super) struct Shared {
     material: Mutex<Arc<Material>>,
     /// Every peer that somebody still holds.
     peers: Mutex<Vec<Weak<Peer>>>,
-    pub(super) places: Places,
-    pub(super) connections: Places,
+    pub(super) places: Places<IpAddr>,
+    pub(super) connections: Places<IpAddr>,
+    /// The same connections, by whose they are.
+    pub(super) clients: Places<Arc<str>>,
     pub(super) refused: Rare,
+    pub(super) crowded: Rare,
+    pub(super) meter: Meter,
 }
 
 impl fmt::Debug for Door {
@@ -52,11 +66,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Door {
-    /// With the files as the configuration read them.
+    /// With the files as the configuration read them. `connections`: of one client.
     ///
     /// # Errors
     /// [`reason::CFG_INVALID`] for files that can't serve.
-    pub fn new(tls: &Tls, rules: Rules) -> Result<Self> {
+    pub fn new(tls: &Tls, rules: Rules, connections: usize, meter: Meter) -> Result<Self> {
         let material = Material::new(tls).map_err(|why| Error::new(&reason::CFG_INVALID, why))?;
         tell(&material.remarks);
         if rules.are_none() {
@@ -68,9 +82,12 @@ impl Door {
             rules,
             material: Mutex::new(Arc::new(material)),
             peers: Mutex::default(),
-            places: Places::handshakes(),
-            connections: Places::connections(),
+            places: incoming::handshakes(),
+            connections: incoming::connections(),
+            clients: Places::new(CONNECTIONS, connections),
             refused: Rare::default(),
+            crowded: Rare::default(),
+            meter,
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -100,13 +117,22 @@ impl Door {
         if let Some(why) = peer.out() {
             return Err(why);
         }
+        let (name, role) = self.known(peer).ok_or_else(|| Error::new(&reason::AUT_NONE, named(peer)))?;
+        Ok(Caller { name, role, peer: Arc::clone(peer) })
+    }
+
+    fn known(&self, peer: &Peer) -> Option<(Arc<str>, Role)> {
         let rules = &self.shared.rules;
-        let (name, role) = match rules.judge(peer.names()) {
-            Some((name, role)) => (name.to_string(), role),
-            None if rules.are_none() => (peer.label(), hotadd_api::roles::Role::Admin),
-            None => return Err(Error::new(&reason::AUT_NONE, named(peer))),
-        };
-        Ok(Caller { name: name.into(), role, peer: Arc::clone(peer) })
+        match rules.judge(peer.names()) {
+            Some((name, role)) => Some((name.to_string().into(), role)),
+            None if rules.are_none() => Some((peer.label().into(), Role::Admin)),
+            None => None,
+        }
+    }
+
+    /// Whose its connections are. All who may do nothing are one, so that none of them takes a name that is another's.
+    pub(super) fn client(&self, peer: &Peer) -> Arc<str> {
+        self.known(peer).map_or_else(|| Arc::from("all without a role"), |(name, _)| name)
     }
 
     /// Looks after files and peers as long as the agent runs. `hangup`: SIGHUP.

@@ -1,11 +1,10 @@
 //! From sockets to connections: handshakes run beside each other, each with a deadline, and so many at a time that a flood of them holds
 //! nobody else up for long. A connection whose peer was put out breaks.
 use std::{
-    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -21,18 +20,45 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::{door::Door, peer::Peer};
+use super::{
+    door::Door,
+    peer::Peer,
+    places::{Place, Places, network},
+};
+use crate::reason;
 
 /// How long a connection may take for its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes at the same time, of all and of one address: a controller opens a few, a flood thousands.
 const HANDSHAKES: usize = 512;
 const HANDSHAKES_EACH: usize = 64;
-/// The same of connections: descriptors are left for vCenter, devices and the journal, whoever has a certificate.
-const CONNECTIONS: usize = 1024;
+/// The same of connections: descriptors are left for vCenter, devices and the journal, whoever has a certificate. Of one client the
+/// configuration says how many.
+pub(super) const CONNECTIONS: usize = 1024;
 const CONNECTIONS_EACH: usize = 256;
 /// After an accept that failed, e.g. for want of descriptors: it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) fn handshakes() -> Places<IpAddr> {
+    Places::new(HANDSHAKES, HANDSHAKES_EACH)
+}
+
+pub(super) fn connections() -> Places<IpAddr> {
+    Places::new(CONNECTIONS, CONNECTIONS_EACH)
+}
+
+/// Why a connection is not let in.
+enum Refused {
+    Broken(String),
+    /// Its client has as many as it may.
+    Crowded(Arc<str>),
+}
+
+impl From<String> for Refused {
+    fn from(why: String) -> Self {
+        Self::Broken(why)
+    }
+}
 
 impl Door {
     /// Connections that are let in, of protocols that this port speaks (ALPN). Ends with the sockets; dropping it closes them.
@@ -66,22 +92,23 @@ impl Door {
 
     fn begin(&self, socket: TcpStream, protocols: &'static [&'static [u8]], tx: &mpsc::Sender<io::Result<Connection>>) {
         let Ok(address) = socket.peer_addr() else { return };
-        let Some(place) = self.shared.places.take(address.ip()) else {
+        let Some(place) = self.shared.places.take(network(address.ip())) else {
             return self.tell_refused(Some(address), "too many handshakes at the same time");
         };
         let (door, tx) = (self.clone(), tx.clone());
         tokio::spawn(async move {
             let shaken = timeout(HANDSHAKE, door.shake(socket, address, protocols)).await;
             drop(place);
-            match shaken.unwrap_or_else(|_| Err(format!("no handshake within {} s", HANDSHAKE.as_secs()))) {
+            match shaken.unwrap_or_else(|_| Err(format!("no handshake within {} s", HANDSHAKE.as_secs()).into())) {
                 // Nobody takes it: the port closes.
                 Ok(connection) => drop(tx.send(Ok(connection)).await),
-                Err(why) => door.tell_refused(Some(address), &why),
+                Err(Refused::Broken(why)) => door.tell_refused(Some(address), &why),
+                Err(Refused::Crowded(client)) => door.tell_crowded(address, &client),
             }
         });
     }
 
-    async fn shake(&self, socket: TcpStream, address: SocketAddr, protocols: &[&[u8]]) -> Result<Connection, String> {
+    async fn shake(&self, socket: TcpStream, address: SocketAddr, protocols: &[&[u8]]) -> Result<Connection, Refused> {
         let mut config = self.material().server.clone();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         let stream = TlsAcceptor::from(Arc::new(config)).accept(socket).await.map_err(|error| error.to_string())?;
@@ -90,8 +117,20 @@ impl Door {
         self.remember(&peer);
         // Files that were read meanwhile have judged only those that were remembered.
         self.material().judge(peer.chain())?;
-        let place = self.shared.connections.take(address.ip()).ok_or("too many connections at the same time")?;
-        Ok(Connection { stream, out: Box::pin(peer.when_out()), peer, _place: place })
+        let crowd = || "too many connections at the same time".to_owned();
+        let by_address = self.shared.connections.take(network(address.ip())).ok_or_else(crowd)?;
+        let client = self.client(&peer);
+        let by_client = self.shared.clients.take(Arc::clone(&client)).ok_or(Refused::Crowded(client))?;
+        Ok(Connection { stream, out: Box::pin(peer.when_out()), peer, _places: (by_address, by_client) })
+    }
+
+    /// With lines of its own: a client that opens connections without end keeps nothing else out of the log.
+    fn tell_crowded(&self, address: SocketAddr, client: &str) {
+        self.shared.meter.limited("connections");
+        if let Some(kept_back) = self.shared.crowded.ask() {
+            let (reason, most) = (reason::LIM_CLIENT.code, self.shared.clients.each());
+            tracing::warn!(reason, client, %address, most, kept_back, "a connection was not let in: its client has as many as it may");
+        }
     }
 
     fn tell_refused(&self, address: Option<SocketAddr>, why: &str) {
@@ -107,7 +146,7 @@ pub struct Connection {
     stream: TlsStream<TcpStream>,
     out: Pin<Box<WaitForCancellationFutureOwned>>,
     peer: Arc<Peer>,
-    _place: Place,
+    _places: (Place<IpAddr>, Place<Arc<str>>),
 }
 
 impl std::fmt::Debug for Connection {
@@ -168,95 +207,5 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(task)
-    }
-}
-
-/// Counts handshakes that run, or connections, by where they come from.
-#[derive(Debug, Clone)]
-pub(super) struct Places {
-    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    all: usize,
-    each: usize,
-}
-
-/// Gives its place back when it is dropped.
-#[derive(Debug)]
-pub(super) struct Place {
-    places: Places,
-    address: IpAddr,
-}
-
-/// Whoever has one IPv6 address usually has a /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => {
-            v6.to_ipv4_mapped().map_or_else(|| IpAddr::from((u128::from(v6) >> 64 << 64).to_be_bytes()), IpAddr::V4)
-        }
-    }
-}
-
-impl Places {
-    pub(super) fn handshakes() -> Self {
-        Self { taken: Arc::default(), all: HANDSHAKES, each: HANDSHAKES_EACH }
-    }
-
-    pub(super) fn connections() -> Self {
-        Self { taken: Arc::default(), all: CONNECTIONS, each: CONNECTIONS_EACH }
-    }
-
-    pub(super) fn take(&self, address: IpAddr) -> Option<Place> {
-        let address = network(address);
-        let mut all = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let total: usize = all.values().sum();
-        let own = all.get(&address).copied().unwrap_or(0);
-        if total >= self.all || own >= self.each {
-            return None;
-        }
-        all.insert(address, own + 1);
-        Some(Place { places: self.clone(), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut all = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        match all.get_mut(&self.address) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(all.remove(&self.address)),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_addresses_of_one_host_are_one() {
-        let places = Places::connections();
-        let held: Vec<_> =
-            (0..CONNECTIONS_EACH).map(|n| places.take(format!("2001:db8::{n:x}").parse().unwrap()).unwrap()).collect();
-        assert!(places.take("2001:db8::ffff".parse().unwrap()).is_none());
-        assert!(places.take("2001:db8:0:1::1".parse().unwrap()).is_some());
-        assert_eq!(network("::ffff:10.0.0.1".parse().unwrap()), network("10.0.0.1".parse().unwrap()));
-        drop(held);
-    }
-
-    #[test]
-    fn one_address_can_not_take_every_handshake() {
-        let places = Places::handshakes();
-        let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        let mut held: Vec<_> = (0..HANDSHAKES_EACH).map(|_| places.take(one).unwrap()).collect();
-        assert!(places.take(one).is_none() && places.take(other).is_some());
-        held.pop();
-        held.push(places.take(one).unwrap());
-        for n in 0..HANDSHAKES {
-            let address = IpAddr::from(u32::try_from(n).unwrap().to_be_bytes());
-            held.extend(places.take(address));
-        }
-        assert_eq!(held.len(), HANDSHAKES);
-        drop(held);
-        assert!(places.taken.lock().unwrap().is_empty(), "what ended is not remembered");
     }
 }

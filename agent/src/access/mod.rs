@@ -7,13 +7,15 @@
 //!                                                  └── revoked │ expired │ CA gone ─▶ the connection breaks, sessions and jobs end
 //! ```
 //! [`name`] has the rules, [`peer`] what a certificate proves, [`material`] what the files must be, [`door`] what is in force, [`incoming`]
-//! handshakes and connections.
+//! handshakes and connections, [`places`] how many of them, [`share`] what one client may call.
 mod door;
 mod incoming;
 mod material;
 mod name;
 mod peer;
+mod places;
 mod rare;
+mod share;
 
 use std::{fmt, sync::Arc};
 
@@ -26,6 +28,7 @@ pub use self::{
     name::{Rule, Rules},
     peer::Peer,
     rare::Rare,
+    share::{Allowed, Over, Running, Shares},
 };
 use crate::{
     error::{Error, Result},

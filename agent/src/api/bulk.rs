@@ -15,7 +15,10 @@ use std::{
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::{Stream, future::BoxFuture};
-use hotadd_api::v1::{self, disk_service_server::DiskService, job_service_server::JobService};
+use hotadd_api::{
+    MAX_REQUEST_BYTES,
+    v1::{self, disk_service_server::DiskService, job_service_server::JobService},
+};
 use http_body::{Body as HttpBody, Frame as Chunk};
 use prost::{
     Message,
@@ -196,7 +199,8 @@ where
             Ok::<_, Status>(Response::new(empty::<Result<M, Status>>()))
         }
     });
-    let response = Grpc::new(ProstCodec::<M, R>::default()).server_streaming(service, request).await;
+    let mut grpc = Grpc::new(ProstCodec::<M, R>::default()).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let response = grpc.server_streaming(service, request).await;
     let stream = lock(&taken).take();
     match stream {
         Some(stream) => response.map(|_| Body::new(Outgoing { stream: Some(stream), payload: Bytes::new() })),

@@ -1,6 +1,7 @@
 //! The gRPC surface: the only module that names tonic's services. Translates, never decides.
 mod bulk;
 mod capacity;
+mod counted;
 mod disk;
 mod gate;
 mod job;

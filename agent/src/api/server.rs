@@ -2,9 +2,12 @@
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use futures_util::{Stream, StreamExt as _};
-use hotadd_api::v1::{
-    disk_service_server::DiskServiceServer, job_service_server::JobServiceServer,
-    proxy_service_server::ProxyServiceServer,
+use hotadd_api::{
+    MAX_REQUEST_BYTES,
+    v1::{
+        disk_service_server::DiskServiceServer, job_service_server::JobServiceServer,
+        proxy_service_server::ProxyServiceServer,
+    },
 };
 use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
 use tokio::net::{TcpListener, TcpStream};
@@ -53,17 +56,21 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|e| Error::new(&reason::INTERNAL, "reflection").with_source(e))?;
-    let Deadlines { ping, ping_timeout, .. } = context.manager.opener().vm.deadlines;
+    let proxy = ProxyServiceServer::new(context.clone()).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let disks = DiskServiceServer::new(context.clone()).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let jobs = JobServiceServer::new(context.clone()).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let vm = &context.manager.opener().vm;
+    let Deadlines { ping, ping_timeout, .. } = vm.deadlines;
     Server::builder()
-        .layer(Gate::new(door.clone(), context.manager.opener().vm.audit.clone()))
+        .layer(Gate::new(door.clone(), vm.audit.clone(), vm.limits.client.calls, vm.meter.clone()))
         .http2_keepalive_interval(Some(ping))
         .http2_keepalive_timeout(Some(ping_timeout))
         .max_concurrent_streams(STREAMS)
-        .add_service(health)
-        .add_service(reflection)
-        .add_service(ProxyServiceServer::new(context.clone()))
-        .add_service(Bulk::new(DiskServiceServer::new(context.clone()), context.clone()))
-        .add_service(Bulk::new(JobServiceServer::new(context.clone()), context))
+        .add_service(health.max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(reflection.max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(proxy)
+        .add_service(Bulk::new(disks, context.clone()))
+        .add_service(Bulk::new(jobs, context.clone()))
         .serve_with_incoming_shutdown(door.incoming(sockets(listener, ping, ping_timeout), PROTOCOLS), stop)
         .await
         .map_err(|e| Error::new(&reason::INTERNAL, "serving").with_source(e))

@@ -1,7 +1,10 @@
-//! Counts and sizes: how much at once, how long a lease, how large a delta. Deadlines are in [`super::deadlines`].
+//! Counts and sizes: how much at once, how long a lease, how large a delta. Deadlines are in [`super::deadlines`], what one client may in
+//! [`super::shares`].
 use std::time::Duration;
 
 use serde::Deserialize;
+
+use super::shares::{ClientLimits, RawShares};
 
 /// Counts and sizes.
 #[derive(Debug, Clone)]
@@ -32,6 +35,8 @@ pub struct Limits {
     pub delta_max_bytes: Option<u64>,
     /// A delta's datastore with less free ends the job or session; `None`: not looked at.
     pub datastore_min_free_bytes: Option<u64>,
+    /// Of each client of the gRPC port.
+    pub client: ClientLimits,
 }
 
 /// As written in `[limits]`.
@@ -52,6 +57,7 @@ pub(super) struct RawLimits {
     snapshot_max_age_seconds: f64,
     delta_max_bytes: u64,
     datastore_min_free_bytes: u64,
+    client: RawShares,
 }
 
 impl Default for RawLimits {
@@ -71,6 +77,7 @@ impl Default for RawLimits {
             snapshot_max_age_seconds: 0.0,
             delta_max_bytes: 100 << 30,
             datastore_min_free_bytes: 4 << 30,
+            client: RawShares::default(),
         }
     }
 }
@@ -104,6 +111,7 @@ impl RawLimits {
         let lease_max = seconds("lease_max_seconds", raw.lease_max_seconds, raw.lease_default_seconds, 86_400.0);
         let resume_max = seconds("resume_max_seconds", raw.resume_max_seconds, 0.0, 7.0 * 86_400.0);
         let max_age = seconds("snapshot_max_age_seconds", raw.snapshot_max_age_seconds, 0.0, 365.0 * 86_400.0);
+        let client = raw.client.check(faults);
         let above_zero = |value: u64| (value > 0).then_some(value);
         Limits {
             attach_batch: raw.attach_batch,
@@ -120,6 +128,7 @@ impl RawLimits {
             snapshot_max_age: (!max_age.is_zero()).then_some(max_age),
             delta_max_bytes: above_zero(raw.delta_max_bytes),
             datastore_min_free_bytes: above_zero(raw.datastore_min_free_bytes),
+            client,
         }
     }
 }

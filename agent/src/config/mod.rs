@@ -11,6 +11,7 @@ mod pace;
 mod plan;
 mod reading;
 mod secret;
+mod shares;
 mod tls;
 mod vddk;
 
@@ -36,6 +37,7 @@ pub use self::{
     nbd::Nbd,
     plan::{NoSlot, Policy, Profile, SataNvme, TryVddk},
     reading::ReadTuning,
+    shares::ClientLimits,
     tls::{Stamp, Tls, TlsFiles},
     vddk::{Compression, VddkSettings},
 };
@@ -208,7 +210,7 @@ impl Config {
         check(raw, For::Serving)
     }
 
-    /// What settling needs. Nothing that only a served port needs (certificates, clients, addresses, the audit log) can keep what is owed
+    /// What settling needs. Nothing that only a served port needs (certificates, clients and their limits, addresses, the audit log) can keep what is owed
     /// from being given back.
     ///
     /// # Errors
@@ -218,6 +220,9 @@ impl Config {
         let mut table: toml::Table = toml::from_str(&text).map_err(|e| Faults(vec![syntax(path, &text, &e)]))?;
         for only_served in ["tls", "client", "metrics", "audit"] {
             table.remove(only_served);
+        }
+        if let Some(limits) = table.get_mut("limits").and_then(toml::Value::as_table_mut) {
+            limits.remove("client");
         }
         table.insert("listen".into(), "127.0.0.1:0".into());
         let raw: RawConfig = table.try_into().map_err(|e| Faults(vec![syntax(path, "", &e)]))?;
@@ -401,7 +406,7 @@ mod tests {
             .replace("0.0.0.0:7443", "nowhere")
             .replace("https://vc", "http://vc")
             .replace("key.pem", "missing.pem")
-            + "pin_sha256 = 'zz'\n[limits]\ndepth = 0\n[deadlines]\ncall_seconds = 0\nsettle_seconds = 0\n[vddk]\nlibdir = 'l'\nnfc_buffers = 17\n\
+            + "pin_sha256 = 'zz'\n[limits]\ndepth = 0\n[limits.client]\ncalls = 0\ncalls_per_second = nan\n[deadlines]\ncall_seconds = 0\nsettle_seconds = 0\n[vddk]\nlibdir = 'l'\nnfc_buffers = 17\n\
                [[client]]\nsan = 'b1'\nrole = 'reader'\n[[client]]\nsan = 'DNS:b1'\nrole = 'root'\n[[client]]\nrole = 'admin'\n[audit]\nrequired = true\n";
         write(dir.path(), "password", "x", 0o644);
         let path = write(dir.path(), "agent.toml", &text, 0o644);
@@ -413,6 +418,8 @@ mod tests {
             "password_file:",
             "exactly one of",
             "limits.depth:",
+            "limits.client.calls:",
+            "limits.client.calls_per_second:",
             "call_seconds:",
             "settle_seconds:",
             "vddk.libdir:",
@@ -429,7 +436,8 @@ mod tests {
     #[test]
     fn what_only_a_port_needs_does_not_keep_from_settling() {
         let dir = tempfile::tempdir().unwrap();
-        let more = "[[client]]\nrole = 'king'\n[metrics]\nlisten = 'nowhere'\n[audit]\nfile = 7\n";
+        let more = "[[client]]\nrole = 'king'\n[metrics]\nlisten = 'nowhere'\n[audit]\nfile = 7\n\
+                    [limits.client]\ncalls = 'many'\n";
         let text = good(dir.path()).replace("0.0.0.0:7443", "nowhere").replace("key.pem", "missing.pem") + more;
         let path = write(dir.path(), "agent.toml", &text, 0o644);
         assert!(Config::load(&path).is_err());

@@ -73,6 +73,21 @@ pub enum Record {
     },
 }
 
+impl Record {
+    /// As a line for people: a vCenter session's key is nobody's business who reads along.
+    ///
+    /// # Errors
+    /// Of JSON.
+    pub fn shown(mut self) -> serde_json::Result<String> {
+        if let Self::Began(duty) = &mut self
+            && duty.login.is_some()
+        {
+            duty.login = Some("(hidden)".to_owned());
+        }
+        serde_json::to_string(&self)
+    }
+}
+
 /// Something owed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Duty {

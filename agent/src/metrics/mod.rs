@@ -55,6 +55,7 @@ struct Meters {
     alarms: Counters<1>,
     jobs: Counters<1>,
     sessions: Counters<1>,
+    limited: Counters<1>,
     calls: Seconds<1>,
     call_errors: Counters<2>,
     login_refused: Gauge,
@@ -91,6 +92,7 @@ impl Default for Meter {
             alarms: Family::default(),
             jobs: Family::default(),
             sessions: Family::default(),
+            limited: Family::default(),
             calls: Family::new_with_constructor(short as fn() -> Histogram),
             call_errors: Family::default(),
             login_refused: Gauge::default(),
@@ -121,6 +123,9 @@ impl Meters {
         for ended in [&self.jobs, &self.sessions] {
             drop(ended.get_or_create(&[("outcome", OK)]));
         }
+        for limit in ["calls", "calls_per_second", "connections"] {
+            drop(self.limited.get_or_create(&[("limit", limit)]));
+        }
     }
 
     fn register(&self, to: &mut Registry) {
@@ -137,6 +142,8 @@ impl Meters {
         to.register("duty_alarms", "Duties that somebody should look at, by kind", self.alarms.clone());
         to.register("jobs", "Jobs that ended, by reason code", self.jobs.clone());
         to.register("sessions", "Sessions that ended, by reason code", self.sessions.clone());
+        let limited = "Calls and connections that were refused for a limit of their client, by limit";
+        to.register("limited", limited, self.limited.clone());
         let calls = "Answers of vCenter, by method; a long poll takes its wait";
         to.register_with_unit("vcenter_call", calls, Unit::Seconds, self.calls.clone());
         to.register("vcenter_call_errors", "Calls that failed, by method and kind", self.call_errors.clone());
@@ -179,6 +186,11 @@ impl Meter {
 
     pub(crate) fn detached(&self, took: Duration) {
         self.0.detach.observe(took.as_secs_f64());
+    }
+
+    /// A call or connection was refused. `limit`: its key in `[limits.client]`.
+    pub(crate) fn limited(&self, limit: &'static str) {
+        self.0.limited.get_or_create(&[("limit", limit)]).inc();
     }
 
     pub(crate) fn login(&self, refused: bool) {

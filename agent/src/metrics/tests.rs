@@ -22,6 +22,7 @@ fn what_was_counted_is_told_with_units_and_labels() {
     let report = Report { engine: Some("io_uring"), stages, ..Report::failed(Error::new(&reason::READ_GONE, "")) };
     meter.read_ended(Transport::Hotadd, 32, &report);
     meter.attached(Duration::from_millis(70));
+    meter.limited("calls");
     meter.called(&Call { method: "ReconfigVM_Task", took: Duration::from_secs(1), error: Some(&ErrorKind::Deadline) });
     let text = meter.text(&gauges::Snapshot::default());
     has(&text, r#"hotadd_read_bytes_total{transport="hotadd",kind="data"} 8192"#);
@@ -32,6 +33,8 @@ fn what_was_counted_is_told_with_units_and_labels() {
     has(&text, r#"hotadd_attach_seconds_bucket{le="0.1"} 1"#);
     has(&text, r#"hotadd_attach_seconds_bucket{le="0.05"} 0"#);
     has(&text, r#"hotadd_vcenter_call_errors_total{method="ReconfigVM_Task",kind="deadline"} 1"#);
+    has(&text, r#"hotadd_limited_total{limit="calls"} 1"#);
+    has(&text, r#"hotadd_limited_total{limit="connections"} 0"#);
     has(&text, "# EOF");
 }
 

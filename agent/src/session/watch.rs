@@ -366,6 +366,7 @@ mod tests {
             snapshot_max_age: Some(Duration::from_secs(60)),
             delta_max_bytes: Some(2 << 30),
             datastore_min_free_bytes: Some(4 << 30),
+            client: crate::config::ClientLimits::default(),
         }
     }
 

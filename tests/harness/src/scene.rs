@@ -226,6 +226,17 @@ pub struct Vcenter {
 impl Vcenter {
     /// `backend`: as vcenter-sim's option.
     pub fn start(dir: &Path, inventory: &Inventory, backend: &str, api_version: &str) -> Result<Self> {
+        Self::replaying(dir, inventory, backend, api_version, None)
+    }
+
+    /// As [`Self::start`], with the document of a survey.
+    pub fn replaying(
+        dir: &Path,
+        inventory: &Inventory,
+        backend: &str,
+        api_version: &str,
+        profile: Option<&Path>,
+    ) -> Result<Self> {
         for datastore in &inventory.datastores {
             fs::create_dir_all(&datastore.dir)?;
         }
@@ -237,6 +248,9 @@ impl Vcenter {
         command.arg("--control").arg(&control).arg("--work").arg(dir.join("vc-work"));
         command.args(["--backend", backend, "--user", "backup@vsphere.local", "--api-version", api_version]);
         command.arg("--password-file").arg(dir.join("vc-password")).arg("--cert-out").arg(&ca);
+        if let Some(profile) = profile {
+            command.arg("--profile").arg(profile);
+        }
         let mut process = Process::start("vcenter-sim", &mut command, &log)?;
         let url = wait_for("vcenter-sim", START, || {
             process.must_live()?;
@@ -445,6 +459,11 @@ impl Scene {
     pub fn role_check(&self, args: &[&str]) -> Result<Run> {
         let mut command = self.agent_command("role")?;
         Run::of(command.arg("check").arg("--config").arg(self.config()).args(args))
+    }
+
+    /// `agent-sim support-bundle` into this file, with more environment.
+    pub fn support_bundle(&self, out: &Path, environment: &[(&str, &str)]) -> Result<Run> {
+        Run::of(self.agent_command("support-bundle")?.arg("--out").arg(out).envs(environment.iter().copied()))
     }
 
     /// The running agent.

@@ -15,6 +15,7 @@ pub mod inventory;
 mod ops;
 mod outage;
 mod permit;
+mod profile;
 mod render;
 mod schema;
 mod soap;
@@ -38,6 +39,7 @@ pub use backend::Backend;
 use backend::Live;
 pub use inventory::Inventory;
 use outage::{Outage, Port};
+pub use profile::Profile;
 use schema::Ver;
 use state::State;
 
@@ -58,6 +60,8 @@ pub struct Options {
     pub backend: Backend,
     /// Every request and answer is written here, for tests/contract/check_types.py.
     pub dump_dir: Option<PathBuf>,
+    /// What a site showed, over [`Options::api_version`] and under the inventory.
+    pub profile: Profile,
 }
 
 impl Options {
@@ -75,6 +79,7 @@ impl Options {
             work_dir: dir.join("work"),
             backend: Backend::None,
             dump_dir: None,
+            profile: Profile::default(),
         }
     }
 }
@@ -160,7 +165,9 @@ pub async fn start(opt: Options) -> Result<Running> {
     if let Some(d) = &opt.dump_dir {
         std::fs::create_dir_all(d).with_context(|| d.display().to_string())?;
     }
-    let state = State::build(&opt.inventory, &opt.api_version, &opt.user, &opt.password, &opt.work_dir)?;
+    let api_version = opt.profile.api_version.as_deref().unwrap_or(&opt.api_version);
+    let (user, password) = (&opt.user, &opt.password);
+    let state = State::build(&opt.inventory, opt.profile.clone(), api_version, user, password, &opt.work_dir)?;
     let backend = match &opt.backend {
         Backend::None => Live::None,
         Backend::Loop { direct, .. } => Live::Loop(backend::LoopBackend::new(*direct)),

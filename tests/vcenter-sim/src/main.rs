@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
-use vcenter_sim::{Backend, Inventory, Options, start};
+use vcenter_sim::{Backend, Inventory, Options, Profile, start};
 
 /// A strict vSphere simulator. Control API: tests/vcenter-sim/CONTROL.md.
 #[derive(Debug, Parser)]
@@ -43,6 +43,9 @@ struct Args {
     /// Writes every request and answer into this folder.
     #[arg(long)]
     dump: Option<PathBuf>,
+    /// Document of a survey (hotaddctl survey --out): what of it can be replayed is, its API version in place of --api-version.
+    #[arg(long)]
+    profile: Option<PathBuf>,
 }
 
 async fn run(args: Args) -> Result<()> {
@@ -63,6 +66,7 @@ async fn run(args: Args) -> Result<()> {
         control: args.control,
         backend: args.backend,
         dump_dir: args.dump,
+        profile: args.profile.as_deref().map(Profile::read).transpose()?.unwrap_or_default(),
     })
     .await?;
     if let Some(out) = &args.cert_out {

@@ -32,3 +32,5 @@ pub const MIN_BLOCK_BYTES: u32 = 64 << 10;
 pub const MAX_BLOCK_BYTES: u32 = 4 << 20;
 /// Decoding limit that a client must set: the largest frame plus its envelope.
 pub const MAX_MESSAGE_BYTES: usize = MAX_BLOCK_BYTES as usize + (64 << 10);
+/// Largest request that the agent reads: one with as many known blocks as are of use. A larger one ends with OUT_OF_RANGE.
+pub const MAX_REQUEST_BYTES: usize = 4 << 20;

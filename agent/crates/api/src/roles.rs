@@ -62,6 +62,18 @@ pub const RPCS: &[(&str, Role)] = &[
     ("/hotadd.v1.JobService/ListJobs", Role::Reader),
 ];
 
+/// What gives back, or keeps what is open from being lost: never refused for a limit of the client, and not for want of an audit log. What a
+/// client holds ends without a call, too: with its stream, its lease, its reservation's time. (Reserve of no slots is not here, since one
+/// of many has the same path.)
+pub const GIVES_BACK: &[&str] =
+    &["/hotadd.v1.DiskService/CloseDisks", "/hotadd.v1.DiskService/KeepAlive", "/hotadd.v1.ProxyService/Drain"];
+
+/// Whether this call is one of [`GIVES_BACK`].
+#[must_use]
+pub fn gives_back(path: &str) -> bool {
+    GIVES_BACK.contains(&path)
+}
+
 /// Services of gRPC itself, whole: they tell what is there, and nothing of any VM.
 const OF_GRPC: [&str; 3] =
     ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
@@ -85,6 +97,23 @@ mod tests {
         }
         for wrong in ["", "Admin", "root", "reader "] {
             assert!(wrong.parse::<Role>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_gives_back_is_in_the_table_and_takes_nothing() {
+        for path in GIVES_BACK {
+            assert!(RPCS.iter().any(|(rpc, role)| rpc == path && *role > Role::Reader), "{path}");
+        }
+        // Said anew: a call that is renamed, or a new one of this kind, has to be thought about here.
+        let ends = |path: &str| {
+            ["Close", "Keep", "Drain", "Cancel", "End", "Stop", "Detach", "Remove"]
+                .iter()
+                .any(|word| path.contains(word))
+        };
+        for (path, _) in RPCS {
+            let name = path.rsplit('/').next().unwrap();
+            assert_eq!(gives_back(path), ends(name), "{path}");
         }
     }
 

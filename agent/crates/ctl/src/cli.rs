@@ -134,6 +134,8 @@ pub enum Command {
     },
     /// Look for what backups left in a vCenter, of any product; read-only without --fix; exit code 11 if there is anything
     Doctor(DoctorArgs),
+    /// Ask a vCenter what no document tells, on a VM given for it, into a file without names; reads only without --go
+    Survey(hotadd_survey::args::Args),
     /// Explain the code of an error: evidence, causes, fix, who can fix it; asks no agent
     ExplainError(hotadd_reasons::Args),
     /// Write man pages and shell completions into a folder; for packages

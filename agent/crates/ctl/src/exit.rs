@@ -29,7 +29,7 @@ pub const TABLE: &[(Exit, &str)] = &[
     ),
     (Exit::Internal, "a defect of hotaddctl"),
     (Exit::Usage, "wrong usage or bad local input: options, certificates, target folder, manifest"),
-    (Exit::Unreachable, "agent (doctor: vCenter) unreachable, or TLS or login refused by either side"),
+    (Exit::Unreachable, "agent (doctor, survey: vCenter) unreachable, or TLS or login refused by either side"),
     (Exit::Refused, "refused by the agent or by vCenter before anything was attached"),
     (Exit::JobFailed, "the job failed after it began; nothing is left attached"),
     (Exit::CleanupOwed, "failed, and the agent still owes clean-up or nobody could say whether it does"),
@@ -41,7 +41,7 @@ pub const TABLE: &[(Exit, &str)] = &[
     ),
     (Exit::Partial, "partial backup: --allow-partial was given and at least one disk is missing"),
     (Exit::Findings, "doctor: at least one finding is critical or a warning"),
-    (Exit::NotLookedAt, "doctor: no such finding, but something was not looked at: never as good as clean"),
+    (Exit::NotLookedAt, "doctor, survey: no such finding, but something was not looked at: never as good as clean"),
     (Exit::Interrupted, "interrupted by SIGINT or SIGTERM"),
 ];
 

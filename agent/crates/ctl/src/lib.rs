@@ -1,6 +1,6 @@
 //! hotaddctl, the reference controller of hotadd-proxy: everything that a product would do with the agent's API, as a
 //! command line. No knowledge of vSphere lives here; what it knows about disks it was told by the agent (`doctor` is hotadd-doctor's,
-//! which asks vCenter).
+//! `survey` hotadd-survey's, which ask vCenter).
 //!
 //! ```text
 //! cli ─▶ connect ─▶ backup (collector → one writer thread a disk → staging → manifest)
@@ -8,7 +8,9 @@
 //!                 ├ show   (info, ls, job)
 //!                 ├ explain (how each disk would be read), explain_error, role (no agent)
 //!                 ├ operator (duties, watch)
-//!                 └ doctor (vCenter instead of an agent; the only command that may change something there)
+//!                 ├ doctor (vCenter instead of an agent)
+//!                 └ survey (the same; a VM that is given for it)
+//! doctor and survey alone may change something in vCenter, when told to
 //! every end is an exit::Exit; every failure is an error::Failure with code, next step and clean-up state
 //! ```
 #![forbid(unsafe_code)]
@@ -31,6 +33,7 @@ pub mod reasons;
 mod role;
 mod show;
 pub mod sign;
+mod survey;
 pub mod synthesize;
 pub mod verify;
 
@@ -99,6 +102,7 @@ async fn dispatch(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
         Command::Info => show::info(&cli.global.agent, out).await,
         Command::Job(args) => show::job(args, &cli.global.agent, out).await,
         Command::Doctor(args) => doctor::run(args, &cli.global.agent, out).await,
+        Command::Survey(args) => survey::run(args, out).await,
         Command::ExplainError(args) => {
             explain_error::run(args, out);
             Ok(Exit::Ok)

@@ -77,8 +77,11 @@ mod tests {
 
     #[test]
     fn the_pages_tell_what_this_table_tells() {
-        let told_by = "hotadd-doctor, hotaddctl doctor".to_owned();
-        let entry = |c: &Code| Entry { code: c.id, meaning: c.meaning, next_step: c.next, told_by: told_by.clone() };
+        // The way to vCenter is the survey's as well.
+        let shared = [USAGE, UNREACHABLE, LOGIN, ANSWER];
+        let survey = |c: &Code| if shared.contains(c) { ", hotaddctl survey" } else { "" };
+        let told_by = |c: &Code| format!("hotadd-doctor, hotaddctl doctor{}", survey(c));
+        let entry = |c: &Code| Entry { code: c.id, meaning: c.meaning, next_step: c.next, told_by: told_by(c) };
         let entries: Vec<Entry> = ALL.iter().map(entry).collect();
         let pages: Vec<_> = hotadd_reasons::all().collect();
         let faults = faults(&entries, &pages, |code| code.starts_with("HA-DOC-"));

@@ -30,7 +30,9 @@ impl Trouble {
         Self { code, message: message.into() }
     }
 
-    pub(crate) fn of(error: &vim::Error) -> Self {
+    /// Why a call of vCenter failed, as a code of the doctor.
+    #[must_use]
+    pub fn of(error: &vim::Error) -> Self {
         let code = match error.kind() {
             ErrorKind::Unreachable | ErrorKind::Tls | ErrorKind::Deadline => codes::UNREACHABLE,
             ErrorKind::Unauthorized | ErrorKind::LoginHeld => codes::LOGIN,
@@ -65,17 +67,7 @@ impl Vcenter {
     /// # Errors
     /// [`codes::USAGE`] for options and files, [`codes::UNREACHABLE`], [`codes::LOGIN`], [`codes::ANSWER`].
     pub async fn open(args: &VcenterArgs) -> Result<Self, Trouble> {
-        let usage = |message: String| Trouble::new(codes::USAGE, message);
-        let url = given(args.vcenter.as_ref(), "HOTADD_VCENTER").ok_or_else(|| usage("--vcenter is missing".into()))?;
-        let user = given(args.user.as_ref(), "HOTADD_VCENTER_USER").ok_or_else(|| usage("--user is missing".into()))?;
-        let trust = trust(args).map_err(usage)?;
-        let password = secret::password(args, &user).map_err(usage)?;
-        let mut config = vim::Config::new(url, user, password, trust);
-        (config.request_timeout, config.connect_timeout) = (CALL, CONNECT);
-        let client = vim::Client::connect(config).await.map_err(|e| match e.kind() {
-            ErrorKind::Unsupported => usage(chain(&e)),
-            _ => Trouble::of(&e),
-        })?;
+        let client = vim::Client::connect(config(args)?).await.map_err(|e| refused(&e))?;
         Ok(Self { client })
     }
 
@@ -110,6 +102,30 @@ impl Vcenter {
 
     pub(crate) async fn free_space(&self, stores: &[vim::MoRef]) -> Result<Vec<(String, u64)>, vim::Error> {
         self.client.free_space(stores).await
+    }
+}
+
+/// Address, account, password and trust, as options and environment name them. Nothing is connected.
+///
+/// # Errors
+/// [`codes::USAGE`].
+pub fn config(args: &VcenterArgs) -> Result<vim::Config, Trouble> {
+    let usage = |message: String| Trouble::new(codes::USAGE, message);
+    let url = given(args.vcenter.as_ref(), "HOTADD_VCENTER").ok_or_else(|| usage("--vcenter is missing".into()))?;
+    let user = given(args.user.as_ref(), "HOTADD_VCENTER_USER").ok_or_else(|| usage("--user is missing".into()))?;
+    let trust = trust(args).map_err(usage)?;
+    let password = secret::password(args, &user).map_err(usage)?;
+    let mut config = vim::Config::new(url, user, password, trust);
+    (config.request_timeout, config.connect_timeout) = (CALL, CONNECT);
+    Ok(config)
+}
+
+/// Why a connection did not come about: an address that can't be used is the caller's, whatever else vCenter's or the network's.
+#[must_use]
+pub fn refused(error: &vim::Error) -> Trouble {
+    match error.kind() {
+        ErrorKind::Unsupported => Trouble::new(codes::USAGE, chain(error)),
+        _ => Trouble::of(error),
     }
 }
 

@@ -14,6 +14,7 @@ use Way::{Begins, Exact, Holds};
 
 const TABLE: &[(Way, &str, &str)] = &[
     (Exact, "VEEAM BACKUP TEMPORARY SNAPSHOT", "Veeam Backup & Replication"),
+    (Begins, "hotadd-survey-", "hotaddctl survey"),
     (Begins, "__GX_", "Commvault"),
     (Begins, "BareosTmpSnap", "Bareos"),
     (Exact, "vjailbreak-hotadd-snap", "vJailbreak"),
@@ -48,6 +49,7 @@ mod tests {
         assert_eq!(of("VEEAM BACKUP TEMPORARY SNAPSHOT"), Some("Veeam Backup & Replication"));
         assert_eq!(of("__GX_BACKUP__"), Some("Commvault"));
         assert_eq!(of("BareosTmpSnap_jobId_12"), Some("Bareos"));
+        assert_eq!(of("hotadd-survey-1764316800-42"), Some("hotaddctl survey"));
         assert_eq!(of("My NAKIVO job"), Some("NAKIVO Backup & Replication"));
         for own in ["before update", "", "veeam test", "hotadd-agent x"] {
             assert_eq!(of(own), None, "{own}");

@@ -177,12 +177,17 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// `name`: ASCII, at most 100 bytes.
 fn header(name: &str, size: u64) -> [u8; BLOCK] {
+    entry_header(name, size, 0o644)
+}
+
+/// The block before an entry of an archive. `name`: ASCII, at most 100 bytes; `mode`: the permissions.
+#[must_use]
+pub fn entry_header(name: &str, size: u64, mode: u32) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
     let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &name.as_bytes()[..name.len().min(100)]);
-    put(100, b"0000644\0");
+    put(100, format!("{:07o}\0", mode & 0o777).as_bytes());
     put(108, b"0000000\0");
     put(116, b"0000000\0");
     if size <= OCTAL_MAX {

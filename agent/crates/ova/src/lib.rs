@@ -19,7 +19,7 @@ mod xml;
 use std::io;
 
 pub use self::{
-    archive::{Archive, Entry, Slot},
+    archive::{Archive, Entry, Slot, entry_header},
     descriptor::{Adapter, Bus, Class, DiskFile, Machine, Place, descriptor},
     disk::DiskWriter,
     package::{Package, disk_name},

@@ -40,6 +40,19 @@ impl Client {
     /// # Errors
     /// `Unsupported` when the server has no event manager; `Fault(NoPermission)` when the user may not read the object.
     pub async fn events(&self, entity: &MoRef, since: Timestamp, types: &[&str]) -> Result<Vec<EventInfo>, Error> {
+        let all = self.query_events(entity, since, types).await?;
+        Ok(all.into_iter().filter(|event| types.contains(&event.type_name.as_str())).collect())
+    }
+
+    /// As [`Client::events`], of whatever type. An `EventEx` is told by the id that it carries (EventEx.eventTypeId): its type says nothing.
+    ///
+    /// # Errors
+    /// As [`Client::events`].
+    pub async fn all_events(&self, entity: &MoRef, since: Timestamp) -> Result<Vec<EventInfo>, Error> {
+        self.query_events(entity, since, &[]).await
+    }
+
+    async fn query_events(&self, entity: &MoRef, since: Timestamp, types: &[&str]) -> Result<Vec<EventInfo>, Error> {
         let op = "QueryEvents";
         let manager = self.session.content.event_manager.as_ref();
         let manager =
@@ -58,15 +71,14 @@ impl Client {
         });
         let response = self.session.call(&request, self.session.timeout).await?;
         let all = response.all("returnval").take(MOST).map(event).collect::<Result<Vec<_>, Shape>>();
-        let asked = |event: &EventInfo| event.created >= since && types.contains(&event.type_name.as_str());
-        Ok(all.map_err(|e| Error::shape(op, e))?.into_iter().filter(asked).collect())
+        Ok(all.map_err(|e| Error::shape(op, e))?.into_iter().filter(|event| event.created >= since).collect())
     }
 }
 
 fn event(node: &Node) -> Result<EventInfo, Shape> {
     let argument = |name: &str| node.child(name).map(|argument| argument.opt_ref(name)).transpose();
     Ok(EventInfo {
-        type_name: node.type_name().to_owned(),
+        type_name: node.string("eventTypeId").unwrap_or_else(|| node.type_name().to_owned()),
         created: node.required("createdTime")?.time()?,
         entity: argument("vm")?.flatten().or(argument("host")?.flatten()),
     })

@@ -5,7 +5,7 @@ use crate::backend::AttachReq;
 use crate::fault::{Fault, Res};
 use crate::inventory::{BackingKind, ControllerKind, DiskSpec, stable_uuid};
 use crate::ops::{slots, space};
-use crate::state::vm::{controller_key_base, disk_key_base, lowest_free_key};
+use crate::state::vm::controller_key_base;
 use crate::state::{Device, Disk, Kind, Origin, State, Vm, now};
 use crate::store::{flatten, split_path};
 use crate::value::MoRef;
@@ -312,7 +312,7 @@ fn add_controller(s: &State, id: &str, p: &mut Plan, ty: &str, device: &Node, in
     if running && !s.knobs.controller_hotplug {
         return Err(Fault::device("DeviceHotPlugNotSupported", index));
     }
-    let real = if running { slots::hot_plug_slot(&p.devices) } else { slots::cold_slot(bus) };
+    let real = if running { slots::hot_plug_slot(&p.devices) } else { s.profile.slot(bus).or(slots::cold_slot(bus)) };
     let told = s.knobs.told_slot.filter(|_| running);
     let (pci_slot, guest_slot) = (told.or(real), told.and(real));
     let sharing = device.str("sharedBus").map(|t| t.trim().to_owned()).unwrap_or_else(|| "noSharing".into());
@@ -353,10 +353,12 @@ fn add_disk(
     } else {
         check_file(s, id, p, backing, device, &path, &mode, index)?;
     }
-    let key = lowest_free_key(&p.devices, disk_key_base(kind));
-    let redo = mode
-        .contains("nonpersistent")
-        .then(|| format!("{}-REDO_{key:06x}.vmdk", path.strip_suffix(".vmdk").unwrap_or(&path)));
+    let bus = p.devices.iter().find(|d| d.key == ctl).and_then(|d| match d.kind {
+        Kind::Controller { bus, .. } => Some(bus),
+        _ => None,
+    });
+    let key = s.disk_key(&p.devices, kind, bus.unwrap_or(0), unit);
+    let redo = mode.contains("nonpersistent").then(|| s.profile.redo(&path, key));
     let sharing = backing.str("sharing").map(|t| t.trim().to_owned());
     let origin = match p.who {
         _ if create => Origin::Own,

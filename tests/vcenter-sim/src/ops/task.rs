@@ -93,7 +93,9 @@ where
     };
     let id = open(s, new);
     s.vm_mut(&spec.vm)?.busy = Some(id.clone());
-    let mut delay = s.knobs.task_ms;
+    let (queued, worked) = s.profile.times(spec.name);
+    let mut delay = s.knobs.task_ms.max(queued);
+    let running = Duration::from_millis(spec.run_ms.max(worked));
     let mut cued = None;
     for c in cues {
         match c {
@@ -107,8 +109,7 @@ where
     s.under_way += 1;
     let (sim, vm, task_id) = (Arc::clone(sim), spec.vm, id.clone());
     tokio::spawn(async move {
-        let outcome =
-            run(&sim, &task_id, Duration::from_millis(delay), Duration::from_millis(spec.run_ms), cued, op).await;
+        let outcome = run(&sim, &task_id, Duration::from_millis(delay), running, cued, op).await;
         finish(&sim, &vm, &task_id, outcome);
     });
     Ok(MoRef::new("Task", id))

@@ -10,13 +10,15 @@ pub(crate) fn about(s: &State) -> Obj {
     while version.split('.').count() < 3 {
         version.push_str(".0");
     }
+    let version = s.profile.version.clone().unwrap_or(version);
+    let build = s.profile.build.as_deref().unwrap_or("22617221");
     obj("AboutInfo")
         .with("name", "VMware vCenter Server")
-        .with("fullName", format!("VMware vCenter Server {version} build-22617221"))
+        .with("fullName", format!("VMware vCenter Server {version} build-{build}"))
         .with("vendor", "VMware, Inc.")
         .with("version", version.as_str())
         .with("patchLevel", "00100")
-        .with("build", "22617221")
+        .with("build", build)
         .with("localeVersion", "INTL")
         .with("localeBuild", "000")
         .with("osType", "linux-x64")

@@ -150,7 +150,11 @@ async fn soap(sim: Arc<Sim>, req: Request<Incoming>) -> Answer {
         return Err(io::Error::other("reply dropped on cue"));
     }
     match reply {
-        Err(f) => Ok(fault_answer(&sim, &body.name, &f, ctx.ver)),
+        Err(f) => {
+            let this = body.kid("_this").and_then(crate::collector::moref);
+            let f = sim.lock().profile.told(&body, this.as_ref(), f);
+            Ok(fault_answer(&sim, &body.name, &f, ctx.ver))
+        }
         Ok(reply) => {
             let (xml, problems) = envelope::answer(&body.name, &reply, ctx.ver);
             note_problems(&sim, problems);

@@ -22,6 +22,7 @@ const PCI_SLOTS: [u32; 4] = [160, 192, 224, 256];
 impl State {
     pub(crate) fn build(
         inv: &Inventory,
+        profile: crate::Profile,
         api_version: &str,
         user: &str,
         password: &str,
@@ -52,7 +53,7 @@ impl State {
             knobs: Knobs {
                 write_through: false,
                 wrap_locked: false,
-                show_redo: false,
+                show_redo: profile.show_redo.unwrap_or(false),
                 shared_reads: false,
                 suppress_events: false,
                 fence: false,
@@ -65,6 +66,7 @@ impl State {
                 controller_hotplug: true,
                 told_slot: None,
             },
+            profile,
             telling: crate::ops::areas::Telling::default(),
             counters: Counters::default(),
             requests: Vec::new(),
@@ -105,8 +107,8 @@ impl State {
                 id,
                 name: h.name,
                 datastores: h.datastores,
-                version: h.version,
-                build: h.build,
+                version: h.version.or_else(|| s.profile.host_version.clone()),
+                build: h.build.or_else(|| s.profile.host_build.clone()),
                 drs: h.drs,
                 in_maintenance: false,
                 entering: None,
@@ -220,7 +222,7 @@ impl State {
                 continue; // every VM has both
             }
             let key = controller_key_base(c.kind) + i32::try_from(c.bus).unwrap_or(0);
-            let pci_slot = c.pci_slot.or(PCI_SLOTS.get(c.bus as usize).copied());
+            let pci_slot = c.pci_slot.or(self.profile.slot(c.bus)).or(PCI_SLOTS.get(c.bus as usize).copied());
             if let (Some(slot), true) = (pci_slot, c.in_extra_config_only) {
                 vm.extra_config.insert(format!("scsi{}.pciSlotNumber", c.bus), slot.to_string());
             }
@@ -259,11 +261,18 @@ impl State {
                 .find(|u| vm.unit_ok(ctl.1, *u) && !used.contains(u))
                 .with_context(|| format!("{path}: controller full"))?,
         };
-        let key = lowest_free_key(&vm.devices, disk_key_base(ctl.1));
+        let key = self.disk_key(&vm.devices, ctl.1, d.bus, unit);
         let mode = d.mode.clone().unwrap_or_else(|| "persistent".into());
         let disk = Disk { path, mode, sharing: d.sharing.clone(), redo: None, origin: Origin::Own, by: None };
         vm.devices.push(Device { key, controller: Some(ctl.0), unit: Some(unit), kind: Kind::Disk(disk) });
         Ok(())
+    }
+
+    /// The key of a new disk: by its place where the site's were, and free, else the lowest free one of its family.
+    pub(crate) fn disk_key(&self, devices: &[Device], kind: ControllerKind, bus: u32, unit: i32) -> i32 {
+        let free = |key: &i32| !devices.iter().any(|device| device.key == *key);
+        let by_place = self.profile.key(bus, unit).filter(|_| kind.is_scsi()).filter(free);
+        by_place.unwrap_or_else(|| lowest_free_key(devices, disk_key_base(kind)))
     }
 
     /// Registers a vmdk; its data file is made if it is missing.

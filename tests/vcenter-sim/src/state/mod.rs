@@ -213,6 +213,8 @@ pub(crate) struct State {
     pub tokens: HashMap<String, (usize, Vec<crate::value::Obj>)>,
     pub cues: Vec<Cue>,
     pub knobs: Knobs,
+    /// What a site showed.
+    pub profile: crate::Profile,
     pub counters: Counters,
     pub requests: Vec<Recorded>,
     /// Requests on their way, and those that landed.

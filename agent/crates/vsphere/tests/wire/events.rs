@@ -44,6 +44,19 @@ async fn events_are_told_by_type_time_and_object() {
 }
 
 #[tokio::test]
+async fn without_types_all_are_told_and_an_eventex_by_its_id() {
+    let (_server, client) = answering(|| {
+        let more = "<returnval xsi:type=\"EventEx\"><key>9</key><createdTime>2026-01-01T00:00:07Z</createdTime><userName>u\
+            </userName><eventTypeId>esx.problem.x</eventTypeId></returnval>";
+        vim::answer("QueryEvents", &format!("{}{more}", vim::EVENTS))
+    })
+    .await;
+    let found = client.all_events(&host(), at("2026-01-01T00:00:05Z")).await.unwrap();
+    let types: Vec<&str> = found.iter().map(|event| event.type_name.as_str()).collect();
+    assert_eq!(types, ["VmMigratedEvent", "HostConnectedEvent", "esx.problem.x"]);
+}
+
+#[tokio::test]
 async fn no_event_is_an_empty_list_and_many_are_bounded() {
     let (_server, client) = answering(|| vim::answer("QueryEvents", "")).await;
     assert!(client.events(&host(), Timestamp::UNIX_EPOCH, &["HostConnectionLostEvent"]).await.unwrap().is_empty());
