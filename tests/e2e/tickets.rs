@@ -116,6 +116,7 @@ async fn a_job_works_by_two_accounts_of_which_neither_could_do_it_alone() -> Res
     let delivered = backup(&scene, wanted.clone(), dir.path()).await?;
     let result = delivered.result()?;
     ensure!(result.state() == JobState::Ok && result.cleanup() == Cleanup::Done, "{result:#?}");
+    assert_eq!(result.acting_user, JOBS);
     images_equal_sources(&scene, &delivered)?;
     ensure!(delivered.opened.iter().all(|disk| disk.map.as_ref().is_some_and(|map| map.wider.is_none())), "no map");
     for method in ["DisableMethods", "CreateSnapshot", "QueryChangedDiskAreas", "Add", "Remove", "EnableMethods"] {
@@ -137,7 +138,7 @@ async fn without_a_ticket_the_same_job_fails_by_name_and_leaves_nothing() -> Res
     split(&scene, ALL).await?;
     let delivered = backup(&scene, request(TARGET), dir.path()).await?;
     let result = delivered.result()?;
-    assert_eq!(codes(result), ["HA-VC-004"]);
+    assert_eq!((codes(result), result.acting_user.as_str()), (vec!["HA-VC-004"], ""));
     ensure!(result.reasons[0].message.contains("VirtualMachine.State.CreateSnapshot"), "{result:#?}");
     nothing_of_it_stays(&scene).await
 }
@@ -153,6 +154,7 @@ async fn a_session_lives_by_its_ticket_and_ends_with_it() -> Result<()> {
         anyhow::Ok(wanted)
     };
     let opened = disks.open_disks(open().await?).await?.into_inner();
+    assert_eq!(opened.acting_user, JOBS);
     let closed = disks.close_disks(CloseDisksRequest { session_id: opened.session_id }).await?.into_inner();
     ensure!(closed.cleanup() == Cleanup::Done, "{closed:?}");
     no_clone_lives(&scene, 1).await?;

@@ -122,6 +122,7 @@ impl ProxyService for Context {
             kernel: kernel(),
             open_duties: count(vm.journal.state().duties().count()),
             draining: self.manager.is_closed_to_new(),
+            clone_tickets: true,
         }))
     }
 

@@ -119,7 +119,9 @@ impl Actor {
         over.then(|| Error::new(&reason::VC_TICKET_OVER, self.user()))
     }
 
-    fn user(&self) -> &str {
+    /// Whose session was cloned, as vCenter calls him; empty without a ticket.
+    #[must_use]
+    pub fn user(&self) -> &str {
         match &self.rights {
             Rights::Account(_) => "",
             Rights::Ticket(lent) => &lent.cloned.user,

@@ -200,6 +200,7 @@ impl Job {
         // At once: a ticket does not keep.
         let actor = Actor::new(&opener.vm, session, self.request.ticket.as_ref()).await?;
         let actor = self.actor.get_or_init(|| actor);
+        self.note(|job| actor.user().clone_into(&mut job.acting_user));
         let clock = self.begin(Phase::Preflight).await;
         let mut preflight = opener.preflight(&self.request.vm, &self.request.keys, &self.request.ways).await?;
         let target = &preflight.target;

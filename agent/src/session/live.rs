@@ -57,6 +57,8 @@ pub struct Session {
     /// The client that opened it.
     pub(super) owner: Arc<str>,
     pub(super) vm_name: String,
+    /// Of the clone; empty without one.
+    pub(super) acting_user: String,
     pub(super) opened: Vec<v1::OpenedDisk>,
     pub(super) snapshot: v1::SnapshotResult,
     pub(super) lease: Duration,
@@ -206,6 +208,7 @@ impl Session {
             snapshot: Some(self.snapshot.clone()),
             disks: self.opened.clone(),
             lease_seconds: seconds(self.lease),
+            acting_user: self.acting_user.clone(),
         }
     }
 

@@ -204,6 +204,7 @@ impl Manager {
             id,
             owner: Arc::clone(&request.caller.name),
             vm_name: target.name.clone(),
+            acting_user: actor.user().to_owned(),
             opened,
             snapshot: snapshot.to_api(),
             lease,

@@ -81,6 +81,8 @@ codes! {
         "do not trust this backup until you know who changed it; is it the right public key?";
     EXPORT = "HA-CTL-029", "the file can't be written, or the backup can't be described in it",
         "give a file that does not exist in a folder that does; an OVA holds at most 2 TiB of compressed data a disk";
+    NO_TICKETS = "HA-CTL-030", "the agent does not use clone tickets",
+        "bring the agent to a release that does, or leave the ticket out if its own account may do the job";
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub(crate) async fn info(args: &AgentArgs, out: &Output) -> Result<Exit, Failure
             "proxy_moref": info.proxy_moref, "vcenter_name": info.vcenter_name,
             "vcenter_api_version": info.vcenter_api_version, "negotiated_version": info.negotiated_version,
             "engine": info.engine, "engine_refusals": info.engine_refusals, "kernel": info.kernel,
-            "open_duties": info.open_duties, "draining": info.draining})
+            "open_duties": info.open_duties, "draining": info.draining, "clone_tickets": info.clone_tickets})
     });
     let mut rows = vec![
         pair("agent", format!("{}{}", info.agent_version, if info.draining { ", draining" } else { "" })),

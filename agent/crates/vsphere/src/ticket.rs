@@ -57,7 +57,14 @@ impl Client {
         // Without its key nobody could end it after a crash.
         let key = text("key").ok_or_else(|| Error::protocol(op, "the answer names no session"))?;
         let client = Client { session: Arc::new(s.cloned(http, cookies, key)) };
-        Ok(Cloned { client, user: text("userName").unwrap_or_default() })
+        match text("userName") {
+            Some(user) => Ok(Cloned { client, user }),
+            // Whoever reads that nobody acts would think that the account does.
+            None => {
+                client.logout().await.ok();
+                Err(Error::protocol(op, "the answer names no user"))
+            }
+        }
     }
 
     /// Turns true when this session was cloned and a call finds that it has ended; the session of an account never does.

@@ -17,6 +17,8 @@ pub(super) struct Asked {
     keys: BTreeSet<i32>,
     allow_partial: bool,
     consistency: Consistency,
+    /// With rights of its own.
+    ticket: bool,
 }
 
 impl Asked {
@@ -26,6 +28,7 @@ impl Asked {
             keys: args.disks.iter().copied().collect(),
             allow_partial: args.allow_partial,
             consistency: args.consistency.into(),
+            ticket: args.clone_ticket_file.is_some() || args.clone_ticket_fd.is_some(),
         }
     }
 
@@ -67,6 +70,9 @@ pub(super) fn judge(result: &JobResult, seen: &Seen, asked: &Asked) -> Result<Ve
     if result.cleanup() != Cleanup::Done {
         let state = cleanup_name(result.cleanup());
         return fail(reasons::CONTRACT, format!("the job claims success while its clean-up is {state}"));
+    }
+    if asked.ticket && result.acting_user.is_empty() {
+        return fail(reasons::CONTRACT, "the job does not tell that it had the rights of its ticket".to_owned());
     }
     let reached = result.snapshot.as_ref().map_or(Consistency::Unspecified, |snapshot| snapshot.reached());
     if !suffices(asked.consistency, reached) {
@@ -182,12 +188,21 @@ mod tests {
     }
 
     fn asked(keys: &[i32], allow_partial: bool, consistency: Consistency) -> Asked {
-        Asked { vm: "a".into(), keys: keys.iter().copied().collect(), allow_partial, consistency }
+        Asked { vm: "a".into(), keys: keys.iter().copied().collect(), allow_partial, consistency, ticket: false }
     }
 
     fn failure(result: &JobResult, seen: &Seen, asked: &Asked) -> (Exit, String) {
         let failure = judge(result, seen, asked).unwrap_err();
         (failure.exit, failure.code)
+    }
+
+    #[test]
+    fn a_job_with_a_ticket_tells_whose_rights_it_had() {
+        let asked = Asked { ticket: true, ..asked(&[], false, Consistency::Crash) };
+        let silent = ok(vec![disk(1, true)]);
+        assert_eq!(failure(&silent, &seen(&[1]), &asked), (Exit::JobFailed, reasons::CONTRACT.id.into()));
+        let told = JobResult { acting_user: "jobs".into(), ..silent };
+        assert!(judge(&told, &seen(&[1]), &asked).is_ok());
     }
 
     #[test]

@@ -96,6 +96,7 @@ pub async fn run(args: &BackupArgs, agent_args: &AgentArgs, out: &Output) -> Res
     let mut request = wish.ask(request(args));
     let (agent, info) = interrupt.guard(Agent::connect(agent_args)).await?;
     let ticket = Ticket::new(args);
+    ticket.suits(&info)?;
     request.vcenter_clone_ticket = ticket.take()?;
     let (faults, mut heard) = mpsc::channel(1);
     let format = Format { block: args.block_bytes(), compression: args.compression() };

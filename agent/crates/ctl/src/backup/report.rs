@@ -218,7 +218,8 @@ pub(crate) fn job_json(event: &str, job: &JobResult) -> Value {
     json!({"event": event, "job_id": job.job_id, "request_id": job.request_id, "state": state_name(job.state()),
         "phase": phase_name(job.phase()), "vm_moref": job.vm_moref, "vm_name": job.vm_name, "snapshot": snapshot,
         "disks": job.disks.iter().map(disk_json).collect::<Vec<_>>(), "reasons": reasons_json(&job.reasons),
-        "cleanup": cleanup_name(job.cleanup()), "started": job.started, "ended": job.ended})
+        "cleanup": cleanup_name(job.cleanup()), "started": job.started, "ended": job.ended,
+        "acting_user": job.acting_user})
 }
 
 fn disk_json(disk: &DiskResult) -> Value {

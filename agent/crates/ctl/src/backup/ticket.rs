@@ -2,7 +2,7 @@
 //! the environment, which others can see.
 use std::{fs::File, io::Read as _, path::PathBuf};
 
-use hotadd_api::v1::CloneTicket;
+use hotadd_api::v1::{CloneTicket, GetInfoResponse};
 
 use crate::{cli::BackupArgs, error::Failure, exit::Exit, reasons};
 
@@ -17,6 +17,18 @@ impl Ticket {
     pub(super) fn new(args: &BackupArgs) -> Self {
         let descriptor = || args.clone_ticket_fd.map(|fd| PathBuf::from(format!("/dev/fd/{fd}")));
         Self(args.clone_ticket_file.clone().or_else(descriptor))
+    }
+
+    /// Whether this agent would use it: one that does not see it does the whole job with its own account, and says OK.
+    ///
+    /// # Errors
+    /// [`reasons::NO_TICKETS`]; nothing was sent.
+    pub(super) fn suits(&self, info: &GetInfoResponse) -> Result<(), Failure> {
+        if self.0.is_none() || info.clone_tickets {
+            return Ok(());
+        }
+        let who = format!("agent {} of {}", info.agent_version, info.proxy_name);
+        Err(Failure::new(Exit::Refused, reasons::NO_TICKETS, who))
     }
 
     /// Reads it.

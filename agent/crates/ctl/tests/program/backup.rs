@@ -184,6 +184,28 @@ fn a_success_that_is_none_is_not_believed() {
     fails(replay, &[], 5, "HA-CTL-020", "done");
 }
 
+/// One that does not see the ticket would do all with its own account, and say OK.
+#[test]
+fn a_ticket_is_sent_only_to_an_agent_that_uses_it() {
+    let (place, folder) = (tempdir().unwrap(), tempdir().unwrap());
+    let file = place.path().join("ticket");
+    fs::write(&file, "cst-of-a-test\n").unwrap();
+    let with_ticket = ["--clone-ticket-file", file.to_str().unwrap()];
+    let old = Agent::start(Script::good());
+    old.backup(folder.path(), &with_ticket).failed(4, "HA-CTL-030", "done");
+    assert!(old.state.requests.lock().unwrap().is_empty(), "it was sent");
+    assert_eq!(names(folder.path()), [""; 0]);
+    // It announces them, and does not tell whose rights the job had.
+    let silent = Script { tickets: true, ..Script::good() };
+    fails(silent, &with_ticket, 5, "HA-CTL-011", "done");
+    let ok = job(JobState::Ok, Cleanup::Done, vec![disk_ok(2000), disk_ok(2001)]);
+    let told = JobResult { acting_user: "jobs@vsphere.local".into(), ..ok };
+    let new = Agent::start(Script { tickets: true, ..Script::ending(vec![say(Item::Result(told))]) });
+    assert_eq!(new.backup(folder.path(), &with_ticket).code, 0);
+    let sent = new.state.requests.lock().unwrap()[0].vcenter_clone_ticket.clone();
+    assert_eq!(sent.unwrap().value, "cst-of-a-test");
+}
+
 #[test]
 fn a_partial_backup_has_its_own_exit_code() {
     let mut script = Script::good();

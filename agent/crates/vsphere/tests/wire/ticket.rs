@@ -103,6 +103,19 @@ async fn logging_out_ends_it_for_good() {
     assert_eq!(server.count("Login"), 1);
 }
 
+/// Who reads that nobody acts would think that the account does.
+#[tokio::test]
+async fn a_session_of_nobody_is_refused_and_ended() {
+    let server = Server::start(|seen: &Seen| match seen.op.as_str() {
+        "CloneSession" => vim::answer("CloneSession", "<returnval><key>key-of-the-clone</key></returnval>"),
+        _ => vim::happy(seen, "8.0.2.0", &[]),
+    })
+    .await;
+    let client = Client::connect(server.config()).await.unwrap();
+    let error = client.clone_session(&ticket()).await.unwrap_err();
+    assert_eq!((error.kind(), server.count("Logout")), (&ErrorKind::Protocol, 1));
+}
+
 #[tokio::test]
 async fn a_refusal_holds_neither_the_ticket_nor_the_servers_words() {
     let asked = AtomicUsize::new(0);

@@ -110,6 +110,7 @@ impl ProxyService for Fake {
             agent_version: "0.1.0".into(),
             proxy_name: "proxy".into(),
             engine: "preadv".into(),
+            clone_tickets: self.0.script.tickets,
             ..Default::default()
         }))
     }

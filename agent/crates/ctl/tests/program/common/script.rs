@@ -30,6 +30,8 @@ pub struct Script {
     /// GetJob says "running" this often first.
     pub running: usize,
     pub duties: usize,
+    /// GetInfo announces clone tickets.
+    pub tickets: bool,
 }
 
 pub fn reason(code: &str, cleanup: Cleanup) -> Reason {
