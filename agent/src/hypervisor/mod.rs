@@ -4,6 +4,7 @@
 //! A batch of adds is atomic in vSphere; the adapter takes it apart on a fault, so that one bad disk costs only
 //! itself. A lost reply is *unknown*, never *failed*. Nothing here can ask for the deletion of a file.
 mod batch;
+mod clones;
 mod controllers;
 pub mod convert;
 mod export;

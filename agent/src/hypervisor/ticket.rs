@@ -1,10 +1,9 @@
 //! Sessions that are cloned from a job's ticket. The session ends once and for good: nothing logs in for it, and what it could not
 //! do is never done by the account of the configuration instead.
 //!
-//! Keys of those that live are kept here, so that whoever fences one ends it by itself, which needs no privilege. A later run has
+//! Those that live are kept in [`super::clones`], so that whoever fences one ends it by itself, which needs no privilege. A later run has
 //! the key from the journal only, and ends it by `SessionManager.TerminateSession`.
 use std::{
-    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -13,24 +12,19 @@ use hotadd_vsphere as vim;
 use secrecy::SecretString;
 use tokio::sync::watch;
 
-use super::{Hypervisor, convert::error, vsphere::Vsphere};
+use super::{
+    Hypervisor,
+    clones::{Known, State},
+    convert::error,
+    vsphere::Vsphere,
+};
 use crate::{
     error::{Error, Result},
     reason,
 };
 
-/// Sessions remembered; of older ones only the key can end them.
-const MOST: usize = 1024;
-
-/// By key.
-pub(super) type Clones = Arc<Mutex<BTreeMap<String, State>>>;
-
-#[derive(Debug, Clone)]
-pub(super) enum State {
-    Lives(vim::Client),
-    /// By its own logout.
-    Ended,
-}
+/// Shared by all that were cloned.
+pub(super) type Clones = Arc<Mutex<Known<vim::Client>>>;
 
 /// What a ticket became.
 pub struct Cloned {
@@ -52,11 +46,7 @@ impl Vsphere {
         let vim::Cloned { client: acting, user } = self.client.clone_session(ticket).await.map_err(refused)?;
         let over = acting.over();
         if let Some(key) = acting.session_key() {
-            let mut clones = self.clones();
-            if clones.len() >= MOST {
-                clones.pop_first();
-            }
-            clones.insert(key, State::Lives(acting.clone()));
+            self.clones().insert(key, acting.clone(), |client| *client.over().borrow());
         }
         let hypervisor = Self { acting, ..self.clone() };
         Ok(Cloned { hypervisor: Arc::new(hypervisor), user, over })
@@ -64,7 +54,7 @@ impl Vsphere {
 
     /// Ends a session that this run cloned, by its own logout; `false`: it is none of them, or vCenter did not take it.
     pub(super) async fn end_clone(&self, key: &str) -> bool {
-        let known = self.clones().get(key).cloned();
+        let known = self.clones().state(key);
         let client = match known {
             None => return false,
             Some(State::Ended) => return true,
@@ -72,7 +62,7 @@ impl Vsphere {
         };
         match client.logout().await {
             Ok(()) => {
-                self.clones().insert(key.to_owned(), State::Ended);
+                self.clones().end(key);
                 true
             }
             Err(error) => {
@@ -82,7 +72,7 @@ impl Vsphere {
         }
     }
 
-    fn clones(&self) -> MutexGuard<'_, BTreeMap<String, State>> {
+    fn clones(&self) -> MutexGuard<'_, Known<vim::Client>> {
         self.clones.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
