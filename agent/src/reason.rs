@@ -63,6 +63,7 @@ registry! {
     VC_TICKET = "HA-VC-013", Unauthenticated, "vCenter did not take the request's clone ticket", "acquire a new ticket (SessionManager.AcquireCloneTicket) right before the request: it serves once and not for long";
     VC_TICKET_OVER = "HA-VC-014", Unauthenticated, "the vCenter session that was cloned from the request's ticket has ended", "see who ended it (the administrator's list of sessions, a restart of vCenter); run the job again with a new ticket";
     VC_TICKET_VDDK = "HA-VC-015", FailedPrecondition, "VDDK is not used for a request with a clone ticket, since it logs in with the account of the configuration", "name NBD servers in the request, or send it without a ticket";
+    VC_TICKET_BACK = "HA-VC-016", PermissionDenied, "the agent's account could not give back what the request's ticket would begin", "grant the named privilege on the named object to the account on the proxy (`hotaddctl role print --part stored`)";
 
     VM_UNKNOWN = "HA-VM-001", NotFound, "no such VM", "give the exact name, the UUID or the moref of a VM in this vCenter";
     VM_AMBIGUOUS = "HA-VM-002", FailedPrecondition, "more than one VM has this name or UUID", "give the moref (vm-…) instead";

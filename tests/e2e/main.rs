@@ -44,6 +44,7 @@ mod plan;
 mod privileges;
 mod relay;
 mod resume;
+mod rights;
 mod role;
 mod roles;
 mod security;

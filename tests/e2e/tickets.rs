@@ -25,8 +25,8 @@ use crate::{
     },
 };
 
-const STORED: &str = "backup@vsphere.local";
-const JOBS: &str = "jobs@vsphere.local";
+pub const STORED: &str = "backup@vsphere.local";
+pub const JOBS: &str = "jobs@vsphere.local";
 const PASSWORD: &str = "horse of the jobs";
 /// What needs a job's rights, by its calls.
 const OF_A_JOB: [&str; 4] = ["DisableMethods", "CreateSnapshot", "QueryChangedDiskAreas", "ExportSnapshot"];
@@ -34,7 +34,7 @@ const OF_A_JOB: [&str; 4] = ["DisableMethods", "CreateSnapshot", "QueryChangedDi
 const OF_THE_ACCOUNT: [&str; 3] = ["EnableMethods", "RemoveSnapshot", "HttpNfcLeaseAbort"];
 
 /// The account on the proxy gets its part, another one the jobs'.
-async fn split(scene: &Scene, stored: &[Feature]) -> Result<()> {
+pub async fn split(scene: &Scene, stored: &[Feature]) -> Result<()> {
     let part = |features: Option<&[Feature]>, part| permissions(&part_of(wanted(features), Some(part)), None, &[]);
     give(scene, part(Some(stored), Part::Stored)).await?;
     let job = part(None, Part::Job);
@@ -42,28 +42,28 @@ async fn split(scene: &Scene, stored: &[Feature]) -> Result<()> {
     Ok(())
 }
 
-const ALL: &[Feature] = &[Feature::Guards, Feature::Fence];
+pub const ALL: &[Feature] = &[Feature::Guards, Feature::Fence];
 
 /// A controller that is logged in: its tickets serve as long as it is.
-async fn controller(scene: &Scene) -> Result<vim::Client> {
+pub async fn controller(scene: &Scene) -> Result<vim::Client> {
     let trust = vim::Trust::Ca(std::fs::read(&scene.vcenter.ca)?);
     Ok(vim::Client::connect(vim::Config::new(&scene.vcenter.url, JOBS, PASSWORD.to_owned().into(), trust)).await?)
 }
 
-async fn ticket(controller: &vim::Client) -> Result<Option<CloneTicket>> {
+pub async fn ticket(controller: &vim::Client) -> Result<Option<CloneTicket>> {
     Ok(Some(CloneTicket { value: controller.clone_ticket().await?.expose_secret().to_owned() }))
 }
 
-fn garbage() -> Option<CloneTicket> {
+pub fn garbage() -> Option<CloneTicket> {
     Some(CloneTicket { value: "cst-VCT-canary-of-no-session".into() })
 }
 
-async fn with_ticket(scene: &Scene, vm: &str) -> Result<BackupVmRequest> {
+pub async fn with_ticket(scene: &Scene, vm: &str) -> Result<BackupVmRequest> {
     Ok(BackupVmRequest { vcenter_clone_ticket: ticket(&controller(scene).await?).await?, ..request(vm) })
 }
 
 /// Method and user of every call so far whose method begins so.
-async fn asked(scene: &Scene, method: &str) -> Result<Vec<(String, String)>> {
+pub async fn asked(scene: &Scene, method: &str) -> Result<Vec<(String, String)>> {
     let reply = control(scene, json!({"cmd": "requests"})).await?;
     let all = reply["requests"].as_array().context("requests")?;
     let told = |r: &Value| Some((reconfigured(r)?, r["user"].as_str()?.to_owned()));
@@ -78,7 +78,7 @@ fn reconfigured(request: &Value) -> Option<String> {
 }
 
 /// Nobody's work was done by the other.
-async fn nobody_did_the_others_work(scene: &Scene) -> Result<()> {
+pub async fn nobody_did_the_others_work(scene: &Scene) -> Result<()> {
     for (methods, part, other) in [(&OF_A_JOB[..], "Add", STORED), (&OF_THE_ACCOUNT[..], "Remove", JOBS)] {
         for method in methods.iter().chain([&part]) {
             let wrong: Vec<_> = asked(scene, method).await?.into_iter().filter(|(_, by)| by == other).collect();
@@ -89,7 +89,7 @@ async fn nobody_did_the_others_work(scene: &Scene) -> Result<()> {
 }
 
 /// Sessions of the jobs' account beside those that the test itself has.
-async fn no_clone_lives(scene: &Scene, own: usize) -> Result<()> {
+pub async fn no_clone_lives(scene: &Scene, own: usize) -> Result<()> {
     eventually("the cloned sessions are ended", async || {
         let reply = control(scene, json!({"cmd": "sessions"})).await?;
         let all = reply["sessions"].as_array().context("sessions")?;
@@ -98,13 +98,13 @@ async fn no_clone_lives(scene: &Scene, own: usize) -> Result<()> {
     .await
 }
 
-async fn nothing_of_it_stays(scene: &Scene) -> Result<()> {
+pub async fn nothing_of_it_stays(scene: &Scene) -> Result<()> {
     nothing_stays(scene).await?;
     let disabled = async || Ok(control(scene, json!({"cmd": "methods"})).await?["methods"] == json!([]));
     eventually("the methods are enabled", disabled).await
 }
 
-fn tracked(spec: &mut Spec) {
+pub fn tracked(spec: &mut Spec) {
     spec.target().change_tracking = true;
 }
 
@@ -225,7 +225,7 @@ async fn a_cloned_session_that_dies_at_any_stage_ends_the_job_and_leaves_nothing
     Ok(())
 }
 
-async fn landed(scene: &Scene) -> Result<Value> {
+pub async fn landed(scene: &Scene) -> Result<Value> {
     eventually("it has landed", async || Ok(control(scene, json!({"cmd": "landings"})).await?["pending"] == 0)).await?;
     Ok(control(scene, json!({"cmd": "landings"})).await?["landings"].clone())
 }

@@ -6,6 +6,9 @@
 //! the customer's too (vSphere API 8.0, VirtualMachine.Destroy_Task). `MigrateVM_Task` of the proxy stays enabled:
 //! without it its host could not enter maintenance.
 //!
+//! With the rights of a ticket a guard is begun only if the account may end it, and what was free before is written down: the settler
+//! looks whether it is free again.
+//!
 //! ```text
 //! journal.begin ▶ DisableMethods ─ done ▶ journal.confirm ▶ held ──dropped──▶ settler
 //!                     ├ refused ▶ retire, then policy: warn and go on │ refuse
@@ -15,7 +18,7 @@ use super::{Actor, ProxyVm, Settled, Settler, begin, now};
 use crate::{
     config::GuardPolicy,
     error::{Error, Result},
-    hypervisor::{Guarding, TargetFacts},
+    hypervisor::{Guarding, On, TargetFacts},
     id::{DutyId, SessionId},
     journal::{Duty, DutyKind, DutyPhase, GuardDuty, Record},
     reason::{self, ReasonCode},
@@ -36,6 +39,9 @@ const PROXY: &[&str] = &[
     "RevertToCurrentSnapshot_Task",
     "MarkAsTemplate",
 ];
+
+/// What the account needs to end a guard.
+const ENABLE: &str = "Global.EnableMethods";
 
 /// Methods of a VM are disabled as long as this lives; dropping it makes the settler enable them.
 #[derive(Debug)]
@@ -65,7 +71,11 @@ pub async fn target(vm: &ProxyVm, settler: &Settler, actor: &Actor, target: &Tar
     if vm.guards == GuardPolicy::Off {
         return Ok(None);
     }
-    let duty = journalled(vm, actor, target, TARGET).await?;
+    let free = match free(vm, actor, target, TARGET).await {
+        Ok(free) => free,
+        Err(error) => return unguarded(vm, target, error).map(|()| None),
+    };
+    let duty = journalled(vm, actor, target, TARGET, free).await?;
     let held = HeldGuard { duty: duty.id, settler: settler.clone() };
     match disable(vm, actor, &duty, target, TARGET).await? {
         Disabled::Yes => Ok(Some(held)),
@@ -93,7 +103,11 @@ pub(super) async fn proxy(vm: &ProxyVm, settler: &Settler, actor: &Actor, facts:
     }
     // One that was never confirmed may still land, also after this one was confirmed and has ended: it stays a duty of its
     // own.
-    let duty = journalled(vm, &actor.under(SessionId::new()), facts, PROXY).await?;
+    let free = match free(vm, actor, facts, PROXY).await {
+        Ok(free) => free,
+        Err(error) => return unguarded(vm, facts, error),
+    };
+    let duty = journalled(vm, &actor.under(SessionId::new()), facts, PROXY, free).await?;
     let disabled = disable(vm, actor, &duty, facts, PROXY).await;
     // From here on the settler has it: it waits for the last disk.
     settler.hand_over(duty.id);
@@ -106,11 +120,37 @@ pub(super) async fn proxy(vm: &ProxyVm, settler: &Settler, actor: &Actor, facts:
     }
 }
 
-async fn journalled(vm: &ProxyVm, actor: &Actor, target: &TargetFacts, methods: &[&str]) -> Result<Duty> {
+/// Before anything is begun with the rights of a ticket: that the account may enable again, and what nobody has disabled so far. Empty
+/// without a ticket.
+async fn free(vm: &ProxyVm, actor: &Actor, target: &TargetFacts, methods: &[&str]) -> Result<Vec<String>> {
+    if !actor.has_ticket() {
+        return Ok(Vec::new());
+    }
+    let told = |error: Error| Error::new(&reason::GUARD_REFUSED, target.name.clone()).with_source(error);
+    if !vm.hypervisor.account_may(On::Vcenter, ENABLE).await.map_err(told)? {
+        return Err(told(Error::new(&reason::VC_TICKET_BACK, format!("{ENABLE} on vCenter itself"))));
+    }
+    let disabled = vm.hypervisor.disabled_methods(&target.id()).await.map_err(told)?;
+    Ok(methods.iter().filter(|method| !disabled.contains(**method)).map(|method| (*method).to_owned()).collect())
+}
+
+/// Nothing was begun: the policy decides.
+fn unguarded(vm: &ProxyVm, target: &TargetFacts, error: Error) -> Result<()> {
+    tracing::warn!(vm = target.name, reason = error.reason().code, %error, "not guarded: it could not be given back");
+    if vm.guards == GuardPolicy::Refuse { Err(error) } else { Ok(()) }
+}
+
+async fn journalled(
+    vm: &ProxyVm,
+    actor: &Actor,
+    target: &TargetFacts,
+    methods: &[&str],
+    free: Vec<String>,
+) -> Result<Duty> {
     let methods = methods.iter().map(|method| (*method).to_owned()).collect();
     let id = DutyId::new();
     // One of its own for each duty, so that giving back an older one never undoes this.
-    let kind = DutyKind::Guard(GuardDuty { methods, source: format!("hotadd-agent/{id}") });
+    let kind = DutyKind::Guard(GuardDuty { methods, source: format!("hotadd-agent/{id}"), free });
     let duty = begin(vm, id, actor, target, kind);
     vm.record(vec![Record::Began(duty.clone())]).await?;
     Ok(duty)

@@ -1,4 +1,5 @@
-//! What the account may do on the objects that the agent works with: for `role check` only, so beside the port.
+//! What the account may do on the objects that the agent works with: for `role check`, beside the port; and, for a job with a ticket, whether
+//! it can give back what that would begin.
 use std::collections::BTreeSet;
 
 use hotadd_privileges::Scope;
@@ -6,6 +7,7 @@ use hotadd_vsphere as vim;
 use vim::FaultKind;
 
 use super::{
+    On,
     convert::{error, moref, vm_ref},
     vsphere::Vsphere,
 };
@@ -55,6 +57,19 @@ impl Vsphere {
             found.push(Granted { scope: object.scope, name: object.name, moref, privileges });
         }
         Ok(found)
+    }
+
+    /// Of the account of the configuration, whoever acts. What it may not read it may not change either.
+    pub(super) async fn account_holds(&self, on: On<'_>, privilege: &str) -> Result<bool> {
+        let reference = match on {
+            On::Vcenter => self.client.root_folder(),
+            On::Vm(vm) => vm_ref(vm),
+        };
+        match self.client.granted(&reference, &[privilege]).await {
+            Ok(granted) => Ok(granted.contains(privilege)),
+            Err(e) if may_not_read(&e) => Ok(false),
+            Err(e) => Err(error(e)),
+        }
     }
 
     async fn objects(&self, proxy: &Moref, targets: &[Moref]) -> Result<Vec<Object>> {

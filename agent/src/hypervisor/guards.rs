@@ -1,11 +1,14 @@
 //! Disabling and enabling methods of a VM over hotadd-vsphere. Source: AuthorizationManager.DisableMethods of the internal
 //! namespace (urn:internalvim25), as VDDK's PrepareForAccess uses it.
+use std::collections::BTreeSet;
+
 use hotadd_vsphere as vim;
 use vim::{ErrorKind, FaultKind};
 
 use super::{
     Guarding, batch,
-    convert::{error, vm_ref},
+    convert::{error, fault_error, vm_ref},
+    facts::believable,
     vsphere::Vsphere,
 };
 use crate::{
@@ -35,6 +38,19 @@ impl Vsphere {
             Err(e) if e.is_not_found() || is_unknown(&e) => Ok(()),
             Err(e) if speaks_of_licences(&e) => Err(self.unlicensed(&e, "Global.EnableMethods")),
             other => other.map_err(error),
+        }
+    }
+
+    pub(super) async fn disabled_now(&self, vm: &TargetId) -> Result<BTreeSet<String>> {
+        let info = match self.client.vm(&vm_ref(&vm.moref)).await {
+            Err(e) if e.is_not_found() => return Ok(BTreeSet::new()),
+            other => other.map_err(error)?,
+        };
+        believable(&info, &[])?;
+        // An empty list may come as none; a refused one is no empty one.
+        match info.missing.iter().find(|missing| missing.path == "disabledMethod") {
+            Some(refused) => Err(fault_error(&refused.fault, &reason::VC_STALE)),
+            None => Ok(info.disabled_methods.into_iter().collect()),
         }
     }
 

@@ -24,7 +24,11 @@ mod tree;
 pub mod views;
 pub mod vsphere;
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -396,6 +400,13 @@ pub struct Surroundings {
     pub target: Option<TargetSite>,
 }
 
+/// On what a privilege is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On<'a> {
+    Vcenter,
+    Vm(&'a Moref),
+}
+
 /// Who answers, for GetInfo.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct About {
@@ -462,6 +473,10 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     async fn disable_methods(&self, vm: &TargetId, methods: &[&str], source: &str, why: &str) -> Guarding;
     /// Undoes that. What was not disabled, or a VM that is gone, is `Ok`.
     async fn enable_methods(&self, vm: &TargetId, methods: &[String], source: &str) -> Result<()>;
+    /// Methods of a VM that are disabled now, by whomever and for whatever reason: some are by its state alone. None of a VM that is gone.
+    async fn disabled_methods(&self, vm: &TargetId) -> Result<BTreeSet<String>>;
+    /// Whether the account of the configuration, by which everything is given back, holds a privilege.
+    async fn account_may(&self, on: On<'_>, privilege: &str) -> Result<bool>;
     /// Key of the vCenter session in use.
     fn login(&self) -> Option<String>;
     /// Turns a ticket into a session of whoever acquired it: what it gives asks by that session for what needs a job's rights, and

@@ -14,8 +14,8 @@ use vim::FaultKind;
 
 use super::{
     About, AreaPage, AreaQuestion, AttachOutcome, AttachRequest, ControllerOutcome, ExportOutcome, Exported, Guarding,
-    Happening, Hypervisor, LeaseEnd, Machine, Mounted, OurDisk, PlanFacts, ProxyFacts, Quiesce, Site, SnapshotOutcome,
-    SnapshotTree, TargetFacts, TargetSite, Tracking, batch, controllers,
+    Happening, Hypervisor, LeaseEnd, Machine, Mounted, On, OurDisk, PlanFacts, ProxyFacts, Quiesce, Site,
+    SnapshotOutcome, SnapshotTree, TargetFacts, TargetSite, Tracking, batch, controllers,
     convert::{self, datastore_ref, error, fault_error, moref, vm_ref},
     facts::{believable, macs_agree, uuid_candidates},
     ticket::{Cloned, Clones},
@@ -282,6 +282,14 @@ impl Hypervisor for Vsphere {
 
     async fn enable_methods(&self, vm: &TargetId, methods: &[String], source: &str) -> Result<()> {
         self.unguard(vm, methods, source).await
+    }
+
+    async fn disabled_methods(&self, vm: &TargetId) -> Result<BTreeSet<String>> {
+        self.disabled_now(vm).await
+    }
+
+    async fn account_may(&self, on: On<'_>, privilege: &str) -> Result<bool> {
+        self.account_holds(on, privilege).await
     }
 
     fn login(&self) -> Option<String> {

@@ -160,6 +160,10 @@ pub struct GuardDuty {
     pub methods: Vec<String>,
     /// Under which source they were disabled; enabling needs the same.
     pub source: String,
+    /// Disabled by the rights of a ticket: those of `methods` that nobody had disabled before. Whether the account enables what another
+    /// has disabled is looked at by these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub free: Vec<String>,
 }
 
 /// A backing that is, or may be, attached to the proxy.

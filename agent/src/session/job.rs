@@ -238,6 +238,7 @@ impl Job {
             host = watch::hold(&opener.vm, &preflight.target.moref, told, || self.go_on()).await?;
         }
         let target = &preflight.target;
+        opener.can_give_back(actor, target, &source).await?;
         let note = self.enable_tracking(opener, target).await?;
         self.finish_with(Phase::Preflight, clock, note).await;
         self.go_on()?;

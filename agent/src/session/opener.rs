@@ -14,7 +14,7 @@ use crate::{
     config::Export,
     discover::Platform,
     error::{Error, Result},
-    hypervisor::{TargetFacts, views::Build},
+    hypervisor::{On, TargetFacts, views::Build},
     id::{Moref, SessionId},
     plan::{Decision, Planner, Route, Transport},
     reason,
@@ -159,6 +159,25 @@ impl Opener {
             return None;
         }
         self.servers.disk(&decision.disk, ways.servers.get(&decision.disk.device_key), of)
+    }
+
+    /// Refuses what the account could not give back: with a ticket another one begins it.
+    ///
+    /// # Errors
+    /// [`reason::VC_TICKET_BACK`]; of a vCenter that does not answer. Nothing was begun.
+    pub async fn can_give_back(&self, actor: &Actor, target: &TargetFacts, source: &Source) -> Result<()> {
+        if !actor.has_ticket() {
+            return Ok(());
+        }
+        let snapshot = (On::Vm(&target.moref), "VirtualMachine.State.RemoveSnapshot", target.name.as_str());
+        let snapshot = (!matches!(source, Source::Existing(_))).then_some(snapshot);
+        let disk = (On::Vm(&self.vm.moref), "VirtualMachine.Config.RemoveDisk", "the proxy");
+        for (on, privilege, name) in snapshot.into_iter().chain([disk]) {
+            if !self.vm.hypervisor.account_may(on, privilege).await? {
+                return Err(Error::new(&reason::VC_TICKET_BACK, format!("{privilege} on {name}")));
+            }
+        }
+        Ok(())
     }
 
     /// The turn to take a snapshot, where one is to be taken: waited for. `waiting` is told why, and of each other place in the queue.

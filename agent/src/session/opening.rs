@@ -162,6 +162,7 @@ impl Manager {
             host = watch::hold(&opener.vm, &target.moref, told, go_on).await?;
         }
         let target = &preflight.target;
+        opener.can_give_back(actor, target, &request.source).await?;
         let snapshot = opener.snapshot(actor, &preflight, &request.source).await?;
         drop(turn);
         let mut watch = Watch::start(&opener.vm, target, &snapshot, host);

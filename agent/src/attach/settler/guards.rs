@@ -33,7 +33,36 @@ impl Shared {
                 duty.vm_name
             ));
         }
+        if duty.ticket
+            && let Some(finding) = self.still_disabled(duty, guard).await
+        {
+            return finding;
+        }
         Finding::Gone(format!("{} of {} are enabled for our source", guard.methods.join(", "), duty.vm_name))
+    }
+
+    /// What a session of a ticket has disabled may be no other account's to enable, and the call says nothing of it. Somebody else may
+    /// have disabled it since, too: both need to be looked at.
+    async fn still_disabled(&self, duty: &Duty, guard: &GuardDuty) -> Option<Finding> {
+        let disabled = match self.vm.hypervisor.disabled_methods(&duty.target()).await {
+            Ok(disabled) => disabled,
+            Err(error) => {
+                let why = error.message();
+                return Some(Finding::Waits(format!("whether methods of {} are enabled: {why}", duty.vm_name)));
+            }
+        };
+        let free = guard.free.iter().map(String::as_str);
+        let still: Vec<&str> = free.filter(|method| disabled.contains(*method)).collect();
+        if still.is_empty() {
+            return None;
+        }
+        let (methods, source) = (still.join(", "), &guard.source);
+        tracing::warn!(duty = %duty.id, vm = duty.vm_name, methods, source, "still disabled after they were enabled");
+        Some(Finding::Doubtful(format!(
+            "{methods} of {} are still disabled after they were enabled as {source}: by another product, or the account can't \
+             enable what the ticket's has disabled",
+            duty.vm_name
+        )))
     }
 
     fn guards_proxy(&self, duty: &Duty) -> bool {

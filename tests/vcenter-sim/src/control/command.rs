@@ -136,6 +136,7 @@ fn switches(sim: &Sim, v: &Value) -> Result<Value, String> {
             return Ok(json!({"sessions": s.sessions.values().map(one).collect::<Vec<_>>()}));
         }
         "set_fence" => s.knobs.fence = on(v)?,
+        "set_enable_across" => s.knobs.enable_across = on(v)?,
         "set_removal_fails" => s.knobs.removal_fails = on(v)?,
         "set_space_need" => {
             s.knobs.need_snapshot = v["snapshot"].as_u64().unwrap_or(s.knobs.need_snapshot);

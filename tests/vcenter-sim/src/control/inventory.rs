@@ -98,7 +98,13 @@ fn disable_method(s: &mut State, v: &Value) -> Result<Value, String> {
         (text(v, "method")?.to_owned(), v["source"].as_str().unwrap_or("another product").to_owned());
     let vm = s.vm_mut(&id).map_err(|f| f.text)?;
     if v["on"].as_bool().unwrap_or(true) {
-        vm.disabled.push(Disabled { method, source, reason: "set by a test".into(), session: None });
+        vm.disabled.push(Disabled {
+            method,
+            source,
+            user: String::new(),
+            reason: "set by a test".into(),
+            session: None,
+        });
     } else {
         vm.disabled.retain(|d| d.method != method || d.source != source);
     }

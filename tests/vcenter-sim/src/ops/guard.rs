@@ -2,8 +2,9 @@
 //!
 //! A method is disabled per object and source. Disabling one that is disabled already, by whomever, the same source included,
 //! is MethodAlreadyDisabledFault (UNVERIFIED: VDDK's sample waits on that fault for a Storage vMotion's own guard). A call is
-//! all or nothing. Enabling what the source had not disabled is no error. It outlives sessions and restarts, unless
-//! `sessionScope` was set (UNVERIFIED: ends with the session).
+//! all or nothing. Enabling what the source had not disabled is no error. That one user enables what another has disabled under
+//! the same source is UNVERIFIED: a switch. It outlives sessions and restarts, unless `sessionScope` was set (UNVERIFIED: ends
+//! with the session).
 
 use crate::collector::moref;
 use crate::fault::{Fault, Res};
@@ -51,7 +52,8 @@ pub(crate) fn disable(s: &mut State, body: &Node, ctx: &Ctx) -> Res<()> {
     let mut wanted = Vec::new();
     for m in body.all("method") {
         let (method, reason) = (known(&word(m, "method"))?, word(m, "reasonId"));
-        wanted.push(Disabled { method, source: source.clone(), reason, session: scope.clone() });
+        let (source, user, session) = (source.clone(), ctx.user.clone(), scope.clone());
+        wanted.push(Disabled { method, source, user, reason, session });
     }
     for vm in &vms {
         let all = &s.vm(vm)?.disabled;
@@ -70,9 +72,10 @@ pub(crate) fn enable(s: &mut State, body: &Node, ctx: &Ctx) -> Res<()> {
     need(s, ctx, "Global.EnableMethods")?;
     let (vms, source) = (entities(s, body)?, word(body, "sourceId"));
     let methods: Res<Vec<String>> = body.all("method").map(|m| known(m.text.trim())).collect();
-    let methods = methods?;
+    let (methods, across) = (methods?, s.knobs.enable_across);
+    let stays = |d: &Disabled| d.source != source || !methods.contains(&d.method) || (!across && d.user != ctx.user);
     for vm in &vms {
-        s.vm_mut(vm)?.disabled.retain(|d| d.source != source || !methods.contains(&d.method));
+        s.vm_mut(vm)?.disabled.retain(stays);
     }
     Ok(())
 }

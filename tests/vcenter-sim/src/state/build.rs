@@ -63,6 +63,7 @@ impl State {
                 permissions: inv.privileges.as_deref().and_then(crate::permit::everywhere),
                 task_ms: 0,
                 ticket_ms: 60_000,
+                enable_across: true,
                 controller_hotplug: true,
                 told_slot: None,
             },

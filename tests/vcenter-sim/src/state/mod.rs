@@ -172,6 +172,8 @@ pub(crate) struct Knobs {
     pub task_ms: u64,
     /// How long a clone ticket serves.
     pub ticket_ms: u64,
+    /// EnableMethods undoes what another user has disabled under the same source; else it has no effect then, and no error.
+    pub enable_across: bool,
     /// A running VM takes a new controller.
     pub controller_hotplug: bool,
     /// The slot that is told of a controller that comes to a running VM, whatever its real one is.

@@ -43,6 +43,8 @@ impl Origin {
 pub(crate) struct Disabled {
     pub method: String,
     pub source: String,
+    /// Who did it; empty: a test.
+    pub user: String,
     pub reason: String,
     /// Cookie of the session that it ends with.
     pub session: Option<String>,

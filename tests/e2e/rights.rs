@@ -1,0 +1,84 @@
+//! What a job may begin with the rights of its ticket: only what the account on the proxy can give back.
+use anyhow::{Context as _, Result, ensure};
+use hotadd_api::v1::{Cleanup, Duty, JobState, OpenDisksRequest};
+use hotadd_harness::{Scene, scene::TARGET};
+use hotadd_privileges::{Feature, Part, part_of, wanted};
+use serde_json::json;
+
+use crate::{
+    privileges::{give, permissions},
+    support::{MIB, backup, codes, control, dense, disks, duties, eventually, open_request, refused, scene},
+    tickets::{ALL, asked, nothing_of_it_stays, split, with_ticket},
+};
+
+/// Nothing that would have to be given back was asked for.
+async fn nothing_was_begun(scene: &Scene) -> Result<()> {
+    for method in ["DisableMethods", "CreateSnapshot", "Add"] {
+        assert_eq!(asked(scene, method).await?, [], "something was begun");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_account_could_not_give_back_is_not_begun() -> Result<()> {
+    for missing in ["VirtualMachine.State.RemoveSnapshot", "VirtualMachine.Config.RemoveDisk"] {
+        let (dir, scene) = scene(&[dense(2 * MIB, 1)], |_| {})?;
+        split(&scene, ALL).await?;
+        let stored = part_of(wanted(Some(ALL)), Some(Part::Stored));
+        let row = stored.iter().copied().find(|row| row.id == missing).context("no such row")?;
+        give(&scene, permissions(&stored, Some(row), &[])).await?;
+        let delivered = backup(&scene, with_ticket(&scene, TARGET).await?, dir.path()).await?;
+        let result = delivered.result()?;
+        assert_eq!((codes(result), result.cleanup()), (vec!["HA-VC-016"], Cleanup::Done), "{result:#?}");
+        ensure!(result.reasons[0].message.contains(missing), "{result:#?}");
+        let ticket = with_ticket(&scene, TARGET).await?.vcenter_clone_ticket;
+        let open = OpenDisksRequest { vcenter_clone_ticket: ticket, ..open_request(TARGET) };
+        refused(disks(&scene).await?.open_disks(open).await, "HA-VC-016")?;
+        nothing_was_begun(&scene).await?;
+        nothing_of_it_stays(&scene).await?;
+    }
+    Ok(())
+}
+
+/// Disabled by the ticket's account they would stay disabled for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn methods_that_the_account_could_not_enable_are_not_disabled() -> Result<()> {
+    for (policy, code) in [("warn", None), ("refuse", Some("HA-GRD-001"))] {
+        let (dir, scene) = scene(&[dense(2 * MIB, 1)], |spec| spec.agent_top = format!("guards = '{policy}'"))?;
+        // The part of the jobs has all features: its account may disable.
+        split(&scene, &[Feature::Fence]).await?;
+        let delivered = backup(&scene, with_ticket(&scene, TARGET).await?, dir.path()).await?;
+        let result = delivered.result()?;
+        match code {
+            None => assert_eq!(result.state(), JobState::Ok, "{result:#?}"),
+            Some(code) => {
+                assert_eq!(codes(result), [code]);
+                ensure!(result.reasons[0].message.contains("Global.EnableMethods"), "{result:#?}");
+                nothing_was_begun(&scene).await?;
+            }
+        }
+        assert_eq!(asked(&scene, "DisableMethods").await?, []);
+        nothing_of_it_stays(&scene).await?;
+    }
+    Ok(())
+}
+
+/// The call that enables them says nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn methods_that_are_still_disabled_stay_owed_and_are_told() -> Result<()> {
+    let (dir, scene) = scene(&[dense(2 * MIB, 1)], |spec| spec.set("deadlines", "cleanup_seconds", 1.0))?;
+    split(&scene, ALL).await?;
+    control(&scene, json!({"cmd": "set_enable_across", "on": false})).await?;
+    let delivered = backup(&scene, with_ticket(&scene, TARGET).await?, dir.path()).await?;
+    let result = delivered.result()?;
+    assert_eq!(result.cleanup(), Cleanup::Owed, "{result:#?}");
+    eventually("a duty tells why", async || {
+        let told = |duty: &Duty| duty.kind == "guard" && duty.last_error.contains("still disabled");
+        Ok(duties(&scene).await?.iter().any(told))
+    })
+    .await?;
+    let log = std::fs::read_to_string(scene.dir.join("agent.log"))?;
+    ensure!(log.contains("still disabled after they were enabled"), "no warning");
+    control(&scene, json!({"cmd": "set_enable_across", "on": true})).await?;
+    nothing_of_it_stays(&scene).await
+}
