@@ -1,4 +1,4 @@
-//! What a job may begin with the rights of its ticket: only what the account on the proxy can give back.
+//! What a job may begin with the rights of its ticket: only what the account on the proxy can give back, and when that is believed to be done.
 use anyhow::{Context as _, Result, ensure};
 use hotadd_api::v1::{Cleanup, Duty, JobState, OpenDisksRequest};
 use hotadd_harness::{Scene, scene::TARGET};
@@ -6,9 +6,10 @@ use hotadd_privileges::{Feature, Part, part_of, wanted};
 use serde_json::json;
 
 use crate::{
+    late::{LATE_MS, hasty},
     privileges::{give, permissions},
-    support::{MIB, backup, codes, control, dense, disks, duties, eventually, open_request, refused, scene},
-    tickets::{ALL, asked, nothing_of_it_stays, split, with_ticket},
+    support::{MIB, backup, codes, control, dense, disks, duties, eventually, fault, open_request, refused, scene},
+    tickets::{ALL, JOBS, asked, landed, nothing_of_it_stays, split, with_ticket},
 };
 
 /// Nothing that would have to be given back was asked for.
@@ -81,4 +82,24 @@ async fn methods_that_are_still_disabled_stay_owed_and_are_told() -> Result<()> 
     ensure!(log.contains("still disabled after they were enabled"), "no warning");
     control(&scene, json!({"cmd": "set_enable_across", "on": true})).await?;
     nothing_of_it_stays(&scene).await
+}
+
+/// An answer of vCenter that is none must not leave the session alive under which a request is on its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_logout_that_failed_is_tried_again_before_an_absence_is_believed() -> Result<()> {
+    let (dir, scene) = hasty()?;
+    // The account may not end sessions of others.
+    split(&scene, &[Feature::Guards]).await?;
+    fault(&scene, "ReconfigVM_Task", json!({"kind": "late_land", "ms": LATE_MS, "fenced": true})).await?;
+    fault(&scene, "Logout", json!({"kind": "http_500", "user": JOBS})).await?;
+    let delivered = backup(&scene, with_ticket(&scene, TARGET).await?, dir.path()).await?;
+    assert_eq!(delivered.result()?.state(), JobState::Failed);
+    // The snapshot goes when the disk is believed to be absent.
+    let all = asked(&scene, "").await?;
+    let removal = all.iter().position(|(method, _)| method == "RemoveSnapshot_Task").context("the snapshot stays")?;
+    let before = all[..removal].iter().filter(|(method, _)| method == "Logout").count();
+    ensure!(before >= 2, "{before} logouts before the absence was believed");
+    nothing_of_it_stays(&scene).await?;
+    assert_eq!(landed(&scene).await?[0]["fault"], "NotAuthenticated");
+    Ok(())
 }

@@ -52,24 +52,23 @@ impl Vsphere {
         Ok(Cloned { hypervisor: Arc::new(hypervisor), user, over })
     }
 
-    /// Ends a session that this run cloned, by its own logout; `false`: it is none of them, or vCenter did not take it.
-    pub(super) async fn end_clone(&self, key: &str) -> bool {
+    /// Ends a session that this run cloned, by its own logout; `None`: it is none of them.
+    pub(super) async fn end_clone(&self, key: &str) -> Option<Result<()>> {
         let known = self.clones().state(key);
-        let client = match known {
-            None => return false,
-            Some(State::Ended) => return true,
-            Some(State::Lives(client)) => client,
+        let client = match known? {
+            State::Ended => return Some(Ok(())),
+            State::Lives(client) => client,
         };
-        match client.logout().await {
-            Ok(()) => {
-                self.clones().end(key);
-                true
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the logout of a cloned session had no answer");
-                false
-            }
+        let ended = client.logout().await;
+        if ended.is_ok() {
+            self.clone_ended(key);
         }
+        Some(ended.map_err(error))
+    }
+
+    /// One of this run, by whatever way.
+    pub(super) fn clone_ended(&self, key: &str) {
+        self.clones().end(key);
     }
 
     fn clones(&self) -> MutexGuard<'_, Known<vim::Client>> {

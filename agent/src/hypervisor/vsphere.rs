@@ -301,10 +301,19 @@ impl Hypervisor for Vsphere {
     }
 
     async fn fence(&self, login: &str) -> Result<()> {
-        if self.end_clone(login).await {
-            return Ok(());
+        let logout = match self.end_clone(login).await {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(failed)) => Some(failed),
+            None => None,
+        };
+        match (self.client.fence(login).await, logout) {
+            (Ok(_), Some(_)) => self.clone_ended(login),
+            (Ok(_), None) => {}
+            // It lives, and its next logout may be taken: that the account may not end it is not the last word.
+            (Err(_), Some(failed)) => return Err(failed),
+            (Err(e), None) => return Err(error(e)),
         }
-        self.client.fence(login).await.map(|_| ()).map_err(error)
+        Ok(())
     }
 
     async fn attach(&self, proxy: &Moref, requests: &[AttachRequest]) -> Vec<AttachOutcome> {

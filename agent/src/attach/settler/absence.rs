@@ -21,7 +21,14 @@ impl Shared {
             entry.absent_since
         };
         if let Some(since) = since {
-            return since.elapsed() >= self.vm.deadlines.settle;
+            if since.elapsed() < self.vm.deadlines.settle {
+                return false;
+            }
+            // A cloned session of this run lives as long as it is kept alive: as long as its logout fails, what it sent may land. So it
+            // is ended first, and the pause begins then.
+            if !duty.ticket || self.inherited.contains(&duty.id) || self.is_fenced(duty) {
+                return true;
+            }
         }
         self.fence(duty).await;
         lock(&self.open).entry(duty.id).or_default().absent_since = Some(Instant::now());
@@ -45,7 +52,7 @@ impl Shared {
                 Err(error) if *error.reason() == reason::VC_PRIVILEGE => {
                     tracing::warn!(%error, "an earlier vCenter session can't be ended; only the pause protects");
                 }
-                // Unreachable: tried again with the next duty, or not at all; the pause stays.
+                // Unreachable: tried again with the next duty, or not at all, and for a cloned session at the next look; the pause stays.
                 Err(error) => {
                     tracing::warn!(%error, "the vCenter session of an unconfirmed request could not be ended");
                     continue;
@@ -57,6 +64,12 @@ impl Shared {
                 lock(&self.fresh).extend(hypervisor.login());
             }
         }
+    }
+
+    /// Whether the session under which it was asked for was ended, or can't be.
+    fn is_fenced(&self, duty: &Duty) -> bool {
+        let fenced = lock(&self.fenced);
+        duty.login.iter().all(|login| fenced.contains(login))
     }
 
     pub(super) fn forget_absence(&self, duty: DutyId) {
