@@ -1,6 +1,6 @@
 //! What a job may begin with the rights of its ticket: only what the account on the proxy can give back, and when that is believed to be done.
 use anyhow::{Context as _, Result, ensure};
-use hotadd_api::v1::{Cleanup, Duty, JobState, OpenDisksRequest};
+use hotadd_api::v1::{BackupVmRequest, Cleanup, Duty, JobState, OpenDisksRequest, Transport};
 use hotadd_harness::{Scene, scene::TARGET};
 use hotadd_privileges::{Feature, Part, part_of, wanted};
 use serde_json::json;
@@ -102,4 +102,36 @@ async fn a_logout_that_failed_is_tried_again_before_an_absence_is_believed() -> 
     nothing_of_it_stays(&scene).await?;
     assert_eq!(landed(&scene).await?[0]["fault"], "NotAuthenticated");
     Ok(())
+}
+
+/// Jobs with a ticket that export, where nobody but the session that asked knows the lease, and its timeout is no help.
+async fn exported(broken: bool) -> Result<()> {
+    let (dir, scene) = scene(&[dense(4 * MIB, 1)], |spec| {
+        spec.agent_toml.push_str("[export]\nmax_hours = 1\nport = 0\n");
+        spec.set("deadlines", "export_unknown_seconds", 600);
+        spec.set("deadlines", "cleanup_seconds", if broken { 1.0 } else { 30.0 });
+    })?;
+    split(&scene, ALL).await?;
+    let cut = if broken { json!(100_000) } else { json!(null) };
+    control(&scene, json!({"cmd": "export", "own_session": true, "disconnect_after": cut})).await?;
+    let export = BackupVmRequest { transport: Transport::Export.into(), ..with_ticket(&scene, TARGET).await? };
+    let delivered = backup(&scene, export, dir.path()).await?;
+    let result = delivered.result()?;
+    ensure!(!asked(&scene, "ExportSnapshot").await?.is_empty(), "nothing was exported: {result:#?}");
+    if broken {
+        assert_eq!(result.state(), JobState::Failed, "{result:#?}");
+    } else {
+        assert_eq!((result.state(), result.cleanup()), (JobState::Ok, Cleanup::Done), "{result:#?}");
+    }
+    nothing_of_it_stays(&scene).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_completed_lease_of_a_cloned_session_is_over() -> Result<()> {
+    exported(false).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_lease_is_over_when_the_cloned_session_has_ended() -> Result<()> {
+    exported(true).await
 }

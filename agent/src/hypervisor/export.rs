@@ -71,14 +71,14 @@ impl Exported {
         }
     }
 
-    /// Tells vCenter that everything was read.
+    /// Tells vCenter that everything was read; `false`: it was let go before.
     ///
     /// # Errors
     /// [`reason::EXP_LOST`]: it had ended before, and what was read may be incomplete.
-    pub async fn complete(&self) -> Result<()> {
+    pub async fn complete(&self) -> Result<bool> {
         match self.lease.lock().await.take() {
-            Some(lease) => lease.complete().await.map_err(lost),
-            None => Ok(()),
+            Some(lease) => lease.complete().await.map(|()| true).map_err(lost),
+            None => Ok(false),
         }
     }
 

@@ -485,6 +485,8 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`crate::reason::VC_TICKET`]; of a vCenter that does not answer. None holds the ticket.
     async fn clone_session(&self, ticket: &SecretString) -> Result<Cloned>;
+    /// Whether this is the key of a session that this run cloned, and that has ended.
+    fn has_ended(&self, login: &str) -> bool;
     /// Ends the vCenter session with this key, ours or one of an earlier run; one that has ended is `Ok`. What was sent
     /// under it and not accepted yet can only fail.
     async fn fence(&self, login: &str) -> Result<()>;

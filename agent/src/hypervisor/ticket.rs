@@ -71,6 +71,10 @@ impl Vsphere {
         self.clones().end(key);
     }
 
+    pub(super) fn clone_has_ended(&self, key: &str) -> bool {
+        self.clones().has_ended(key)
+    }
+
     fn clones(&self) -> MutexGuard<'_, Known<vim::Client>> {
         self.clones.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -300,6 +300,10 @@ impl Hypervisor for Vsphere {
         self.cloned(ticket).await
     }
 
+    fn has_ended(&self, login: &str) -> bool {
+        self.clone_has_ended(login)
+    }
+
     async fn fence(&self, login: &str) -> Result<()> {
         let logout = match self.end_clone(login).await {
             Some(Ok(())) => return Ok(()),

@@ -72,14 +72,20 @@ impl Lease {
             return;
         }
         self.watch.abort();
-        if self.whole.load(Ordering::Relaxed)
-            && let Err(error) = self.exported.complete().await
-        {
+        let mut completed = false;
+        if self.whole.load(Ordering::Relaxed) {
             // The decoder has proven that each stream was whole, however the lease ends.
-            tracing::warn!(%error, "the export lease had ended before it was completed");
+            completed = self.exported.complete().await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "the export lease had ended before it was completed");
+                false
+            });
         }
         self.exported.let_go().await;
-        self.settler.hand_over(self.duty);
+        if completed {
+            self.settler.hand_over_completed(self.duty);
+        } else {
+            self.settler.hand_over(self.duty);
+        }
     }
 }
 

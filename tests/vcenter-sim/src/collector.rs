@@ -200,7 +200,7 @@ fn collect(s: &State, spec: &FilterSpec, ctx: &Ctx) -> Res<Vec<Row>> {
     spec.check_paths(ctx)?;
     let mut rows = Vec::new();
     for o in &spec.objects {
-        if !render::exists(s, &o.obj) {
+        if !render::exists(s, &o.obj) || crate::export::is_hidden(s, &o.obj, ctx) {
             if spec.report_missing {
                 continue;
             }

@@ -32,9 +32,7 @@ impl Shared {
         self.vm.audit_duty("end export", duty, Vec::new(), ended.as_ref().err());
         match ended {
             Ok(LeaseEnd::Over) => gone("has ended"),
-            Ok(LeaseEnd::Unknown) if duty.login.is_some() && duty.login == self.vm.hypervisor.login() => {
-                gone("is not known any more")
-            }
+            Ok(LeaseEnd::Unknown) if self.has_no_owner(duty) => gone("is not known any more"),
             // Another session may not see it: then only its timeout ends it.
             Ok(LeaseEnd::Unknown) => match self.waited_out(duty).await {
                 Ok(true) => gone("is not known, and nobody has kept it alive"),
@@ -49,6 +47,15 @@ impl Shared {
                 if self.waited_out(duty).await.unwrap_or(false) { Finding::Doubtful(why) } else { Finding::Waits(why) }
             }
         }
+    }
+
+    /// Whether a lease that is not known has nobody left who might know it: it was asked for by the session that looks, or by a cloned one
+    /// that has ended or has completed it.
+    fn has_no_owner(&self, duty: &Duty) -> bool {
+        let Some(login) = &duty.login else { return false };
+        let completed = || lock(&self.open).get(&duty.id).is_some_and(|open| open.completed);
+        let cloned = duty.ticket && (completed() || self.vm.hypervisor.has_ended(login));
+        cloned || self.vm.hypervisor.login().as_ref() == Some(login)
     }
 
     /// Whether nobody has reported progress for longer than a lease lives then, and no task ran on its VM meanwhile.

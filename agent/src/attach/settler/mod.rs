@@ -85,6 +85,8 @@ struct Open {
     absent_since: Option<Instant>,
     /// vSphere refused it: nothing may land any more, so the first absence counts.
     refused: bool,
+    /// Of an export lease: vCenter took that everything was read.
+    completed: bool,
     /// The last look needs a person.
     doubtful: bool,
     /// Snapshots: since when somebody else stands in the way, and since when the VM needs consolidation.
@@ -138,6 +140,12 @@ impl Settler {
     /// Hands over a duty of which vSphere said that it did not begin it: one look at its absence is enough.
     pub fn hand_over_refused(&self, duty: DutyId) {
         lock(&self.shared.open).entry(duty).or_default().refused = true;
+        self.hand_over(duty);
+    }
+
+    /// Hands over an export lease of which vCenter took that everything was read.
+    pub fn hand_over_completed(&self, duty: DutyId) {
+        lock(&self.shared.open).entry(duty).or_default().completed = true;
         self.hand_over(duty);
     }
 

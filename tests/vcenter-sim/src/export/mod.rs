@@ -47,6 +47,8 @@ pub(crate) struct Cues {
     star: bool,
     /// Another host's thumbprint.
     thumbprint: Option<String>,
+    /// Only the session that asked for the lease knows it.
+    own_session: bool,
 }
 
 impl Default for Cues {
@@ -61,6 +63,7 @@ impl Default for Cues {
             bps: None,
             star: false,
             thumbprint: None,
+            own_session: false,
         }
     }
 }
@@ -94,6 +97,8 @@ pub(crate) struct Lease {
     reports: u64,
     until: Instant,
     ticket: String,
+    /// Cookie of the session that asked for it.
+    owner: String,
     files: Vec<File>,
     task: String,
     cues: Cues,
@@ -114,12 +119,18 @@ fn invalid_state() -> Fault {
     Fault::new("InvalidState", "The operation is not allowed in the current state.")
 }
 
-/// The live lease of a VM.
+/// Whether an object is a lease that the caller's session may not know (UNVERIFIED: whether vCenter has that).
+pub(crate) fn is_hidden(s: &State, object: &MoRef, ctx: &Ctx) -> bool {
+    let lease = s.leases.get(&object.id).filter(|lease| object.ty == "HttpNfcLease" && lease.cues.own_session);
+    lease.is_some_and(|lease| ctx.session.as_deref() != Some(lease.owner.as_str()))
+}
+
 /// The VM that a lease is of.
 pub(crate) fn vm_of(s: &State, lease: &str) -> Option<MoRef> {
     s.leases.get(lease).map(|lease| MoRef::new("VirtualMachine", lease.vm.clone()))
 }
 
+/// The live lease of a VM.
 fn live<'a>(s: &'a State, vm: &str) -> Option<&'a Lease> {
     s.leases.values().find(|l| l.vm == vm && !l.over())
 }
@@ -180,6 +191,7 @@ pub(crate) fn begin(sim: &Arc<Sim>, s: &mut State, snapshot: &MoRef, ctx: &Ctx) 
         reports: 0,
         until: Instant::now() + Duration::from_secs(cues.timeout_s) + Duration::from_millis(cues.ready_ms),
         ticket,
+        owner: ctx.session.clone().unwrap_or_default(),
         files,
         task,
         cues,
@@ -387,6 +399,7 @@ pub(crate) fn control(s: &mut State, v: &Value) -> Result<Value, String> {
                 bps: v["bps"].as_u64(),
                 star: v["star"].as_bool().unwrap_or(false),
                 thumbprint: text("thumbprint"),
+                own_session: v["own_session"].as_bool().unwrap_or(false),
             };
             Ok(json!({}))
         }

@@ -49,7 +49,8 @@ pub(crate) async fn call(sim: &Arc<Sim>, body: &Node, ctx: &Ctx, user_agent: &st
     let m = SCHEMA.method(&this.ty, method).filter(|m| m.since <= ctx.ver).ok_or_else(unknown)?;
     SCHEMA.check_call(m, body, ctx.ver)?;
     let default_pc = this.ty == "PropertyCollector" && this.id == "propertyCollector";
-    if !default_pc && !render::exists(&sim.lock(), &this) {
+    let gone = |s: &State| !render::exists(s, &this) || export::is_hidden(s, &this, ctx);
+    if !default_pc && gone(&sim.lock()) {
         return Err(Fault::gone(&this));
     }
     if ctx.session.is_some() {
