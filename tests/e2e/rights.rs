@@ -1,6 +1,8 @@
 //! What a job may begin with the rights of its ticket: only what the account on the proxy can give back, and when that is believed to be done.
 use anyhow::{Context as _, Result, ensure};
-use hotadd_api::v1::{BackupVmRequest, Cleanup, Duty, JobState, OpenDisksRequest, Transport};
+use hotadd_api::v1::{
+    BackupVmRequest, Cleanup, CloseDisksRequest, Duty, JobState, OpenDisksRequest, Transport,
+};
 use hotadd_harness::{Scene, scene::TARGET};
 use hotadd_privileges::{Feature, Part, part_of, wanted};
 use serde_json::json;
@@ -8,8 +10,10 @@ use serde_json::json;
 use crate::{
     late::{LATE_MS, hasty},
     privileges::{give, permissions},
-    support::{MIB, backup, codes, control, dense, disks, duties, eventually, fault, open_request, refused, scene},
-    tickets::{ALL, JOBS, asked, landed, nothing_of_it_stays, split, with_ticket},
+    support::{
+        MIB, backup, codes, control, dense, disks, duties, eventually, fault, open_request, refused, request, scene,
+    },
+    tickets::{ALL, JOBS, asked, backup_status, garbage, landed, nothing_of_it_stays, split, with_ticket},
 };
 
 /// Nothing that would have to be given back was asked for.
@@ -134,4 +138,31 @@ async fn a_completed_lease_of_a_cloned_session_is_over() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_lease_is_over_when_the_cloned_session_has_ended() -> Result<()> {
     exported(true).await
+}
+
+/// A repetition must never be given what was done with other rights.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_and_without_a_ticket_are_two_requests() -> Result<()> {
+    let (dir, scene) = scene(&[dense(2 * MIB, 1)], |_| {})?;
+    split(&scene, ALL).await?;
+    let with = with_ticket(&scene, TARGET).await?;
+    assert_eq!(backup(&scene, with.clone(), dir.path()).await?.result()?.state(), JobState::Ok);
+    let without = BackupVmRequest { vcenter_clone_ticket: None, ..with };
+    refused(backup_status(&scene, without).await, "HA-SES-003")?;
+    // The other way round: the first one failed for its rights.
+    let without = request(TARGET);
+    assert_eq!(codes(backup(&scene, without.clone(), dir.path()).await?.result()?), ["HA-VC-004"]);
+    let with = BackupVmRequest { vcenter_clone_ticket: garbage(), ..without };
+    refused(backup_status(&scene, with).await, "HA-SES-003")?;
+    let ticket = with_ticket(&scene, TARGET).await?.vcenter_clone_ticket;
+    let open = OpenDisksRequest { vcenter_clone_ticket: ticket, ..open_request(TARGET) };
+    let mut client = disks(&scene).await?;
+    let opened = client.open_disks(open.clone()).await?.into_inner();
+    let without = OpenDisksRequest { vcenter_clone_ticket: None, ..open.clone() };
+    refused(client.open_disks(without).await, "HA-SES-003")?;
+    // Another ticket is no other request, and is not used.
+    let again = OpenDisksRequest { vcenter_clone_ticket: garbage(), ..open };
+    assert_eq!(client.open_disks(again).await?.into_inner().session_id, opened.session_id);
+    client.close_disks(CloseDisksRequest { session_id: opened.session_id }).await?;
+    nothing_of_it_stays(&scene).await
 }

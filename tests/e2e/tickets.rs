@@ -320,7 +320,7 @@ async fn a_ticket_that_is_none_is_one_clear_error_before_anything_is_changed() -
     nothing_of_it_stays(&scene).await
 }
 
-async fn backup_status(scene: &Scene, wanted: BackupVmRequest) -> Result<(), tonic::Status> {
+pub async fn backup_status(scene: &Scene, wanted: BackupVmRequest) -> Result<(), tonic::Status> {
     let unreachable = |e: anyhow::Error| tonic::Status::unknown(e.to_string());
     let mut jobs = crate::support::jobs(scene).await.map_err(unreachable)?;
     jobs.backup_vm(wanted).await.map(drop)

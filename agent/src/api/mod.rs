@@ -84,12 +84,14 @@ impl Context {
     }
 }
 
-/// Taken out of the request before anything else is made of it: no fingerprint and no repetition of it holds the ticket.
+/// Taken out of the request before anything else is made of it: no fingerprint and no repetition of it holds the ticket. That there is one
+/// stays in it: with one and without are two requests, which are done with different rights.
 ///
 /// # Errors
 /// [`reason::SES_REQUEST`] for an empty one, which must not be taken for none.
 fn ticket(asked: &mut Option<v1::CloneTicket>) -> Result<Option<SecretString>> {
-    let Some(v1::CloneTicket { value }) = asked.take() else { return Ok(None) };
+    let Some(v1::CloneTicket { value }) = asked else { return Ok(None) };
+    let value = std::mem::take(value);
     // What is wrong with it is never told with it.
     let flawed = value.trim().is_empty() || value.len() > MAX_TEXT || value.contains(char::is_control);
     let ticket = SecretString::from(value);
