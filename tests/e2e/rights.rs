@@ -13,7 +13,7 @@ use crate::{
     support::{
         MIB, backup, codes, control, dense, disks, duties, eventually, fault, open_request, refused, request, scene,
     },
-    tickets::{ALL, JOBS, asked, backup_status, garbage, landed, nothing_of_it_stays, split, with_ticket},
+    tickets::{ALL, JOBS, PASSWORD, asked, backup_status, garbage, landed, nothing_of_it_stays, split, with_ticket},
 };
 
 /// Nothing that would have to be given back was asked for.
@@ -164,5 +164,25 @@ async fn with_and_without_a_ticket_are_two_requests() -> Result<()> {
     let again = OpenDisksRequest { vcenter_clone_ticket: garbage(), ..open };
     assert_eq!(client.open_disks(again).await?.into_inner().session_id, opened.session_id);
     client.close_disks(CloseDisksRequest { session_id: opened.session_id }).await?;
+    nothing_of_it_stays(&scene).await
+}
+
+/// The account on the proxy may read it; whoever sent the ticket may not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_the_tickets_user_may_not_see_is_told_nothing_of() -> Result<()> {
+    let (dir, scene) = scene(&[dense(2 * MIB, 1)], |_| {})?;
+    split(&scene, ALL).await?;
+    let mut roles = permissions(&part_of(wanted(None), Some(Part::Job)), None, &[]);
+    let role = roles.as_array_mut().and_then(|all| all.iter_mut().find(|role| role["on"] == TARGET));
+    role.context("no role on the target")?["privileges"] = json!([]);
+    control(&scene, json!({"cmd": "add_account", "user": JOBS, "password": PASSWORD, "permissions": roles})).await?;
+    let delivered = backup(&scene, with_ticket(&scene, TARGET).await?, dir.path()).await?;
+    let result = delivered.result()?;
+    assert_eq!(codes(result), ["HA-VC-004"], "{result:#?}");
+    ensure!(result.vm_name.is_empty() && result.vm_moref.is_empty() && result.disks.is_empty(), "{result:#?}");
+    let ticket = with_ticket(&scene, TARGET).await?.vcenter_clone_ticket;
+    let open = OpenDisksRequest { vcenter_clone_ticket: ticket, ..open_request(TARGET) };
+    refused(disks(&scene).await?.open_disks(open).await, "HA-VC-004")?;
+    nothing_was_begun(&scene).await?;
     nothing_of_it_stays(&scene).await
 }

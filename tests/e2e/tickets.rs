@@ -27,7 +27,7 @@ use crate::{
 
 pub const STORED: &str = "backup@vsphere.local";
 pub const JOBS: &str = "jobs@vsphere.local";
-const PASSWORD: &str = "horse of the jobs";
+pub const PASSWORD: &str = "horse of the jobs";
 /// What needs a job's rights, by its calls.
 const OF_A_JOB: [&str; 4] = ["DisableMethods", "CreateSnapshot", "QueryChangedDiskAreas", "ExportSnapshot"];
 /// What gives back.

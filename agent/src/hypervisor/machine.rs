@@ -67,7 +67,7 @@ pub struct Adapter {
 
 impl Vsphere {
     pub(super) async fn read_machine(&self, snapshot: &Moref) -> Result<Machine> {
-        let hardware = self.client.snapshot_hardware(&snapshot_ref(snapshot)).await.map_err(error)?;
+        let hardware = self.acting.snapshot_hardware(&snapshot_ref(snapshot)).await.map_err(error)?;
         let disks: Vec<Place> = hardware.devices.iter().filter_map(vim::Device::as_disk).filter_map(place).collect();
         let holds = |holder: &Holder| disks.iter().any(|disk| disk.controller_key == holder.key);
         Ok(Machine {

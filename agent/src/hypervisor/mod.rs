@@ -431,6 +431,8 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     async fn proxy(&self, proxy: &Moref) -> Result<ProxyFacts>;
     /// By moref, UUID or exact name.
     async fn find_target(&self, what: &str) -> Result<TargetFacts>;
+    /// Refuses a VM whose hardware is not shown to the session that acts: what this one reads is not to be told then.
+    async fn may_see(&self, vm: &Moref) -> Result<()>;
     /// Everything that decides how disks may be read, with the disks of the live configuration (for preflight) or of a
     /// snapshot (for attaching). Reads only, in one call.
     async fn planning(&self, proxy: &Moref, target: &Moref, snapshot: Option<&Moref>) -> Result<PlanFacts>;
@@ -458,7 +460,7 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     async fn tracking(&self, vm: &Moref) -> Result<Tracking>;
     /// changeId of each disk as of a snapshot, by device key; empty: not tracked.
     async fn change_ids(&self, snapshot: &Moref) -> Result<BTreeMap<i32, String>>;
-    /// The VM's hardware as of a snapshot.
+    /// The VM's hardware as of a snapshot, as it is shown to the session that acts.
     async fn machine(&self, snapshot: &Moref) -> Result<Machine>;
     /// Turns change tracking on and changes nothing else; only while the VM's changeVersion is this one.
     async fn enable_tracking(&self, vm: &Moref, change_version: Option<&str>) -> Result<()>;

@@ -15,11 +15,12 @@ use tokio::sync::watch;
 use super::{
     Hypervisor,
     clones::{Known, State},
-    convert::error,
-    vsphere::Vsphere,
+    convert::{error, fault_error, vm_ref},
+    vsphere::{DEVICES, Vsphere},
 };
 use crate::{
     error::{Error, Result},
+    id::Moref,
     reason,
 };
 
@@ -52,8 +53,25 @@ impl Vsphere {
         Ok(Cloned { hypervisor: Arc::new(hypervisor), user, over })
     }
 
-    /// Ends a session that this run cloned, by its own logout; `None`: it is none of them.
-    pub(super) async fn end_clone(&self, key: &str) -> Option<Result<()>> {
+    /// Ends a session by its key: one that this run cloned by its own logout, if vCenter takes that.
+    pub(super) async fn end_session(&self, key: &str) -> Result<()> {
+        let logout = match self.end_clone(key).await {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(failed)) => Some(failed),
+            None => None,
+        };
+        match (self.client.fence(key).await, logout) {
+            (Ok(_), Some(_)) => self.clones().end(key),
+            (Ok(_), None) => {}
+            // It lives, and its next logout may be taken: that the account may not end it is not the last word.
+            (Err(_), Some(failed)) => return Err(failed),
+            (Err(e), None) => return Err(error(e)),
+        }
+        Ok(())
+    }
+
+    /// `None`: it is none that this run cloned.
+    async fn end_clone(&self, key: &str) -> Option<Result<()>> {
         let known = self.clones().state(key);
         let client = match known? {
             State::Ended => return Some(Ok(())),
@@ -61,14 +79,22 @@ impl Vsphere {
         };
         let ended = client.logout().await;
         if ended.is_ok() {
-            self.clone_ended(key);
+            self.clones().end(key);
         }
         Some(ended.map_err(error))
     }
 
-    /// One of this run, by whatever way.
-    pub(super) fn clone_ended(&self, key: &str) {
-        self.clones().end(key);
+    /// By the session that acts, whoever reads the rest.
+    pub(super) async fn shows(&self, vm: &Moref) -> Result<()> {
+        let info = self.acting.vm(&vm_ref(vm)).await.map_err(error)?;
+        // A refusal may name a parent of the path that was asked for.
+        let hides = |path: &str| {
+            DEVICES.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        match info.missing.iter().find(|missing| hides(&missing.path)) {
+            Some(refused) => Err(fault_error(&refused.fault, &reason::VC_STALE)),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn clone_has_ended(&self, key: &str) -> bool {

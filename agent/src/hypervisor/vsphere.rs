@@ -189,6 +189,10 @@ impl Hypervisor for Vsphere {
         }
     }
 
+    async fn may_see(&self, vm: &Moref) -> Result<()> {
+        self.shows(vm).await
+    }
+
     async fn planning(&self, proxy: &Moref, target: &Moref, snapshot: Option<&Moref>) -> Result<PlanFacts> {
         self.plan_facts(proxy, target, snapshot).await
     }
@@ -305,19 +309,7 @@ impl Hypervisor for Vsphere {
     }
 
     async fn fence(&self, login: &str) -> Result<()> {
-        let logout = match self.end_clone(login).await {
-            Some(Ok(())) => return Ok(()),
-            Some(Err(failed)) => Some(failed),
-            None => None,
-        };
-        match (self.client.fence(login).await, logout) {
-            (Ok(_), Some(_)) => self.clone_ended(login),
-            (Ok(_), None) => {}
-            // It lives, and its next logout may be taken: that the account may not end it is not the last word.
-            (Err(_), Some(failed)) => return Err(failed),
-            (Err(e), None) => return Err(error(e)),
-        }
-        Ok(())
+        self.end_session(login).await
     }
 
     async fn attach(&self, proxy: &Moref, requests: &[AttachRequest]) -> Vec<AttachOutcome> {

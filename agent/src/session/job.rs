@@ -202,7 +202,8 @@ impl Job {
         let actor = self.actor.get_or_init(|| actor);
         self.note(|job| actor.user().clone_into(&mut job.acting_user));
         let clock = self.begin(Phase::Preflight).await;
-        let mut preflight = opener.preflight(&self.request.vm, &self.request.keys, &self.request.ways).await?;
+        let JobRequest { vm, keys, ways, .. } = &self.request;
+        let mut preflight = opener.preflight(actor, vm, keys, ways).await?;
         let target = &preflight.target;
         self.note(|job| {
             job.vm_moref = target.moref.to_string();
@@ -232,7 +233,7 @@ impl Job {
         let patience = opener.vm.deadlines.turn;
         let turn = opener.turn(session, &preflight, &source, patience, told, || self.go_on()).await?;
         if turn.as_ref().is_some_and(|turn| turn.waited) {
-            preflight = opener.preflight(target.moref.as_str(), &self.request.keys, &self.request.ways).await?;
+            preflight = opener.preflight(actor, target.moref.as_str(), keys, ways).await?;
             self.ranges_fit(&preflight.decisions)?;
             opener.admit_in_time(&preflight, partial, told, || self.go_on()).await?;
             host = watch::hold(&opener.vm, &preflight.target.moref, told, || self.go_on()).await?;
@@ -253,7 +254,7 @@ impl Job {
         holding.target = Some(target.clone());
         self.note(|job| job.snapshot = Some(api.clone()));
         self.emit(Event::Snapshot(api)).await;
-        self.emit(Event::VmConfig(machine::told(opener.vm.hypervisor.machine(&moref).await))).await;
+        self.emit(Event::VmConfig(machine::told(actor.hypervisor().machine(&moref).await))).await;
         self.finish(Phase::Snapshot, clock).await;
         self.go_on()?;
 

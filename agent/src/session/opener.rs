@@ -86,12 +86,15 @@ impl Opener {
         Arc::clone(&self.vm.platform)
     }
 
-    /// Finds the VM and decides for every wanted disk. `partial`: some disks may be refused.
+    /// Finds the VM and decides for every wanted disk. Nothing of a VM is told that the request's ticket does not show.
     ///
     /// # Errors
-    /// Unknown VM, the proxy itself, unknown disk keys, no disk left, a refused disk without `partial`, no free unit.
-    pub async fn preflight(&self, what: &str, keys: &[i32], ways: &Ways) -> Result<Preflight> {
+    /// Unknown VM, one that may not be seen, the proxy itself, unknown disk keys.
+    pub async fn preflight(&self, actor: &Actor, what: &str, keys: &[i32], ways: &Ways) -> Result<Preflight> {
         let target = self.vm.hypervisor.find_target(what).await?;
+        if actor.has_ticket() {
+            actor.hypervisor().may_see(&target.moref).await?;
+        }
         if target.moref == self.vm.moref {
             return Err(Error::new(&reason::VM_IS_PROXY, target.name));
         }

@@ -142,7 +142,7 @@ impl Manager {
     async fn open_as(&self, actor: &Actor, request: OpenRequest) -> Result<Arc<Session>> {
         let (opener, id) = (&self.shared.opener, actor.session());
         let go_on = || self.go_on().and_then(|()| actor.go_on());
-        let mut preflight = opener.preflight(&request.vm, &request.keys, &request.ways).await?;
+        let mut preflight = opener.preflight(actor, &request.vm, &request.keys, &request.ways).await?;
         let target = preflight.target.clone();
         let claim = self.claim(&target.moref, &target.name, None)?;
         Opener::able(&preflight, true)?;
@@ -157,7 +157,7 @@ impl Manager {
         let patience = opener.vm.deadlines.hold;
         let turn = opener.turn(id, &preflight, &request.source, patience, told, go_on).await?;
         if turn.as_ref().is_some_and(|turn| turn.waited) {
-            preflight = opener.preflight(target.moref.as_str(), &request.keys, &request.ways).await?;
+            preflight = opener.preflight(actor, target.moref.as_str(), &request.keys, &request.ways).await?;
             opener.admit(&preflight, true).await?;
             host = watch::hold(&opener.vm, &target.moref, told, go_on).await?;
         }
