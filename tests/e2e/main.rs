@@ -14,6 +14,7 @@ mod capacity;
 mod certificates;
 mod chains;
 mod cli;
+mod clone_ends;
 mod consistency;
 mod controllers;
 mod crash;

@@ -21,7 +21,7 @@ use crate::{
     privileges::{give, permissions},
     support::{
         MIB, Running, adds, backup, calls, codes, control, dense, disks, eventually, fault, images_equal_sources,
-        nothing_stays, open_request, reading, refused, request, scene, session,
+        nothing_stays, open_request, refused, request, scene, session,
     },
 };
 
@@ -32,6 +32,9 @@ pub const PASSWORD: &str = "horse of the jobs";
 const OF_A_JOB: [&str; 4] = ["DisableMethods", "CreateSnapshot", "QueryChangedDiskAreas", "ExportSnapshot"];
 /// What gives back.
 const OF_THE_ACCOUNT: [&str; 3] = ["EnableMethods", "RemoveSnapshot", "HttpNfcLeaseAbort"];
+
+/// Of a disk, not of a snapshot.
+const REMOVAL: &str = "RemoveByReconfigVM_Task";
 
 /// The account on the proxy gets its part, another one the jobs'.
 pub async fn split(scene: &Scene, stored: &[Feature]) -> Result<()> {
@@ -171,59 +174,7 @@ async fn a_session_lives_by_its_ticket_and_ends_with_it() -> Result<()> {
 }
 
 /// How a cloned session is kept alive.
-const ALIVE: &str = "RetrievePropertiesEx";
-
-/// Where the cloned session ends: the call, and which one of it. The last is met while the job reads.
-const STAGES: [(&str, u32); 8] = [
-    ("DisableMethods", 1),
-    ("CreateSnapshot_Task", 1),
-    // While the task of the snapshot runs, and that of the attach.
-    ("CreateFilter", 1),
-    ("DisableMethods", 2),
-    ("ReconfigVM_Task", 1),
-    ("CreateFilter", 2),
-    ("QueryChangedDiskAreas", 1),
-    (ALIVE, 1),
-];
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cloned_session_that_dies_at_any_stage_ends_the_job_and_leaves_nothing() -> Result<()> {
-    for (method, nth) in STAGES {
-        let late = method == ALIVE;
-        let (dir, scene) = scene(&[dense(if late { 96 * MIB } else { 2 * MIB }, 1)], |spec| {
-            tracked(spec);
-            spec.set("deadlines", "keep_alive_seconds", if late { 0.5 } else { 300.0 });
-        })?;
-        split(&scene, ALL).await?;
-        control(&scene, json!({"cmd": "set_task_ms", "ms": 100})).await?;
-        let dies = json!({"kind": "end_session", "user": JOBS, "nth": nth});
-        let wanted = BackupVmRequest { scope: Areas::Allocated.into(), ..with_ticket(&scene, TARGET).await? };
-        let delivered = if late {
-            let job = reading(&scene, &dir, wanted).await?;
-            fault(&scene, method, dies).await?;
-            let over = async || {
-                let log = std::fs::read_to_string(scene.dir.join("agent.log"))?;
-                Ok(log.contains("HA-VC-014"))
-            };
-            eventually("its end is told", over).await?;
-            job.finish().await?
-        } else {
-            fault(&scene, method, dies).await?;
-            backup(&scene, wanted, dir.path()).await?
-        };
-        let result = delivered.result()?;
-        ensure!(codes(result).first() == Some(&"HA-VC-014"), "{method} {nth}: {result:#?}");
-        ensure!(result.reasons[0].message.contains(JOBS), "{result:#?}");
-        nobody_did_the_others_work(&scene).await.map_err(|e| e.context(format!("{method} {nth}")))?;
-        nothing_of_it_stays(&scene).await.map_err(|e| e.context(format!("{method} {nth}")))?;
-        // What comes then is no worse for it.
-        control(&scene, json!({"cmd": "clear_faults"})).await?;
-        let whole = backup(&scene, with_ticket(&scene, TARGET).await?, dir.path()).await?;
-        ensure!(whole.result()?.state() == JobState::Ok, "{:#?}", whole.result);
-        nothing_of_it_stays(&scene).await?;
-    }
-    Ok(())
-}
+pub const ALIVE: &str = "RetrievePropertiesEx";
 
 pub async fn landed(scene: &Scene) -> Result<Value> {
     eventually("it has landed", async || Ok(control(scene, json!({"cmd": "landings"})).await?["pending"] == 0)).await?;
@@ -260,7 +211,7 @@ async fn after_a_kill_what_lands_is_given_back_by_the_stored_account_alone() -> 
     split(&scene, &[Feature::Guards]).await?;
     killed(&mut scene, dir.path(), false).await?;
     assert_eq!(landed(&scene).await?[0]["fault"], Value::Null);
-    eventually("it is removed", async || Ok(!asked(&scene, "Remove").await?.is_empty())).await?;
+    eventually("it is removed", async || Ok(!asked(&scene, REMOVAL).await?.is_empty())).await?;
     ensure!(asked(&scene, "").await?.iter().all(|(_, by)| by != JOBS), "the jobs' account was needed");
     nobody_did_the_others_work(&scene).await?;
     nothing_of_it_stays(&scene).await
@@ -279,7 +230,7 @@ async fn a_lost_answer_is_fenced_by_the_logout_of_the_cloned_session() -> Result
     let ended = asked(&scene, "Logout").await?;
     ensure!(!ended.is_empty() && ended.iter().all(|(_, by)| by == JOBS), "{ended:?}");
     assert_eq!(asked(&scene, "TerminateSession").await?, []);
-    assert_eq!(asked(&scene, "Remove").await?, [], "a fenced request landed");
+    assert_eq!(asked(&scene, REMOVAL).await?, [], "a fenced request landed");
     Ok(())
 }
 

@@ -9,6 +9,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 const TICKET: &str = "cst-VCT-canary&<>-7";
 
+/// The root folder's name, by which a clone is kept alive.
+const ROOT: &str = "<returnval><objects><obj type=\"Folder\">group-d1</obj><propSet><name>name</name><val \
+    xsi:type=\"xsd:string\">Datacenters</val></propSet></objects></returnval>";
+
 fn ticket() -> SecretString {
     TICKET.to_owned().into()
 }
@@ -24,6 +28,7 @@ async fn cloned() -> (Server, Client, Cloned, Arc<AtomicBool>) {
             vim::answer("AcquireCloneTicket", "<returnval>cst-VCT-canary&amp;&lt;&gt;-7</returnval>")
         }
         _ if ended.load(Ordering::SeqCst) && seen.cookie.contains("sess-1") => vim::not_authenticated(),
+        "RetrievePropertiesEx" if seen.body.contains("type=\"Folder\"") => vim::answer("RetrievePropertiesEx", ROOT),
         _ => vim::happy(seen, "8.0.2.0", &[]),
     })
     .await;
