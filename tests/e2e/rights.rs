@@ -1,8 +1,6 @@
 //! What a job may begin with the rights of its ticket: only what the account on the proxy can give back, and when that is believed to be done.
 use anyhow::{Context as _, Result, ensure};
-use hotadd_api::v1::{
-    BackupVmRequest, Cleanup, CloseDisksRequest, Duty, JobState, OpenDisksRequest, Transport,
-};
+use hotadd_api::v1::{BackupVmRequest, Cleanup, CloseDisksRequest, Duty, JobState, OpenDisksRequest, Transport};
 use hotadd_harness::{Scene, scene::TARGET};
 use hotadd_privileges::{Feature, Part, part_of, wanted};
 use serde_json::json;

@@ -101,12 +101,12 @@ pub(super) async fn proxy(vm: &ProxyVm, settler: &Settler, actor: &Actor, facts:
     if vm.guards == GuardPolicy::Off || held {
         return Ok(());
     }
-    // One that was never confirmed may still land, also after this one was confirmed and has ended: it stays a duty of its
-    // own.
     let free = match free(vm, actor, facts, PROXY).await {
         Ok(free) => free,
         Err(error) => return unguarded(vm, facts, error),
     };
+    // One that was never confirmed may still land, also after this one was confirmed and has ended: it stays a duty of its
+    // own.
     let duty = journalled(vm, &actor.under(SessionId::new()), facts, PROXY, free).await?;
     let disabled = disable(vm, actor, &duty, facts, PROXY).await;
     // From here on the settler has it: it waits for the last disk.

@@ -48,7 +48,7 @@ impl Shared {
             Ok(disabled) => disabled,
             Err(error) => {
                 let why = error.message();
-                return Some(Finding::Waits(format!("whether methods of {} are enabled: {why}", duty.vm_name)));
+                return Some(Finding::Doubtful(format!("whether methods of {} are enabled: {why}", duty.vm_name)));
             }
         };
         let free = guard.free.iter().map(String::as_str);
