@@ -114,7 +114,7 @@ fn command_line(text: &str) -> String {
     for word in words_of(text) {
         let name = word.split('=').next().unwrap_or_default();
         let is = |known: &&str| *known == name || known.ends_with('.') && name.starts_with(*known);
-        if SHOWN.iter().any(|known| is(&known)) && !word.contains('@') {
+        if SHOWN.iter().any(is) && !word.contains('@') {
             words.push(word);
         } else {
             hidden += 1;
