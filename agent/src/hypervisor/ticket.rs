@@ -88,9 +88,8 @@ impl Vsphere {
     pub(super) async fn shows(&self, vm: &Moref) -> Result<()> {
         let info = self.acting.vm(&vm_ref(vm)).await.map_err(error)?;
         // A refusal may name a parent of the path that was asked for.
-        let hides = |path: &str| {
-            DEVICES.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        };
+        let hides =
+            |path: &str| DEVICES.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
         match info.missing.iter().find(|missing| hides(&missing.path)) {
             Some(refused) => Err(fault_error(&refused.fault, &reason::VC_STALE)),
             None => Ok(()),
