@@ -26,7 +26,7 @@ async fn disabled(scene: &Scene, vm: &str, source: &str) -> Result<Vec<String>> 
     Ok(ours.filter_map(|m| m["method"].as_str().map(str::to_owned)).collect())
 }
 
-async fn none_is_disabled(scene: &Scene) -> Result<()> {
+pub async fn none_is_disabled(scene: &Scene) -> Result<()> {
     for vm in [TARGET, PROXY] {
         eventually("the methods are enabled again", async || Ok(disabled(scene, vm, SOURCE).await?.is_empty())).await?;
     }

@@ -1,15 +1,20 @@
 //! What a job may begin with the rights of its ticket: only what the account on the proxy can give back, and when that is believed to be done.
 use anyhow::{Context as _, Result, ensure};
 use hotadd_api::v1::{BackupVmRequest, Cleanup, CloseDisksRequest, Duty, JobState, OpenDisksRequest, Transport};
-use hotadd_harness::{Scene, scene::TARGET};
+use hotadd_harness::{
+    Scene,
+    scene::{PROXY, TARGET},
+};
 use hotadd_privileges::{Feature, Part, part_of, wanted};
 use serde_json::json;
 
 use crate::{
+    guards::none_is_disabled,
     late::{LATE_MS, hasty},
     privileges::{give, permissions},
     support::{
-        MIB, backup, codes, control, dense, disks, duties, eventually, fault, open_request, refused, request, scene,
+        MIB, backup, calls, codes, control, dense, disks, duties, eventually, fault, images_equal_sources,
+        nothing_stays, open_request, refused, request, scene,
     },
     tickets::{ALL, JOBS, PASSWORD, asked, backup_status, garbage, landed, nothing_of_it_stays, split, with_ticket},
 };
@@ -183,4 +188,33 @@ async fn a_vm_that_the_tickets_user_may_not_see_is_told_nothing_of() -> Result<(
     refused(disks(&scene).await?.open_disks(open).await, "HA-VC-004")?;
     nothing_was_begun(&scene).await?;
     nothing_of_it_stays(&scene).await
+}
+
+/// Their answer is one: nothing may land later, and the cloned session is not ended for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_product_disabled_does_not_end_the_cloned_session() -> Result<()> {
+    let (dir, scene) = scene(&[dense(2 * MIB, 1)], |_| {})?;
+    split(&scene, ALL).await?;
+    for vm in [TARGET, PROXY] {
+        let theirs =
+            json!({"cmd": "disable_method", "vm": vm, "method": "RelocateVM_Task", "source": "another", "on": true});
+        control(&scene, theirs).await?;
+    }
+    let delivered = backup(&scene, with_ticket(&scene, TARGET).await?, dir.path()).await?;
+    images_equal_sources(&scene, &delivered)?;
+    nothing_stays(&scene).await?;
+    none_is_disabled(&scene).await
+}
+
+/// Whether it came is only known once the session that asked has ended, and with it the job's rights.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_of_a_guard_ends_the_job_and_not_its_rights_in_silence() -> Result<()> {
+    let (dir, scene) = scene(&[dense(2 * MIB, 1)], |_| {})?;
+    split(&scene, ALL).await?;
+    fault(&scene, "DisableMethods", json!({"kind": "drop_reply", "nth": 1})).await?;
+    let delivered = backup(&scene, with_ticket(&scene, TARGET).await?, dir.path()).await?;
+    assert_eq!(codes(delivered.result()?), ["HA-GRD-001"]);
+    ensure!(calls(&scene, "CreateSnapshot").await?.is_empty(), "went on after the fence");
+    nothing_stays(&scene).await?;
+    none_is_disabled(&scene).await
 }

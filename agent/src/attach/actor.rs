@@ -20,9 +20,6 @@ use crate::{
     reason,
 };
 
-/// Tries to end a session that nobody uses any more; it ends by itself when it has been idle for long.
-const FAREWELLS: u32 = 3;
-
 /// A session or job, and its rights. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Actor {
@@ -176,13 +173,12 @@ impl Drop for Lent {
     }
 }
 
-/// Ends the session, best effort.
+/// Ends the session, however long vCenter does not answer: it is known to live until then. At the latest it has ended by its idleness.
 async fn farewell(vm: Arc<ProxyVm>, key: String) {
-    for _ in 0..FAREWELLS {
-        match vm.hypervisor.fence(&key).await {
-            Ok(()) => return,
-            Err(error) => tracing::warn!(%error, "a cloned vCenter session could not be ended; it ends by itself"),
-        }
-        tokio::time::sleep(vm.deadlines.retry_first).await;
+    let mut pause = vm.deadlines.retry_first;
+    while let Err(error) = vm.hypervisor.fence(&key).await {
+        tracing::warn!(%error, "a cloned vCenter session could not be ended; trying again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(vm.deadlines.retry_last);
     }
 }

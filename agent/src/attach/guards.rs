@@ -77,16 +77,21 @@ pub async fn target(vm: &ProxyVm, settler: &Settler, actor: &Actor, target: &Tar
     };
     let duty = journalled(vm, actor, target, TARGET, free).await?;
     let held = HeldGuard { duty: duty.id, settler: settler.clone() };
-    match disable(vm, actor, &duty, target, TARGET).await? {
-        Disabled::Yes => Ok(Some(held)),
-        Disabled::No(error) | Disabled::Perhaps(error) => {
-            tracing::warn!(vm = duty.vm_name, reason = error.reason().code, %error, "the target is not guarded");
-            drop(held);
-            let settled = settler.settle(&[duty.id], vm.deadlines.cleanup).await;
-            let error = if matches!(settled, Settled::Done) { error } else { error.owing() };
-            if vm.guards == GuardPolicy::Refuse { Err(error) } else { Ok(None) }
+    let (error, fenced) = match disable(vm, actor, &duty, target, TARGET).await? {
+        Disabled::Yes => return Ok(Some(held)),
+        Disabled::No(error) => (error, false),
+        Disabled::Others(error) => {
+            settler.hand_over_refused(duty.id);
+            (error, false)
         }
-    }
+        // The fence is the end of the cloned session: the job has none to go on with.
+        Disabled::Perhaps(error) => (error, actor.has_ticket()),
+    };
+    tracing::warn!(vm = duty.vm_name, reason = error.reason().code, %error, "the target is not guarded");
+    drop(held);
+    let settled = settler.settle(&[duty.id], vm.deadlines.cleanup).await;
+    let error = if matches!(settled, Settled::Done) { error } else { error.owing() };
+    if vm.guards == GuardPolicy::Refuse || fenced { Err(error) } else { Ok(None) }
 }
 
 /// Guards the proxy, if no confirmed duty says that it is guarded. Called under the gate, before a disk is journalled; the
@@ -96,8 +101,9 @@ pub async fn target(vm: &ProxyVm, settler: &Settler, actor: &Actor, target: &Tar
 /// As [`target`].
 pub(super) async fn proxy(vm: &ProxyVm, settler: &Settler, actor: &Actor, facts: &TargetFacts) -> Result<()> {
     let state = vm.journal.state();
-    let held =
-        state.duties().any(|duty| duty.guard().is_some() && duty.vm == vm.moref && duty.phase == DutyPhase::Held);
+    let guards = |duty: &Duty| duty.guard().is_some() && duty.vm == vm.moref && duty.phase == DutyPhase::Held;
+    // One whose methods were enabled again, and is owed for another reason, guards nothing.
+    let held = state.duties().any(|duty| guards(duty) && !settler.is_enabled(duty.id));
     if vm.guards == GuardPolicy::Off || held {
         return Ok(());
     }
@@ -110,10 +116,13 @@ pub(super) async fn proxy(vm: &ProxyVm, settler: &Settler, actor: &Actor, facts:
     let duty = journalled(vm, &actor.under(SessionId::new()), facts, PROXY, free).await?;
     let disabled = disable(vm, actor, &duty, facts, PROXY).await;
     // From here on the settler has it: it waits for the last disk.
-    settler.hand_over(duty.id);
+    match &disabled {
+        Ok(Disabled::Others(_)) => settler.hand_over_refused(duty.id),
+        _ => settler.hand_over(duty.id),
+    }
     match disabled? {
         Disabled::Yes => Ok(()),
-        Disabled::No(error) | Disabled::Perhaps(error) => {
+        Disabled::No(error) | Disabled::Others(error) | Disabled::Perhaps(error) => {
             tracing::warn!(vm = duty.vm_name, reason = error.reason().code, %error, "the proxy is not guarded");
             if vm.guards == GuardPolicy::Refuse { Err(error) } else { Ok(()) }
         }
@@ -161,7 +170,10 @@ enum Disabled {
     Yes,
     /// Refused; the duty is retired.
     No(Error),
-    /// The duty stays for the settler.
+    /// All was answered, and others hold what we wanted. Some may have been disabled before theirs was met: the duty stays for the
+    /// settler, which enables again, but nothing may land any more.
+    Others(Error),
+    /// Not all was answered. The duty stays for the settler.
     Perhaps(Error),
 }
 
@@ -178,29 +190,28 @@ async fn disable(vm: &ProxyVm, actor: &Actor, duty: &Duty, target: &TargetFacts,
         }
     }
     let told = |code: &'static ReasonCode, error: Error| Error::new(code, target.name.clone()).with_source(error);
-    let (mut done, mut perhaps, mut refused) = (false, None, None);
+    let (mut done, mut perhaps, mut others, mut refused) = (false, None, None, None);
     for outcome in outcomes {
         vm.audit_duty("disable methods", duty, Vec::new(), outcome.why());
         match outcome {
             Guarding::Disabled => done = true,
             Guarding::Unknown(error) => perhaps = Some(told(&reason::GUARD_REFUSED, error)),
-            // The call for all may have disabled some before it met theirs: enabling again is harmless and surer.
-            Guarding::Others(error) if !done => perhaps = perhaps.or(Some(told(&reason::GUARD_OTHERS, error))),
-            Guarding::Others(error) => tracing::info!(vm = target.name, %error, "another product disabled a method"),
+            Guarding::Others(error) => {
+                tracing::info!(vm = target.name, %error, "another product disabled a method");
+                others = others.or(Some(told(&reason::GUARD_OTHERS, error)));
+            }
             Guarding::Refused(error) => refused = refused.or(Some(told(&reason::GUARD_REFUSED, error))),
         }
     }
-    if done && perhaps.as_ref().is_some_and(|error| *error.reason() == reason::GUARD_OTHERS) {
-        perhaps = None;
-    }
-    match (perhaps, refused) {
-        (Some(error), _) => Ok(Disabled::Perhaps(error)),
-        (None, Some(error)) if !done => {
+    match (perhaps, others, refused) {
+        (Some(error), ..) => Ok(Disabled::Perhaps(error)),
+        (None, Some(error), _) if !done => Ok(Disabled::Others(error)),
+        (None, None, Some(error)) if !done => {
             let proof = format!("refused by vCenter: {}", error.message());
             vm.record(vec![Record::Retired { duty: duty.id, at: now(), proof, late_until: None }]).await?;
             Ok(Disabled::No(error))
         }
-        (None, refused) => {
+        (None, _, refused) => {
             if let Some(error) = refused {
                 tracing::info!(vm = target.name, %error, "not every method was disabled");
             }

@@ -112,6 +112,8 @@ pub enum TryOutcome {
         #[serde(default)]
         why: String,
     },
+    /// It failed for something of the one who asked, and tells nothing of the place: it may be made once more.
+    Withdrawn,
     /// Of a later version.
     #[serde(other)]
     Unknown,

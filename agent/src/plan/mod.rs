@@ -274,7 +274,9 @@ fn lift(rule: &Rule, verdict: Verdict, facts: &Facts<'_>, policy: &Policy) -> (V
         return (Verdict::NoHotAdd(text), false);
     }
     match facts.tries.get(rule.id()) {
-        None => (Verdict::Warn(format!("{text}; HotAdd is tried once all the same (plan.try)")), true),
+        None | Some(TryOutcome::Withdrawn) => {
+            (Verdict::Warn(format!("{text}; HotAdd is tried once all the same (plan.try)")), true)
+        }
         Some(TryOutcome::Worked) => (Verdict::Warn(format!("{text}; HotAdd was tried here and worked")), false),
         Some(TryOutcome::Failed { why }) => {
             (Verdict::NoHotAdd(format!("{text}; HotAdd was tried here and failed: {why}")), false)

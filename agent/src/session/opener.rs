@@ -91,7 +91,12 @@ impl Opener {
     /// # Errors
     /// Unknown VM, one that may not be seen, the proxy itself, unknown disk keys.
     pub async fn preflight(&self, actor: &Actor, what: &str, keys: &[i32], ways: &Ways) -> Result<Preflight> {
-        let target = self.vm.hypervisor.find_target(what).await?;
+        // Whose names they are that are the same is not told to a ticket that may not show them.
+        let hidden = |error: Error| match actor.has_ticket() && *error.reason() == reason::VM_AMBIGUOUS {
+            true => Error::new(&reason::VM_AMBIGUOUS, format!("{what:?}")),
+            false => error,
+        };
+        let target = self.vm.hypervisor.find_target(what).await.map_err(hidden)?;
         if actor.has_ticket() {
             actor.hypervisor().may_see(&target.moref).await?;
         }

@@ -281,7 +281,7 @@ impl Opener {
                 }
             }
         }
-        self.note_outcomes(&facts, &tried).await;
+        self.note_outcomes(actor, &facts, &tried).await;
         let of = Of {
             session: actor.session(),
             vm: target.moref.clone(),
@@ -407,7 +407,7 @@ impl Opener {
     }
 
     /// An end that is not known stays begun, which counts as failed.
-    async fn note_outcomes(&self, facts: &PlanFacts, tried: &[(Decision, Option<Answer>)]) {
+    async fn note_outcomes(&self, actor: &Actor, facts: &PlanFacts, tried: &[(Decision, Option<Answer>)]) {
         let (site, build) = Self::site_and_build(facts);
         // Of several disks under one rule, one that failed decides.
         let failed = |answer: &&(Decision, Option<Answer>)| matches!(&answer.1, Some(Err(_)));
@@ -416,6 +416,10 @@ impl Opener {
         for (decision, answer) in ordered {
             let outcome = match answer {
                 Some(Ok(_)) => TryOutcome::Worked,
+                // Rights that are missing are those of the one who asks.
+                Some(Err(error)) if actor.ended().is_some() || after_error(error) == Some(After::Refuse) => {
+                    TryOutcome::Withdrawn
+                }
                 Some(Err(error)) => TryOutcome::Failed { why: error.message().chars().take(300).collect() },
                 None => continue,
             };

@@ -191,3 +191,25 @@ impl Client {
         Ok(found)
     }
 }
+
+/// Without a session vCenter answers a read of properties all the same: with no value, and NotAuthenticated for each path (so
+/// govmomi's `simulator`, which models it). It is told as the fault that it is, or the end of a session would not be seen.
+///
+/// # Errors
+/// That fault.
+pub(crate) fn of_a_session(op: &'static str, response: &Node) -> Result<(), Error> {
+    if !matches!(op, "RetrieveProperties" | "RetrievePropertiesEx" | "ContinueRetrievePropertiesEx") {
+        return Ok(());
+    }
+    fn named<'a>(node: &'a Node, name: &'static str) -> impl Iterator<Item = &'a Node> {
+        node.children.iter().filter(move |child| &*child.name == name)
+    }
+    let objects = named(response, "returnval").flat_map(|value| match op {
+        "RetrieveProperties" => vec![value],
+        _ => named(value, "objects").collect(),
+    });
+    let faults = objects.flat_map(|object| named(object, "missingSet")).filter_map(|missing| missing.child("fault"));
+    let mut faults = faults.map(Fault::from_localized);
+    let ended = faults.find(|fault| fault.kind == FaultKind::NotAuthenticated);
+    ended.map_or(Ok(()), |fault| Err(Error::fault_of(op, fault)))
+}

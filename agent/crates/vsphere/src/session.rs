@@ -23,6 +23,7 @@ use crate::guard::Fenced;
 use crate::http::{Answer, Cookies, Failure, Http};
 use crate::login::{Door, LoginRefused};
 use crate::moref::MoRef;
+use crate::property;
 use crate::soap::{self, Effect, Request};
 use crate::version;
 use crate::xml::{self, Node};
@@ -434,7 +435,9 @@ async fn send(
     let answer: Result<(Node, Cookies), Error> = result.map_err(|f| f.error).and_then(|answer: Answer| {
         let mut cookies = cookies.clone();
         cookies.absorb(&answer.headers);
-        Ok((soap::response(request.op, &answer)?, cookies))
+        let response = soap::response(request.op, &answer)?;
+        property::of_a_session(request.op, &response)?;
+        Ok((response, cookies))
     });
     answer.map_err(|e| match e.kind() {
         ErrorKind::Fault(_) => e,

@@ -55,7 +55,10 @@ impl Client {
         let told = answer.child("returnval");
         let text = |name| told.and_then(|told| told.string(name)).filter(|text| !text.is_empty());
         // Without its key nobody could end it after a crash.
-        let key = text("key").ok_or_else(|| Error::protocol(op, "the answer names no session"))?;
+        let Some(key) = text("key") else {
+            s.cloned(http, cookies, String::new()).log_out().await.ok();
+            return Err(Error::protocol(op, "the answer names no session"));
+        };
         let client = Client { session: Arc::new(s.cloned(http, cookies, key)) };
         match text("userName") {
             Some(user) => Ok(Cloned { client, user }),

@@ -1,6 +1,6 @@
 //! Methods that we disabled: enabled again when nothing else of their VM is owed. Enabling is idempotent and undoes only
 //! what was disabled under our own source.
-use super::{Finding, Shared};
+use super::{Finding, Shared, lock};
 use crate::journal::{Duty, DutyPhase, GuardDuty};
 
 impl Shared {
@@ -26,6 +26,7 @@ impl Shared {
                 error.message()
             ));
         }
+        lock(&self.open).entry(duty.id).or_default().enabled = true;
         // The call that disables them may still be on its way.
         if duty.phase == DutyPhase::Intended && !self.absence_counts(duty).await {
             return Finding::Waits(format!(

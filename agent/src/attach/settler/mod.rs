@@ -87,6 +87,8 @@ struct Open {
     refused: bool,
     /// Of an export lease: vCenter took that everything was read.
     completed: bool,
+    /// Of a guard: its methods were enabled again.
+    enabled: bool,
     /// The last look needs a person.
     doubtful: bool,
     /// Snapshots: since when somebody else stands in the way, and since when the VM needs consolidation.
@@ -141,6 +143,12 @@ impl Settler {
     pub fn hand_over_refused(&self, duty: DutyId) {
         lock(&self.shared.open).entry(duty).or_default().refused = true;
         self.hand_over(duty);
+    }
+
+    /// Whether a guard's methods were enabled again, whatever else it is still owed for.
+    #[must_use]
+    pub fn is_enabled(&self, duty: DutyId) -> bool {
+        lock(&self.shared.open).get(&duty).is_some_and(|open| open.enabled)
     }
 
     /// Hands over an export lease of which vCenter took that everything was read.

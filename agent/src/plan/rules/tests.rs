@@ -414,6 +414,8 @@ fn a_vddk_limit_is_tried_once_and_a_failure_is_never_repeated() {
         assert_eq!(decision.is_hotadd(), hotadd, "{outcome:?}");
         assert!(decision.tries.is_empty(), "{outcome:?}: once is once");
     }
+    w.tries.insert("HA-PLAN-009".into(), TryOutcome::Withdrawn);
+    assert_eq!(w.decide().tries.len(), 1, "it told nothing of this place");
     // A disk that another rule refuses is not tried.
     w.tries.clear();
     w.disk().disk.independent = true;

@@ -18,7 +18,9 @@ use crate::value::MoRef;
 use crate::xml::Node;
 
 const INTERNAL: [&str; 2] = ["DisableMethods", "EnableMethods"];
-const NO_SESSION_NEEDED: [&str; 4] = ["RetrieveServiceContent", "Login", "CloneSession", "CurrentTime"];
+/// As VMware's own simulator has them. Properties are answered as well, but with none (`collector`).
+const NO_SESSION_NEEDED: [&str; 5] =
+    ["RetrieveServiceContent", "Login", "CloneSession", "RetrieveProperties", "RetrievePropertiesEx"];
 
 pub(crate) async fn call(sim: &Arc<Sim>, body: &Node, ctx: &Ctx, user_agent: &str, cues: &[CueKind]) -> Res<Reply> {
     let method = body.name.as_str();

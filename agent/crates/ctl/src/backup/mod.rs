@@ -118,6 +118,10 @@ pub async fn run(args: &BackupArgs, agent_args: &AgentArgs, out: &Output) -> Res
             Err(Stop::Ask(_)) => false,
         };
         if may_go_on && let Some(rest) = resume.rest(&agent, &request, &mut collector, &mut interrupt, out).await? {
+            // It may be another agent by now.
+            if ticket.is_given() {
+                ticket.suits(&interrupt.guard(agent.info()).await?)?;
+            }
             request = BackupVmRequest { vcenter_clone_ticket: ticket.take()?, ..rest };
             continue;
         }

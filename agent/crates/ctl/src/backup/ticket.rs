@@ -19,6 +19,10 @@ impl Ticket {
         Self(args.clone_ticket_file.clone().or_else(descriptor))
     }
 
+    pub(super) fn is_given(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Whether this agent would use it: one that does not see it does the whole job with its own account, and says OK.
     ///
     /// # Errors

@@ -75,8 +75,16 @@ impl Agent {
             Err(_) => return Err(unreachable(&uri, "no connection in time")),
         };
         let agent = Self { channel, uri, credentials };
-        let info = agent.call(agent.proxy().get_info(GetInfoRequest {})).await?;
+        let info = agent.info().await?;
         Ok((agent, info))
+    }
+
+    /// Who answers now: after a broken connection another may.
+    ///
+    /// # Errors
+    /// As [`Self::explain`].
+    pub async fn info(&self) -> Result<GetInfoResponse, Failure> {
+        self.call(self.proxy().get_info(GetInfoRequest {})).await
     }
 
     #[must_use]

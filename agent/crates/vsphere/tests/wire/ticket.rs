@@ -13,6 +13,11 @@ const TICKET: &str = "cst-VCT-canary&<>-7";
 const ROOT: &str = "<returnval><objects><obj type=\"Folder\">group-d1</obj><propSet><name>name</name><val \
     xsi:type=\"xsd:string\">Datacenters</val></propSet></objects></returnval>";
 
+/// The same, asked without a session.
+const NO_SESSION: &str = "<returnval><objects><obj type=\"Folder\">group-d1</obj><missingSet><path>name</path><fault><fault \
+    xsi:type=\"NotAuthenticated\"><object type=\"Folder\">group-d1</object><privilegeId>System.View</privilegeId></fault>\
+    <localizedMessage>The session is not authenticated.</localizedMessage></fault></missingSet></objects></returnval>";
+
 fn ticket() -> SecretString {
     TICKET.to_owned().into()
 }
@@ -86,6 +91,34 @@ async fn a_clone_is_asked_what_only_a_live_session_answers() {
     assert!(clone.keep_alive().await.is_err() && *clone.over().borrow());
 }
 
+/// As vCenter answers a read of properties without a session: with no value, and why.
+#[tokio::test]
+async fn an_end_that_is_told_by_a_missing_value_is_seen() {
+    let over = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&over);
+    let server = Server::start(move |seen: &Seen| match seen.op.as_str() {
+        "Login" => vim::login_as(if ended.load(Ordering::SeqCst) { 2 } else { 0 }, "key-of-the-account"),
+        "CloneSession" => renamed(vim::login_as(1, "key-of-the-clone"), "Login", "CloneSession"),
+        "RetrievePropertiesEx" if seen.body.contains("type=\"Folder\"") => {
+            let gone = ended.load(Ordering::SeqCst) && !seen.cookie.contains("sess-2");
+            vim::answer("RetrievePropertiesEx", if gone { NO_SESSION } else { ROOT })
+        }
+        _ => vim::happy(seen, "8.0.2.0", &[]),
+    })
+    .await;
+    let client = Client::connect(server.config()).await.unwrap();
+    let Cloned { client: clone, .. } = client.clone_session(&ticket()).await.unwrap();
+    clone.keep_alive().await.unwrap();
+    assert!(!*clone.over().borrow());
+    over.store(true, Ordering::SeqCst);
+    let error = clone.keep_alive().await.unwrap_err();
+    assert_eq!(error.fault().map(|fault| &fault.kind), Some(&FaultKind::NotAuthenticated), "{error}");
+    assert!(*clone.over().borrow());
+    let folder = hotadd_vsphere::MoRef::new("Folder", "group-d1");
+    client.datacenter_of(&folder).await.unwrap();
+    assert_eq!(server.count("Login"), 2, "the account logs in again and asks once more");
+}
+
 /// A wait that goes on by the next login has none to go on by.
 #[tokio::test]
 async fn a_wait_for_a_task_ends_with_the_clone() {
@@ -110,15 +143,21 @@ async fn logging_out_ends_it_for_good() {
 
 /// Who reads that nobody acts would think that the account does.
 #[tokio::test]
-async fn a_session_of_nobody_is_refused_and_ended() {
-    let server = Server::start(|seen: &Seen| match seen.op.as_str() {
-        "CloneSession" => vim::answer("CloneSession", "<returnval><key>key-of-the-clone</key></returnval>"),
+async fn a_session_of_nobody_or_without_a_key_is_refused_and_ended() {
+    let asked = AtomicUsize::new(0);
+    let server = Server::start(move |seen: &Seen| match seen.op.as_str() {
+        "CloneSession" => match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => vim::answer("CloneSession", "<returnval><key>key-of-the-clone</key></returnval>"),
+            _ => vim::answer("CloneSession", "<returnval><userName>backup</userName></returnval>"),
+        },
         _ => vim::happy(seen, "8.0.2.0", &[]),
     })
     .await;
     let client = Client::connect(server.config()).await.unwrap();
-    let error = client.clone_session(&ticket()).await.unwrap_err();
-    assert_eq!((error.kind(), server.count("Logout")), (&ErrorKind::Protocol, 1));
+    for ended in 1..=2 {
+        let error = client.clone_session(&ticket()).await.unwrap_err();
+        assert_eq!((error.kind(), server.count("Logout")), (&ErrorKind::Protocol, ended));
+    }
 }
 
 #[tokio::test]
