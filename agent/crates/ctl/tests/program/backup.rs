@@ -280,6 +280,7 @@ fn an_agent_that_vanishes_leaves_the_clean_up_unknown() {
     agent.vanish();
     let ended = Ended::from(child.wait_with_output().unwrap());
     ended.failed(6, "HA-CTL-010", "unknown");
+    assert!(ended.error().contains("result: the connection to the agent broke; next: "), "{ended:?}");
     assert_eq!(names(folder.path()), [""; 0]);
 }
 
