@@ -328,7 +328,7 @@ async fn hotaddctl_shows_it_as_a_table_and_as_json_with_what_was_measured() -> R
     })?;
     let run = scene.ctl(&["explain", "--vm", TARGET])?;
     assert_eq!(run.code, 0, "{run:#?}");
-    for word in [TARGET, "hotadd", "unknown", "HA-PLAN-037"] {
+    for word in [TARGET, "hotadd", "unknown", "HA-PLAN-037", "not known: "] {
         assert!(run.stdout.contains(word), "{word}: {}", run.stdout);
     }
     let delivered = backup(&scene, request(TARGET), dir.path()).await?;
