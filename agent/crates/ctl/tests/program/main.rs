@@ -5,4 +5,5 @@
 mod backup;
 mod common;
 mod incremental;
+mod watch;
 mod ways_in;

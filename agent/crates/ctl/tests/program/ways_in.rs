@@ -142,7 +142,15 @@ fn options_come_from_the_environment_too() {
 fn info_ls_and_job_show_what_the_agent_says() {
     let agent = Agent::start(Script { duties: 1, running: 0, ..Script::good() });
     let info = Ended::of(&mut agent.ctl(&["info"]));
-    assert!(info.code == 0 && info.stdout.contains("preadv") && info.stdout.contains("pvscsi"), "{info:?}");
+    assert_eq!(info.code, 0, "{info:?}");
+    for word in ["preadv", "pvscsi", "esx1.lab", "fast01", "3.00 TiB", "17", "4.2 s", "never measured"] {
+        assert!(info.stdout.contains(word), "{word}: {info:?}");
+    }
+    let json = Ended::of(&mut agent.ctl(&["info", "--json"]));
+    let events: Vec<serde_json::Value> = json.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let named = |name: &str| events.iter().find(|event| event["event"] == name).unwrap();
+    assert_eq!((&named("datastore")["name"], &named("datastore")["attached"]), (&"fast01".into(), &5.into()));
+    assert!(named("capacity")["attach_seconds"] == 4.2 && named("capacity")["detach_seconds"].is_null(), "{json:?}");
     let ls = Ended::of(&mut agent.ctl(&["ls"]));
     assert!(ls.code == 0 && ls.stdout.contains("sessions: none") && ls.stdout.contains("job-1"), "{ls:?}");
     assert!(ls.stdout.contains("attach"), "{ls:?}");
