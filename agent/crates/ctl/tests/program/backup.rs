@@ -1,7 +1,7 @@
 //! The built program against an agent that behaves, and against agents that do not: exit code, error line, clean-up
 //! state, and never a file that looks like a backup after a failure.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, sync::atomic::Ordering};
 
 use crate::common::*;
 use hotadd_api::v1::{job_event::Item, *};
