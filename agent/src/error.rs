@@ -150,7 +150,9 @@ impl Error {
         if facts.is_empty() { self.0.reason.summary.to_owned() } else { format!("{}: {facts}", self.0.reason.summary) }
     }
 
-    fn facts(&self) -> String {
+    /// Facts and the chain of causes, without the summary.
+    #[must_use]
+    pub fn facts(&self) -> String {
         let mut parts = vec![self.0.detail.clone()];
         let mut cause = self.0.source.as_deref().map(|s| s as &dyn StdError);
         while let Some(error) = cause {

@@ -14,7 +14,10 @@ use hotadd_harness::{
 use serde_json::{Value, json};
 use vcenter_sim::inventory::{ControllerKind, ControllerSpec, DatastoreKind, DiskSpec, DrsSpec, HostSpec};
 
-use crate::support::{MIB, adds, backup, calls, control, fault, images_equal_sources, nothing_is_left, request, scene};
+use crate::support::{
+    MIB, adds, backup, calls, codes, control, disks, fault, images_equal_sources, nothing_is_left, open_request,
+    refused, request, scene,
+};
 
 fn small(n: usize) -> Vec<Content> {
     (0..n as u64).map(|n| Content::new(2 * MIB, n)).collect()
@@ -118,12 +121,36 @@ async fn what_the_proxy_is_decides_for_every_disk() -> Result<()> {
         if verdict != Verdict::Warn {
             let delivered = backup(&scene, request(TARGET), dir.path()).await?;
             let reason = delivered.result()?.reasons[0].clone();
-            ensure!(reason.message.contains(&format!("HA-PLAN-{rule:03}")), "{reason:?}");
+            ensure!(reason.code == format!("HA-PLAN-{rule:03}"), "{reason:?}");
             ensure!(adds(&scene).await?.is_empty() && calls(&scene, "CreateSnapshot").await?.is_empty());
         }
         nothing_is_left(&scene).await?;
     }
     Ok(())
+}
+
+/// Its next step is what heals it; that of a code for all refusals would not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_refuses_is_told_by_its_own_code_whether_it_is_about_all_disks_or_one() -> Result<()> {
+    type Change = fn(&mut Spec);
+    let all: Change = |spec| spec.inventory.datastores[0].free = 1 << 20;
+    let one: Change = |spec| {
+        add_store(spec, "full", DatastoreKind::Vmfs);
+        spec.inventory.datastores[1].free = 1 << 20;
+        spec.target().disks[1].path = Some("[full] web01/data.vmdk".into());
+    };
+    for change in [all, one] {
+        let (dir, scene) = scene(&small(2), change)?;
+        let delivered = backup(&scene, request(TARGET), dir.path()).await?;
+        let result = delivered.result()?;
+        assert_eq!(codes(result), ["HA-PLAN-023"], "{result:#?}");
+        ensure!(result.reasons[0].next_step.contains("plan.redo_min_free_mib"), "{result:#?}");
+        ensure!(calls(&scene, "CreateSnapshot").await?.is_empty(), "a snapshot was taken for nothing");
+        nothing_is_left(&scene).await?;
+    }
+    let (_dir, scene) = scene(&small(1), all)?;
+    let answer = disks(&scene).await?.open_disks(open_request(TARGET)).await;
+    refused(answer, "HA-PLAN-023").map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,7 +257,7 @@ async fn a_try_that_failed_is_never_repeated_at_that_site_and_build() -> Result<
     let before = adds(&scene).await?.len();
     let delivered = backup(&scene, request(TARGET), dir.path()).await?;
     let reason = delivered.result()?.reasons[0].clone();
-    ensure!(reason.message.contains("HA-PLAN-009") && reason.message.contains("failed"), "{reason:?}");
+    ensure!(reason.code == "HA-PLAN-009" && reason.message.contains("failed"), "{reason:?}");
     assert_eq!(adds(&scene).await?.len(), before, "it was tried again");
     nothing_is_left(&scene).await
 }
@@ -301,7 +328,7 @@ async fn hotaddctl_shows_it_as_a_table_and_as_json_with_what_was_measured() -> R
     })?;
     let run = scene.ctl(&["explain", "--vm", TARGET])?;
     assert_eq!(run.code, 0, "{run:#?}");
-    for word in [TARGET, "hotadd", "unknown", "HA-PLAN-037"] {
+    for word in [TARGET, "hotadd", "unknown", "HA-PLAN-037", "not known: "] {
         assert!(run.stdout.contains(word), "{word}: {}", run.stdout);
     }
     let delivered = backup(&scene, request(TARGET), dir.path()).await?;

@@ -86,6 +86,7 @@ impl Context {
     ) -> Result<v1::ReserveResponse> {
         let vm = &self.manager.opener().vm;
         let id = text("reservation_id", &request.reservation_id, true)?;
+        // Before vCenter is asked; once more when it is set, for who came first meanwhile.
         self.reservation(&id, caller)?;
         let ttl =
             Some(Duration::from_secs(request.ttl_seconds.into())).filter(|ttl| !ttl.is_zero()).unwrap_or(RESERVED);
@@ -99,14 +100,8 @@ impl Context {
         let proxy = vm.facts().await?;
         let room = vm.room(&proxy, &vm.controller_map(&proxy).await?);
         let slots = usize::try_from(request.slots).unwrap_or(usize::MAX);
-        if !vm.reservations.set(&id, &caller.name, slots, ttl, room) {
-            let others = vm.reservations.kept_from(Some(&id));
-            return Err(Error::new(
-                &reason::ATT_NO_SLOT,
-                format!("{slots} slots, {room} free units, {others} reserved"),
-            ));
-        }
-        let free = room.saturating_sub(vm.reservations.kept_from(None));
+        let may = |owner: &str| caller.may_touch(owner, &format!("reservation {id:?}"));
+        let free = vm.reservations.set(&id, &caller.name, slots, ttl, room, may)?;
         let seconds_left = if slots > 0 { u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX) } else { 0 };
         Ok(v1::ReserveResponse { slots: request.slots, free_slots: count(free), seconds_left })
     }

@@ -6,6 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::{
+    error::{Error, Result},
+    reason,
+};
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Reservations(Mutex<BTreeMap<String, Reserved>>);
@@ -19,20 +24,40 @@ struct Reserved {
 }
 
 impl Reservations {
-    /// Reserves in place of what this id had; none: gives it up. False: of `room` fewer are free, and nothing was changed.
-    #[must_use]
-    pub fn set(&self, id: &str, owner: &Arc<str>, slots: usize, ttl: Duration, room: usize) -> bool {
+    /// Reserves in place of what this id had; none: gives it up. Tells how many of `room` are free then. `may`: whether the client may
+    /// touch what belongs to this owner. It is asked under the lock: of two clients that take one new id at the same moment the second
+    /// meets the first.
+    ///
+    /// # Errors
+    /// What `may` says; [`reason::ATT_NO_SLOT`]. Nothing was changed then.
+    pub fn set(
+        &self,
+        id: &str,
+        owner: &Arc<str>,
+        slots: usize,
+        ttl: Duration,
+        room: usize,
+        may: impl FnOnce(&str) -> Result<()>,
+    ) -> Result<usize> {
         let mut all = self.alive();
-        let others: usize = all.iter().filter(|(other, _)| *other != id).map(|(_, one)| one.slots).sum();
-        if slots > 0 && others + slots > room {
-            return false;
-        }
         // Who may change it does not take it over.
-        let owner = all.remove(id).map_or_else(|| Arc::clone(owner), |known| known.owner);
+        let owner = match all.get(id) {
+            Some(known) => {
+                may(&known.owner)?;
+                Arc::clone(&known.owner)
+            }
+            None => Arc::clone(owner),
+        };
+        let others: usize = all.iter().filter(|(other, _)| *other != id).map(|(_, one)| one.slots).sum();
+        if slots > 0 && others.saturating_add(slots) > room {
+            let detail = format!("{slots} slots, {room} free units, {others} reserved");
+            return Err(Error::new(&reason::ATT_NO_SLOT, detail));
+        }
+        all.remove(id);
         if slots > 0 {
             all.insert(id.to_owned(), Reserved { slots, end: Instant::now() + ttl, owner });
         }
-        true
+        Ok(room.saturating_sub(others + slots))
     }
 
     /// Whose reservation this is; `None`: there is none.
@@ -66,31 +91,77 @@ impl Reservations {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Barrier, thread};
+
     use super::*;
 
     const LONG: Duration = Duration::from_secs(600);
 
+    /// As an operator, who may touch only what is his own.
+    fn set(all: &Reservations, id: &str, who: &str, slots: usize, room: usize) -> Result<usize> {
+        let may = |owner: &str| if owner == who { Ok(()) } else { Err(Error::new(&reason::AUT_OWNER, owner)) };
+        all.set(id, &who.into(), slots, LONG, room, may)
+    }
+
+    fn code(answer: Result<usize>) -> &'static str {
+        answer.unwrap_err().reason().code
+    }
+
     #[test]
     fn what_is_reserved_is_kept_from_others_and_used_up() {
-        let (all, own) = (Reservations::default(), "DNS:b1".into());
-        let set = |id: &str, slots, room| all.set(id, &own, slots, LONG, room);
-        assert!(set("a", 3, 5) && !set("b", 3, 5) && set("b", 2, 5));
-        assert_eq!((all.owner("a"), all.owner("c")), (Some(Arc::clone(&own)), None));
+        let all = Reservations::default();
+        let set = |id: &str, slots, room| set(&all, id, "DNS:b1", slots, room);
+        assert_eq!(set("a", 3, 5).unwrap(), 2);
+        assert_eq!(code(set("b", 3, 5)), "HA-ATT-001");
+        assert_eq!(set("b", 2, 5).unwrap(), 0);
+        assert_eq!((all.owner("a").as_deref(), all.owner("c")), (Some("DNS:b1"), None));
         assert_eq!((all.kept_from(None), all.kept_from(Some("a")), all.kept_from(Some("b"))), (5, 2, 3));
-        assert!(set("a", 1, 5), "in place of its three");
+        assert_eq!(set("a", 1, 5).unwrap(), 2, "in place of its three");
         assert_eq!(all.kept_from(None), 3);
         all.used("b", 1);
         assert_eq!(all.kept_from(Some("a")), 1);
         all.used("b", 5);
         all.used("unknown", 5);
-        assert!(set("a", 0, 0));
+        assert_eq!(set("a", 0, 0).unwrap(), 0);
         assert_eq!(all.kept_from(None), 0);
     }
 
     #[test]
     fn one_that_is_over_keeps_nothing() {
         let all = Reservations::default();
-        assert!(all.set("a", &"".into(), 3, Duration::ZERO, 5));
+        assert_eq!(all.set("a", &"".into(), 3, Duration::ZERO, 5, |_| Ok(())).unwrap(), 2);
         assert_eq!(all.kept_from(None), 0);
+    }
+
+    #[test]
+    fn what_belongs_to_another_is_neither_replaced_nor_given_up() {
+        let all = Reservations::default();
+        set(&all, "a", "DNS:b1", 3, 5).unwrap();
+        for slots in [0, 1, 9] {
+            assert_eq!(code(set(&all, "a", "DNS:b2", slots, 5)), "HA-AUT-002", "{slots} slots");
+        }
+        assert_eq!((all.owner("a").as_deref(), all.kept_from(None)), (Some("DNS:b1"), 3));
+        // Who may all changes it, and does not take it over.
+        assert_eq!(all.set("a", &"DNS:admin".into(), 2, LONG, 5, |_| Ok(())).unwrap(), 3);
+        assert_eq!(all.owner("a").as_deref(), Some("DNS:b1"));
+    }
+
+    #[test]
+    fn of_two_clients_that_take_one_id_at_the_same_moment_one_gets_it() {
+        for _ in 0..100 {
+            let (all, start) = (Reservations::default(), Barrier::new(2));
+            let take = |who: &'static str, slots: usize| {
+                start.wait();
+                set(&all, "a", who, slots, 5).is_ok().then_some((who, slots))
+            };
+            let got = thread::scope(|scope| {
+                let (one, two) = (scope.spawn(|| take("DNS:b1", 1)), scope.spawn(|| take("DNS:b2", 2)));
+                [one.join().unwrap(), two.join().unwrap()]
+            });
+            let mut won = got.into_iter().flatten();
+            let (who, slots) = won.next().unwrap();
+            assert!(won.next().is_none(), "both were told that they have it");
+            assert_eq!((all.owner("a").as_deref(), all.kept_from(None)), (Some(who), slots));
+        }
     }
 }

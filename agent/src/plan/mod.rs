@@ -4,12 +4,14 @@
 //! facts (one read of vCenter) ─▶ every rule of the table ─▶ verdicts ─▶ per disk: HotAdd │ the next transport │ refused
 //! ```
 //! [`facts`] is what rules see, [`rule`] what a rule is, [`rules`] the table, [`rates`] what was measured at this site,
-//! [`faults`] what a refused attach means for the next step, [`explain`] the same as the API shows it. A fact that could
+//! [`faults`] what a refused attach means for the next step, [`explain`] the same as the API shows it, [`refusal()`] what a refused
+//! request is told. A fact that could
 //! not be read is unknown, never fine: its rule says so, and binds only where going on could do harm.
 pub mod explain;
 pub mod facts;
 pub mod faults;
 pub mod rates;
+mod refusal;
 pub mod rule;
 pub mod rules;
 
@@ -17,12 +19,15 @@ use std::{collections::BTreeSet, fmt, path::Path, time::Duration};
 
 use hotadd_api::v1;
 
-pub use self::faults::{After, after_fault};
 use self::{
     facts::{Build, DiskView, Fact, Facts, PlanFacts, Tries},
     rates::{RateBook, Rates},
     rule::{Effect, Rule, Verdict},
     rules::RULES,
+};
+pub use self::{
+    faults::{After, after_fault},
+    refusal::refusal,
 };
 use crate::{
     attach::Wanted,

@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     hypervisor::{On, TargetFacts, views::Build},
     id::{Moref, SessionId},
-    plan::{Decision, Planner, Route, Transport},
+    plan::{Decision, Planner, Route, Transport, refusal},
     reason,
     transport::{Disk, Of, Remote, Servers},
 };
@@ -111,22 +111,18 @@ impl Opener {
     /// Refuses what can't succeed whatever is waited for; tells how many disks would be attached.
     ///
     /// # Errors
-    /// [`reason::VM_NO_DISKS`], [`reason::JOB_PARTIAL`].
+    /// The plan's own reason if there is one for all refused disks, else [`reason::VM_NO_DISKS`], [`reason::JOB_PARTIAL`].
     pub fn able(preflight: &Preflight, partial: bool) -> Result<usize> {
-        let refused: Vec<String> = preflight
-            .decisions
-            .iter()
-            .filter(|d| d.route == Route::Refused)
-            .flat_map(|d| d.refusals.iter().map(|e| format!("{}: {e}", d.disk.label)))
-            .collect();
-        let able = preflight.decisions.iter().filter(|d| d.is_hotadd()).count();
-        if preflight.decisions.iter().all(|d| d.route == Route::Refused) {
-            let why = if refused.is_empty() { preflight.target.name.clone() } else { refused.join("; ") };
-            return Err(Error::new(&reason::VM_NO_DISKS, why));
+        let decisions = &preflight.decisions;
+        let none = decisions.iter().all(|d| d.route == Route::Refused);
+        if none {
+            let no_disk = || Error::new(&reason::VM_NO_DISKS, preflight.target.name.clone());
+            return Err(refusal(decisions, &reason::VM_NO_DISKS).unwrap_or_else(no_disk));
         }
-        if !partial && !refused.is_empty() {
-            return Err(Error::new(&reason::JOB_PARTIAL, refused.join("; ")));
+        if let (false, Some(why)) = (partial, refusal(decisions, &reason::JOB_PARTIAL)) {
+            return Err(why);
         }
+        let able = decisions.iter().filter(|d| d.is_hotadd()).count();
         Ok(able)
     }
 

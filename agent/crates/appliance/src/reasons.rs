@@ -1,27 +1,9 @@
 //! Why the appliance is not configured (HA-APP-nnn). A number is never used again. docs/appliance.md holds the same table, each has
 //! a page in docs/reasons (one without does not compile); tests keep them equal.
 
-/// A stable reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Code {
-    pub id: &'static str,
-    /// What it means.
-    pub meaning: &'static str,
-    /// What a person can do.
-    pub next: &'static str,
-}
+pub use hotadd_reasons::Code;
 
-macro_rules! codes {
-    ($($name:ident = $id:literal, $meaning:literal, $next:literal;)*) => {
-        $(#[doc = $meaning] pub const $name: Code = Code { id: $id, meaning: $meaning, next: $next };)*
-        // Read for the compiler's complaint alone.
-        $(const _: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/reasons/", $id, ".md"));)*
-        /// Every reason, in order.
-        pub const ALL: &[Code] = &[$($name),*];
-    };
-}
-
-codes! {
+hotadd_reasons::registry! {
     NO_ENVIRONMENT = "HA-APP-001", "the guest was given no OVF properties",
         "answer the questions on the console; or deploy the OVA through vCenter and power on there (with ovftool on a bare host: --X:injectOvfEnv --powerOn)";
     UNREADABLE = "HA-APP-002", "the OVF properties can't be read",

@@ -34,6 +34,18 @@ pub struct DrainArgs {
     pub show: bool,
 }
 
+/// Without a place to begin, what happens from now on.
+#[derive(Debug, Clone, Default, Args)]
+pub struct WatchArgs {
+    /// Begin after this event: the number in front of the last line that was seen; 0: all that the agent still keeps
+    #[arg(long, value_name = "SEQUENCE")]
+    pub since: Option<u64>,
+    /// The run of the agent that gave the number (in the line `watching`): another run is told as missed events [default: the
+    /// run that the agent is in now]
+    #[arg(long, value_name = "UUID", requires = "since")]
+    pub run: Option<String>,
+}
+
 /// Without a limit to change, all that hold are shown.
 #[derive(Debug, Clone, Args)]
 pub struct LimitsArgs {
@@ -118,12 +130,12 @@ pub enum Command {
     /// List what the agent owes vSphere now; exit code 9 if that is anything
     Duties,
     /// Print what happens (duties, sessions, jobs) until interrupted
-    Watch,
+    Watch(WatchArgs),
     /// Show, or change for a while, how fast the agent reads
     Limits(LimitsArgs),
     /// Let the agent take no new work (HA-SES-010), show what still runs; exit code 9 until nothing does
     Drain(DrainArgs),
-    /// Show the agent and the free slots of its proxy
+    /// Show the agent, the free slots of its proxy, the datastores that it reaches, and what attaching cost here
     Info,
     /// Show one job
     Job(JobArgs),

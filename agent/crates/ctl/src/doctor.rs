@@ -95,6 +95,7 @@ fn failure(trouble: &Trouble) -> Failure {
         code: trouble.code.id.to_owned(),
         message: trouble.message.clone(),
         next: trouble.code.next.to_owned(),
+        detail: None,
         cleanup,
     }
 }

@@ -23,6 +23,8 @@ pub struct Failure {
     pub code: String,
     pub message: String,
     pub next: String,
+    /// A library's own text, where `message` says it in other words; for `--json`.
+    pub detail: Option<String>,
     /// What the agent still owes vSphere because of this command.
     pub cleanup: Cleanup,
 }
@@ -35,6 +37,7 @@ impl Failure {
             code: code.id.to_owned(),
             message: message.into(),
             next: code.next.to_owned(),
+            detail: None,
             cleanup: Cleanup::Done,
         }
     }
@@ -65,9 +68,16 @@ impl Failure {
             code: reason.code.clone(),
             message: reason.message.clone(),
             next: reason.next_step.clone(),
+            detail: None,
             cleanup: reason.cleanup(),
         }
         .judged()
+    }
+
+    /// Keeps a library's own text.
+    #[must_use]
+    pub fn detail(self, text: impl Into<String>) -> Self {
+        Self { detail: Some(text.into()), ..self }
     }
 
     /// Sets the clean-up state.
@@ -108,6 +118,7 @@ impl Failure {
             "code": self.code,
             "message": self.message,
             "next_step": self.next,
+            "detail": self.detail,
             "cleanup": cleanup_name(self.cleanup),
             "exit": self.exit.code(),
             "help": help(&self.code),

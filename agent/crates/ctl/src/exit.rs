@@ -42,7 +42,7 @@ pub const TABLE: &[(Exit, &str)] = &[
     (Exit::Partial, "partial backup: --allow-partial was given and at least one disk is missing"),
     (Exit::Findings, "doctor: at least one finding is critical or a warning"),
     (Exit::NotLookedAt, "doctor, survey: no such finding, but something was not looked at: never as good as clean"),
-    (Exit::Interrupted, "interrupted by SIGINT or SIGTERM"),
+    (Exit::Interrupted, "interrupted by SIGINT, SIGTERM or SIGHUP"),
 ];
 
 impl Exit {

@@ -41,9 +41,16 @@ fn tell(disk: &DiskExplanation, out: &Output) {
         let head = ["rule", "says", "origin", "because"];
         out.answer(&format!("\n{}:\n{}", crate::output::clean(&label), table(&head, &rows)));
     }
-    for step in &disk.needed_for_hotadd {
-        out.answer(&crate::output::clean(&format!("for HotAdd: {step}")));
+    for line in remarks(disk) {
+        out.answer(&crate::output::clean(&line));
     }
+}
+
+/// What stands below the rules: what is not known is never taken as fine, and must not look so.
+fn remarks(disk: &DiskExplanation) -> Vec<String> {
+    let unknown = disk.unknown_facts.iter().map(|fact| format!("not known: {fact}"));
+    let needed = disk.needed_for_hotadd.iter().map(|step| format!("for HotAdd: {step}"));
+    unknown.chain(needed).collect()
 }
 
 fn rule_row(rule: &RuleSpoken) -> Vec<String> {
@@ -102,5 +109,21 @@ fn verdict_name(verdict: Verdict) -> &'static str {
         Verdict::Hold => "hold",
         Verdict::Unknown => "unknown",
         Verdict::Prefer => "prefer",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_told_before_what_is_needed() {
+        let disk = DiskExplanation {
+            unknown_facts: vec!["disk.store: not read".into()],
+            needed_for_hotadd: vec!["a PVSCSI controller".into()],
+            ..DiskExplanation::default()
+        };
+        assert_eq!(remarks(&disk), ["not known: disk.store: not read", "for HotAdd: a PVSCSI controller"]);
+        assert!(remarks(&DiskExplanation::default()).is_empty());
     }
 }

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backup;
+mod capacity;
 pub mod chain;
 pub mod cli;
 pub mod connect;
@@ -36,6 +37,7 @@ pub mod sign;
 mod survey;
 pub mod synthesize;
 pub mod verify;
+mod watch;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -96,7 +98,7 @@ async fn dispatch(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
         Command::Explain(args) => explain::run(args, &cli.global.agent, out).await,
         Command::Ls => show::ls(&cli.global.agent, out).await,
         Command::Duties => operator::duties(&cli.global.agent, out).await,
-        Command::Watch => operator::watch(&cli.global.agent, out).await,
+        Command::Watch(args) => watch::run(args, &cli.global.agent, out).await,
         Command::Drain(args) => operator::drain(*args, &cli.global.agent, out).await,
         Command::Limits(args) => operator::limits(args, &cli.global.agent, out).await,
         Command::Info => show::info(&cli.global.agent, out).await,

@@ -1,19 +1,13 @@
-//! `duties`, `watch`, `drain`, `limits`: what an operator asks first, what one leaves running, and how fast it may go.
-use hotadd_api::v1::{
-    DrainRequest, Duty, Event, EventKind, Limit, ListDutiesRequest, Pace, SetLimitsRequest, WatchEventsRequest,
-    set_limits_request::What,
-};
+//! `duties`, `drain`, `limits`: what an operator asks first, whether new work is taken, and how fast it may go.
+use hotadd_api::v1::{DrainRequest, Duty, Limit, ListDutiesRequest, Pace, SetLimitsRequest, set_limits_request::What};
 use serde_json::{Value, json};
 
 use crate::{
-    backup::report,
     cli::{AgentArgs, DrainArgs, LimitsArgs, LimitsOf},
     connect::Agent,
     error::Failure,
     exit::Exit,
-    interrupt::Interrupt,
     output::Output,
-    reasons,
 };
 
 /// Everything that the agent owes vSphere now; the exit code says whether that is anything.
@@ -95,65 +89,4 @@ pub(crate) async fn limits(args: &LimitsArgs, agent: &AgentArgs, out: &Output) -
     let rows: Vec<Vec<String>> = limits.iter().map(row).collect();
     out.section("limits", &["of", "bytes/s", "reads/s", "latency µs", "seconds left"], &rows);
     Ok(Exit::Ok)
-}
-
-/// Prints what happens until it is interrupted.
-pub(crate) async fn watch(args: &AgentArgs, out: &Output) -> Result<Exit, Failure> {
-    let mut interrupt = Interrupt::install()?;
-    let (agent, _) = interrupt.guard(Agent::connect(args)).await?;
-    interrupt.guard(follow(&agent, out)).await
-}
-
-async fn follow(agent: &Agent, out: &Output) -> Result<Exit, Failure> {
-    let mut client = agent.proxy();
-    let events = client.watch_events(WatchEventsRequest::default()).await;
-    let mut events = match events {
-        Ok(answer) => answer.into_inner(),
-        Err(status) => return Err(agent.explain(&status).await),
-    };
-    loop {
-        match events.message().await {
-            Ok(Some(event)) => tell(&event, out),
-            Ok(None) => {
-                let what = "the agent ended the events: it is stopping";
-                return Err(Failure::new(Exit::Unreachable, reasons::UNREACHABLE, what));
-            }
-            Err(status) => return Err(agent.explain(&status).await),
-        }
-    }
-}
-
-fn tell(event: &Event, out: &Output) {
-    out.event(|| {
-        json!({"event": kind_name(event.kind()), "time": event.time, "id": event.id, "vm": event.vm,
-            "reason": event.reason.as_ref().map(report::reason_json), "missed": event.missed, "sequence": event.sequence})
-    });
-    let why = match (&event.reason, event.missed) {
-        (Some(reason), _) => format!("  {} {}", reason.code, reason.message),
-        (None, 0) => String::new(),
-        (None, missed) => format!("  {missed} events were missed"),
-    };
-    let what = format!("{}  {:13} {} {}", event.time, kind_name(event.kind()), event.vm, event.id);
-    out.answer(&crate::output::clean(&format!("{}{why}", what.trim_end())));
-}
-
-fn kind_name(kind: EventKind) -> &'static str {
-    match kind {
-        EventKind::Watching => "watching",
-        EventKind::Missed => "missed",
-        EventKind::DutyOpened => "duty_opened",
-        EventKind::DutyRetired => "duty_retired",
-        EventKind::DutyAlarm => "duty_alarm",
-        EventKind::DutyKept => "duty_kept",
-        EventKind::SessionEnded => "session_ended",
-        EventKind::JobBegan => "job_began",
-        EventKind::JobEnded => "job_ended",
-        EventKind::Hold => "hold",
-        EventKind::Login => "login",
-        EventKind::DutyHeld => "duty_held",
-        EventKind::SessionOpened => "session_opened",
-        EventKind::Drain => "drain",
-        EventKind::Limits => "limits",
-        EventKind::Unspecified => "unknown",
-    }
 }

@@ -2,27 +2,9 @@
 //! A number is never used again. docs/hotaddctl.md holds the same table, each has a page in docs/reasons (one without does not
 //! compile); tests keep them equal.
 
-/// A stable reason of this program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Code {
-    pub id: &'static str,
-    /// What it means.
-    pub meaning: &'static str,
-    /// What a person can do.
-    pub next: &'static str,
-}
+pub use hotadd_reasons::Code;
 
-macro_rules! codes {
-    ($($name:ident = $id:literal, $meaning:literal, $next:literal;)*) => {
-        $(#[doc = $meaning] pub const $name: Code = Code { id: $id, meaning: $meaning, next: $next };)*
-        // Read for the compiler's complaint alone; the pages themselves are hotadd-reasons'.
-        $(const _: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/reasons/", $id, ".md"));)*
-        /// Every reason, in order.
-        pub const ALL: &[Code] = &[$($name),*];
-    };
-}
-
-codes! {
+hotadd_reasons::registry! {
     INTERNAL = "HA-CTL-001", "a defect of hotaddctl",
         "report it with the command line and this message";
     USAGE = "HA-CTL-002", "wrong usage",

@@ -1,15 +1,16 @@
-//! `info`, `ls` and `job`: what the agent says of itself, as tables or JSON lines. Asks, never changes anything.
+//! `info` (its second half is in `capacity`), `ls` and `job`: what the agent says of itself, as tables or JSON lines. Asks, never changes anything.
 use hotadd_api::{
     status::cleanup_name,
     v1::{
-        ControllerCapacity, GetCapacityRequest, GetJobRequest, JobResult, JobState, ListDutiesRequest, ListJobsRequest,
-        ListSessionsRequest, get_job_request::By,
+        GetJobRequest, JobResult, JobState, ListDutiesRequest, ListJobsRequest, ListSessionsRequest,
+        get_job_request::By,
     },
 };
 use serde_json::json;
 
 use crate::{
     backup::report,
+    capacity,
     cli::{AgentArgs, JobArgs},
     connect::Agent,
     error::Failure,
@@ -38,32 +39,12 @@ pub(crate) async fn info(args: &AgentArgs, out: &Output) -> Result<Exit, Failure
     ];
     rows.extend(info.engine_refusals.into_iter().map(|refusal| pair("engine refused", refusal)));
     out.answer(&table(&["agent", ""], &rows));
-    let capacity = agent.call(agent.proxy().get_capacity(GetCapacityRequest {})).await?;
-    for controller in &capacity.controllers {
-        out.event(|| {
-            json!({"event": "controller", "key": controller.key, "bus": controller.bus, "kind": controller.kind,
-                "pci_address": controller.pci_address, "free_units": controller.free_units,
-                "used_units": controller.used_units, "refused": controller.refused.as_ref().map(report::reason_json)})
-        });
-    }
-    let rows: Vec<_> = capacity.controllers.iter().map(controller_row).collect();
-    out.answer(&format!("\n{}", table(&["controller", "kind", "PCI", "free", "used", "state"], &rows)));
+    capacity::show(&agent, out).await?;
     Ok(Exit::Ok)
 }
 
 fn pair(name: &str, value: String) -> Vec<String> {
     vec![name.to_owned(), value]
-}
-
-fn controller_row(controller: &ControllerCapacity) -> Vec<String> {
-    vec![
-        format!("scsi{}", controller.bus),
-        controller.kind.clone(),
-        controller.pci_address.clone(),
-        controller.free_units.len().to_string(),
-        controller.used_units.len().to_string(),
-        controller.refused.as_ref().map_or_else(|| "ok".to_owned(), |r| format!("{} {}", r.code, r.message)),
-    ]
 }
 
 pub(crate) async fn ls(args: &AgentArgs, out: &Output) -> Result<Exit, Failure> {

@@ -97,7 +97,14 @@ fn failure(why: &codes::Failure) -> Failure {
         End::Failed => (Exit::JobFailed, Cleanup::Done),
         End::Left => (Exit::CleanupOwed, Cleanup::Owed),
     };
-    Failure { exit, code: why.code.to_owned(), message: why.message.clone(), next: why.next.to_owned(), cleanup }
+    Failure {
+        exit,
+        code: why.code.to_owned(),
+        message: why.message.clone(),
+        next: why.next.to_owned(),
+        detail: None,
+        cleanup,
+    }
 }
 
 fn left(owed: &str) -> Failure {
@@ -107,6 +114,7 @@ fn left(owed: &str) -> Failure {
         code,
         message: format!("left by a signal: {owed}"),
         next,
+        detail: None,
         cleanup: Cleanup::Owed,
     }
 }

@@ -1,27 +1,9 @@
 //! Registry of what the doctor finds and of what stops it (HA-DOC-nnn). A number is never used again. docs/doctor.md holds the same
 //! table, each has a page in docs/reasons (one without does not compile); tests keep them equal.
 
-/// A stable code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Code {
-    pub id: &'static str,
-    /// What it means.
-    pub meaning: &'static str,
-    /// What a person can do.
-    pub next: &'static str,
-}
+pub use hotadd_reasons::Code;
 
-macro_rules! codes {
-    ($($name:ident = $id:literal, $meaning:literal, $next:literal;)*) => {
-        $(#[doc = $meaning] pub const $name: Code = Code { id: $id, meaning: $meaning, next: $next };)*
-        // Read for the compiler's complaint alone; the pages themselves are hotadd-reasons'.
-        $(const _: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/reasons/", $id, ".md"));)*
-        /// Every code, in order.
-        pub const ALL: &[Code] = &[$($name),*];
-    };
-}
-
-codes! {
+hotadd_reasons::registry! {
     ATTACHED = "HA-DOC-001", "a disk of another VM is attached to a VM",
         "end the backup that uses it, or detach it keeping its files, as the finding says";
     SNAPSHOT = "HA-DOC-002", "a snapshot of a backup is left behind",

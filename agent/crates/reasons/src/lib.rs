@@ -1,17 +1,20 @@
 //! The catalogue of reasons: one page for each code of the agent, the appliance and hotaddctl, embedded from docs/reasons, so
 //! that both programs explain any code without a network. What a code means and what to do next is said by the registries
-//! (`hotadd_agent::reason`, `hotadd_appliance::reasons`, `hotaddctl::reasons`); a page repeats that in its head and adds evidence,
-//! causes and the fix. [`check`] keeps the two equal. No registry lives here.
+//! (`hotadd_agent::reason`, `hotadd_appliance::reasons`, `hotaddctl::reasons`, `hotadd_doctor::codes`, `hotadd_survey::codes`); a page
+//! repeats that in its head and adds evidence, causes and the fix. [`check`] keeps the two equal. The form of a registry lives here
+//! ([`registry!`]), no registry does.
 #![forbid(unsafe_code)]
 
 pub mod check;
 mod command;
 mod nearest;
 mod page;
+mod registry;
 
 pub use command::Args;
 pub use nearest::Unknown;
 pub use page::{Page, WHO};
+pub use registry::Code;
 
 static PAGES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/pages.rs"));
 

@@ -2,27 +2,9 @@
 //! docs/reasons (one without does not compile); tests keep them equal. What concerns the way to vCenter has the doctor's codes.
 use hotadd_doctor::{codes as doctor, connect::Trouble};
 
-/// A stable code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Code {
-    pub id: &'static str,
-    /// What it means.
-    pub meaning: &'static str,
-    /// What a person can do.
-    pub next: &'static str,
-}
+pub use hotadd_reasons::Code;
 
-macro_rules! codes {
-    ($($name:ident = $id:literal, $meaning:literal, $next:literal;)*) => {
-        $(#[doc = $meaning] pub const $name: Code = Code { id: $id, meaning: $meaning, next: $next };)*
-        // Read for the compiler's complaint alone; the pages themselves are hotadd-reasons'.
-        $(const _: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/reasons/", $id, ".md"));)*
-        /// Every code, in order.
-        pub const ALL: &[Code] = &[$($name),*];
-    };
-}
-
-codes! {
+hotadd_reasons::registry! {
     UNFIT = "HA-SVY-001", "the VM is not taken for a survey: nothing was changed",
         "see the message for what stands against it; take a VM without snapshots that nobody needs";
     FAILED = "HA-SVY-002", "a step of the survey failed: what it had done is undone",

@@ -30,7 +30,10 @@ mod target;
 mod ticket;
 mod wish;
 
-use std::time::{Duration, Instant};
+use std::{
+    error::Error as _,
+    time::{Duration, Instant},
+};
 
 use hotadd_api::{
     status,
@@ -52,7 +55,7 @@ use self::{
 };
 use crate::{
     cli::{AgentArgs, BackupArgs},
-    connect::{Agent, chain, is_transport},
+    connect::{self, Agent, chain, is_transport},
     error::Failure,
     exit::Exit,
     interrupt::{Interrupt, interrupted},
@@ -173,7 +176,7 @@ async fn stream(agent: &Agent, request: BackupVmRequest, collector: &mut Collect
                     return Ok(result);
                 }
             }
-            Ok(Ok(None)) => return Err(broken("the agent ended it")),
+            Ok(Ok(None)) => return Err(Stop::Broken(broken("the agent ended it"))),
             Ok(Err(status)) => return Err(stopped(agent, &status, collector.began()).await),
             Err(_) => return Err(silent()),
         }
@@ -190,8 +193,17 @@ fn silent() -> Stop {
     Stop::Ask(Failure::new(Exit::JobFailed, reasons::SILENT, what))
 }
 
-fn broken(why: &str) -> Stop {
-    Stop::Broken(Failure::new(Exit::JobFailed, reasons::BROKEN, format!("the stream broke before its result: {why}")))
+fn broken(why: &str) -> Failure {
+    Failure::new(Exit::JobFailed, reasons::BROKEN, format!("the stream broke before its result: {why}"))
+}
+
+/// Without a cause of this side, its words are those of what answers there.
+fn torn(status: &Status) -> Stop {
+    let why = match status.source() {
+        Some(_) => connect::broken(status).to_owned(),
+        None => format!("what answers there said {:?}: {}", status.code(), status.message()),
+    };
+    Stop::Broken(broken(&why).detail(chain(status)))
 }
 
 async fn stopped(agent: &Agent, status: &Status, began: bool) -> Stop {
@@ -208,8 +220,8 @@ async fn stopped(agent: &Agent, status: &Status, began: bool) -> Stop {
         // Made by this side: a message above MAX_MESSAGE_BYTES.
         Code::OutOfRange => return Stop::Ask(Failure::contract(status.message())),
         // What HTTP/2 and runtimes make of a stream that is torn.
-        Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted => return broken(&chain(status)),
-        _ if is_transport(status) => return broken(&chain(status)),
+        Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted => return torn(status),
+        _ if is_transport(status) => return torn(status),
         _ => {}
     }
     // A server that is no agent; the job may run all the same.

@@ -1,10 +1,12 @@
-//! The way to the agent: mutual TLS, HTTP/2 windows and keep-alive, and what a transport error means. Nothing of jobs.
+//! The way to the agent: mutual TLS, HTTP/2 windows and keep-alive, and which code a transport error has (its words are in `cause`).
+//! Nothing of jobs.
 //!
 //! TLS 1.3 lets the client believe that it is connected before the server has looked at its certificate, so a refused
 //! client certificate shows as a transport error of the first call. The module `probe` then asks TLS itself.
+mod cause;
 mod probe;
 
-use std::{env, error::Error as StdError, fs, io, path::PathBuf, time::Duration};
+use std::{env, error::Error as StdError, fs, path::PathBuf, time::Duration};
 
 use hotadd_api::{
     MAX_MESSAGE_BYTES, status,
@@ -18,6 +20,8 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 
+use self::cause::Cause;
+pub(crate) use self::cause::broken;
 use crate::{cli::AgentArgs, error::Failure, exit::Exit, reasons};
 
 /// TCP and TLS together; a proxy in the same building answers in milliseconds.
@@ -129,8 +133,8 @@ impl Agent {
             return failure;
         }
         match probe::run(&self.uri, &self.credentials).await {
-            Some(error) => tls_failure(&self.uri, &error).unwrap_or_else(|| unreachable(&self.uri, &chain(status))),
-            None => unreachable(&self.uri, &chain(status)),
+            Some(error) => tls_failure(&self.uri, &error).unwrap_or_else(|| lost(&self.uri, status)),
+            None => lost(&self.uri, status),
         }
     }
 }
@@ -196,7 +200,25 @@ fn endpoint(uri: &Uri, credentials: &Credentials) -> Result<Endpoint, Failure> {
 }
 
 fn transport(uri: &Uri, error: &(dyn StdError + 'static)) -> Failure {
-    find_tls(error).and_then(|tls| tls_failure(uri, &tls)).unwrap_or_else(|| unreachable(uri, &chain(error)))
+    find_tls(error).and_then(|tls| tls_failure(uri, &tls)).unwrap_or_else(|| not_connected(uri, error))
+}
+
+/// What is rare keeps its own text: a guess would say less.
+fn not_connected(uri: &Uri, error: &(dyn StdError + 'static)) -> Failure {
+    let raw = chain(error);
+    let Some(cause) = Cause::of(error) else { return unreachable(uri, &raw) };
+    Failure { next: cause.next().to_owned(), ..unreachable(uri, cause.words()).detail(raw) }
+}
+
+/// A call on a connection that was there.
+fn lost(uri: &Uri, status: &Status) -> Failure {
+    // Without a cause of this side its words are those of what answers there.
+    let words = match (status.source(), status.message()) {
+        (Some(_), _) => broken(status),
+        (None, "") => "what answers there is unavailable",
+        (None, told) => told,
+    };
+    unreachable(uri, words).detail(chain(status))
 }
 
 fn unreachable(uri: &Uri, why: &str) -> Failure {
@@ -205,31 +227,23 @@ fn unreachable(uri: &Uri, why: &str) -> Failure {
 
 /// `None`: not a matter of trust.
 fn tls_failure(uri: &Uri, error: &rustls::Error) -> Option<Failure> {
-    use rustls::Error::{AlertReceived, InvalidCertificate, NoCertificatesPresented};
+    use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage, NoCertificatesPresented};
     let (code, what) = match error {
-        InvalidCertificate(why) => (reasons::SERVER_CERT, format!("certificate of {uri} refused: {why:?}")),
+        InvalidCertificate(why) => {
+            (reasons::SERVER_CERT, format!("the certificate of {uri} is refused: {}", cause::of_server(why)))
+        }
         NoCertificatesPresented => (reasons::SERVER_CERT, format!("{uri} shows no certificate")),
-        AlertReceived(alert) => (reasons::CLIENT_CERT, format!("{uri} refused our certificate: TLS alert {alert:?}")),
+        AlertReceived(alert) => {
+            (reasons::CLIENT_CERT, format!("{uri} refused our certificate: {}", cause::of_client(*alert)))
+        }
+        InvalidMessage(_) => (reasons::SERVER_CERT, format!("what answers at {uri} does not speak TLS")),
         _ => (reasons::SERVER_CERT, format!("no TLS with {uri}: {error}")),
     };
-    Some(Failure::new(Exit::Unreachable, code, what))
+    Some(Failure::new(Exit::Unreachable, code, what).detail(error.to_string()))
 }
 
-/// Looks for a TLS error in a chain of causes, also inside I/O errors, which hide what they wrap from `source`.
 fn find_tls(error: &(dyn StdError + 'static)) -> Option<rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return Some(tls.clone());
-        }
-        if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref)
-            && let Some(tls) = find_tls(inner)
-        {
-            return Some(tls);
-        }
-        next = error.source();
-    }
-    None
+    cause::find(error, &|error| error.downcast_ref::<rustls::Error>().cloned())
 }
 
 /// A chain of causes in one line, without the repetitions that wrappers make.

@@ -1,21 +1,11 @@
 //! The built program against an agent that behaves, and against agents that do not: exit code, error line, clean-up
 //! state, and never a file that looks like a backup after a failure.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Child, Stdio},
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, process::Command, sync::atomic::Ordering};
 
 use crate::common::*;
 use hotadd_api::v1::{job_event::Item, *};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
-use tempfile::{TempDir, tempdir};
+use tempfile::tempdir;
 use tonic::Code;
 
 /// Backs up with a script that must fail, and checks that nothing is left of it.
@@ -232,55 +222,12 @@ fn no_room_for_the_images_ends_the_job() {
     for writer in ["pwritev", "io_uring"] {
         let ctl = agent.ctl(&["backup", "--vm", "web01", "--block-size", "65536", "--writer", writer, "--out"]);
         // A limit on file sizes is the full file system that needs no mount.
-        let mut limited = std::process::Command::new("bash");
+        let mut limited = Command::new("bash");
         let script = "trap '' XFSZ; ulimit -f 100; exec \"$0\" \"$@\"";
         limited.args(["-c", script]).arg(ctl.get_program()).args(ctl.get_args());
         Ended::of(limited.arg(folder.path())).failed(7, "HA-CTL-015", "done");
         assert_eq!(names(folder.path()), [""; 0]);
     }
-}
-
-/// Starts a backup that hangs in the middle and waits until its files are there.
-fn hanging(agent: &Agent, more: &[&str]) -> (Child, TempDir) {
-    let folder = tempdir().unwrap();
-    let mut command = agent.ctl(&["backup", "--vm", "web01", "--block-size", "65536", "--out"]);
-    let child = command.arg(folder.path()).args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let end = Instant::now() + Duration::from_secs(30);
-    while names(folder.path()).len() < 2 {
-        assert!(Instant::now() < end, "no files of a running backup: {:?}", names(folder.path()));
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    (child, folder)
-}
-
-fn hang() -> Script {
-    let mut script = Script::ending(vec![]);
-    script.steps.truncate(script.steps.len() - 2);
-    script.steps.push(Step::Hang);
-    script
-}
-
-#[test]
-fn an_interrupt_waits_for_the_clean_up_and_tells_it() {
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let agent = Agent::start(hang());
-        let (child, folder) = hanging(&agent, &[]);
-        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
-        let ended = Ended::from(child.wait_with_output().unwrap());
-        ended.failed(130, "HA-CTL-017", "done");
-        assert!(agent.state.left.load(Ordering::SeqCst), "the stream must end before the agent is asked");
-        assert_eq!(names(folder.path()), [""; 0]);
-    }
-}
-
-#[test]
-fn an_agent_that_vanishes_leaves_the_clean_up_unknown() {
-    let mut agent = Agent::start(hang());
-    let (child, folder) = hanging(&agent, &["--settle-timeout", "1"]);
-    agent.vanish();
-    let ended = Ended::from(child.wait_with_output().unwrap());
-    ended.failed(6, "HA-CTL-010", "unknown");
-    assert_eq!(names(folder.path()), [""; 0]);
 }
 
 /// The rest of a disk may come by another transport; one that is opened again for anything else is no backup.

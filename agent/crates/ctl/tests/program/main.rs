@@ -5,4 +5,6 @@
 mod backup;
 mod common;
 mod incremental;
+mod interrupted;
+mod watch;
 mod ways_in;

@@ -1,6 +1,11 @@
 //! The built program before any job: usage, certificates, folders, dead agents; and the commands that only show.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    process::Command,
+};
 
 use crate::common::*;
 use tempfile::tempdir;
@@ -45,10 +50,59 @@ fn a_refused_client_certificate_is_told_from_a_dead_agent() {
     assert_eq!(info(&agent, "client").code, 0);
     // The race between alert and reset must not matter.
     for _ in 0..10 {
-        info(&agent, "other").failed(3, "HA-CTL-008", "done");
+        let refused = info(&agent, "other");
+        refused.failed(3, "HA-CTL-008", "done");
+        assert!(refused.error().contains("is not signed by the agent's client CA"), "{refused:?}");
     }
     agent.vanish();
     info(&agent, "client").failed(3, "HA-CTL-006", "done");
+}
+
+/// The line of a failure with this address, which says it in words, and the JSON of it, which has the library's text besides.
+fn no_way_in(agent: &Agent, url: &str, code: &str, told: &[&str]) {
+    let ctl = agent.ctl(&["info", "--json", "--server-name", "agent.test", "--agent", url]);
+    // Without the helper's own --agent, which comes first: it may be given once.
+    let ended = Ended::of(Command::new(ctl.get_program()).args(ctl.get_args().skip(2)));
+    ended.failed(3, code, "done");
+    for word in told {
+        assert!(ended.error().contains(word), "{word}: {ended:?}");
+    }
+    for word in ["transport", "tcp connect", "os error", "dns error", "UnknownIssuer", "alert"] {
+        assert!(!ended.error().contains(word), "{word}: {ended:?}");
+    }
+    let event: serde_json::Value = serde_json::from_str(ended.stdout.lines().last().unwrap()).unwrap();
+    assert!(event["detail"].as_str().is_some_and(|text| !text.is_empty()), "{event}");
+}
+
+/// Takes one connection, reads of it and sends `answer`.
+fn answering(answer: &'static [u8]) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut peer, _)) = listener.accept() {
+            let mut hello = [0; 4096];
+            let _ = peer.read(&mut hello);
+            let _ = peer.write_all(answer);
+        }
+    });
+    address
+}
+
+#[test]
+fn what_keeps_from_the_agent_is_said_in_words_with_what_to_do() {
+    let agent = Agent::start(Script::good());
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    no_way_in(&agent, &format!("https://{free}"), "HA-CTL-006", &["was refused", "next: check the port"]);
+    // A label that is too long: the resolver says so without a network.
+    let nowhere = format!("https://{}:7443", "x".repeat(64));
+    no_way_in(&agent, &nowhere, "HA-CTL-006", &["can't be resolved", "next: check the host"]);
+    let deaf = format!("https://{}", answering(b""));
+    no_way_in(&agent, &deaf, "HA-CTL-006", &["closed the connection during the TLS handshake", "--cert"]);
+    let plain = format!("https://{}", answering(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
+    no_way_in(&agent, &plain, "HA-CTL-007", &["does not speak TLS"]);
+    fs::copy(agent.pki.path("other-ca.pem"), agent.pki.path("ca.pem")).unwrap();
+    let url = format!("https://{}", agent.address);
+    no_way_in(&agent, &url, "HA-CTL-007", &["is not signed by the CA of --ca"]);
 }
 
 #[test]
@@ -88,7 +142,15 @@ fn options_come_from_the_environment_too() {
 fn info_ls_and_job_show_what_the_agent_says() {
     let agent = Agent::start(Script { duties: 1, running: 0, ..Script::good() });
     let info = Ended::of(&mut agent.ctl(&["info"]));
-    assert!(info.code == 0 && info.stdout.contains("preadv") && info.stdout.contains("pvscsi"), "{info:?}");
+    assert_eq!(info.code, 0, "{info:?}");
+    for word in ["preadv", "pvscsi", "esx1.lab", "fast01", "3.00 TiB", "17", "4.2 s", "never measured"] {
+        assert!(info.stdout.contains(word), "{word}: {info:?}");
+    }
+    let json = Ended::of(&mut agent.ctl(&["info", "--json"]));
+    let events: Vec<serde_json::Value> = json.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let named = |name: &str| events.iter().find(|event| event["event"] == name).unwrap();
+    assert_eq!((&named("datastore")["name"], &named("datastore")["attached"]), (&"fast01".into(), &5.into()));
+    assert!(named("capacity")["attach_seconds"] == 4.2 && named("capacity")["detach_seconds"].is_null(), "{json:?}");
     let ls = Ended::of(&mut agent.ctl(&["ls"]));
     assert!(ls.code == 0 && ls.stdout.contains("sessions: none") && ls.stdout.contains("job-1"), "{ls:?}");
     assert!(ls.stdout.contains("attach"), "{ls:?}");

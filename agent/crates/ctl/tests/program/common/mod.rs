@@ -46,6 +46,7 @@ pub struct State {
     /// The client left the stream before its end.
     pub left: AtomicBool,
     pub requests: Mutex<Vec<BackupVmRequest>>,
+    pub watches: Mutex<Vec<WatchEventsRequest>>,
 }
 
 #[derive(Debug, Clone)]
@@ -121,8 +122,14 @@ impl ProxyService for Fake {
 
     type WatchEventsStream = Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>>;
 
-    async fn watch_events(&self, _: Request<WatchEventsRequest>) -> Result<Response<Self::WatchEventsStream>, Status> {
-        Err(Status::unimplemented("not asked of this fake"))
+    async fn watch_events(
+        &self,
+        request: Request<WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let request = request.into_inner();
+        let events = self.0.script.watched(&request);
+        self.0.watches.lock().unwrap().push(request);
+        Ok(Response::new(Box::pin(tokio_stream::iter(events.into_iter().map(Ok)))))
     }
 
     async fn set_limits(&self, _: Request<SetLimitsRequest>) -> Result<Response<SetLimitsResponse>, Status> {
@@ -132,7 +139,15 @@ impl ProxyService for Fake {
     async fn get_capacity(&self, _: Request<GetCapacityRequest>) -> Result<Response<GetCapacityResponse>, Status> {
         let free =
             ControllerCapacity { key: 1000, kind: "pvscsi".into(), free_units: vec![1, 2], ..Default::default() };
-        Ok(Response::new(GetCapacityResponse { controllers: vec![free], ..Default::default() }))
+        let store = DatastoreCapacity { name: "fast01".into(), free_bytes: 3 << 40, attached: 5, ..Default::default() };
+        Ok(Response::new(GetCapacityResponse {
+            controllers: vec![free],
+            datastores: vec![store],
+            host_name: "esx1.lab".into(),
+            free_slots: 17,
+            attach_seconds: Some(4.2),
+            ..Default::default()
+        }))
     }
 
     async fn reserve(&self, _: Request<ReserveRequest>) -> Result<Response<ReserveResponse>, Status> {

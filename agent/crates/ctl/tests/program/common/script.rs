@@ -14,6 +14,9 @@ pub enum Step {
     Cut(Status),
 }
 
+/// The run of the fake.
+pub const RUN: &str = "3f6c2f0e-run";
+
 pub fn say(item: Item) -> Step {
     Step::Say(Box::new(JobEvent { item: Some(item) }))
 }
@@ -30,8 +33,13 @@ pub struct Script {
     /// GetJob says "running" this often first.
     pub running: usize,
     pub duties: usize,
+<<<<<<< HEAD
     /// GetInfo announces clone tickets.
     pub tickets: bool,
+=======
+    /// What WatchEvents tells, numbered from 1, before it ends.
+    pub events: Vec<EventKind>,
+>>>>>>> next/small
 }
 
 pub fn reason(code: &str, cleanup: Cleanup) -> Reason {
@@ -165,6 +173,25 @@ pub fn opened_by(key: i32, transport: Transport, engine: &str, bytes_required: u
 }
 
 impl Script {
+    /// As the agent does: of its own run what came after, of another run all that it has.
+    pub fn watched(&self, request: &WatchEventsRequest) -> Vec<Event> {
+        let last = self.events.len() as u64;
+        let after = match request.run.as_str() {
+            "" => last,
+            RUN => request.after,
+            _ => 0,
+        };
+        let watching = Event { kind: EventKind::Watching.into(), sequence: after, run: RUN.into(), ..Event::default() };
+        let event = |(sequence, kind): (u64, &EventKind)| Event {
+            kind: (*kind).into(),
+            sequence,
+            id: format!("id-{sequence}"),
+            ..Event::default()
+        };
+        let rest = (1..).zip(&self.events).filter(|(sequence, _)| *sequence > after).map(event);
+        std::iter::once(watching).chain(rest).collect()
+    }
+
     /// A whole backup of two disks, frames interleaved.
     pub fn good() -> Self {
         let mut steps = prologue(&[2000, 2001]);
