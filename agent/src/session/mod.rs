@@ -22,8 +22,8 @@ mod planned;
 pub mod recorded;
 pub mod registry;
 pub mod snapshot;
-mod work;
 pub mod watch;
+mod work;
 
 pub use self::{
     opener::{Opener, Source},

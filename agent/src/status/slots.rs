@@ -56,7 +56,10 @@ pub(super) fn map(proxy: &ProxyFacts, state: &State, listed: &std::collections::
         let Some(slot) = disk.slot else { continue };
         let whose = if own.contains(&slot) { Whose::Own } else { Whose::Other };
         let backing = disk.chain.first().map(ToString::to_string).unwrap_or_default();
-        by_slot.insert(slot, Taken { unit: slot.unit, whose, backing: clip(&backing), vm: String::new(), session: String::new() });
+        by_slot.insert(
+            slot,
+            Taken { unit: slot.unit, whose, backing: clip(&backing), vm: String::new(), session: String::new() },
+        );
     }
     // What the journal names counts more than what was seen earlier.
     for late in state.late() {
@@ -65,17 +68,31 @@ pub(super) fn map(proxy: &ProxyFacts, state: &State, listed: &std::collections::
     for duty in state.duties() {
         name(&mut by_slot, duty, Whose::Hotadd);
     }
-    proxy.controllers.iter().take(bound::CONTROLLERS).map(|controller| {
-        let usable: Vec<u32> = units_of(controller, proxy.hardware_version).collect();
-        let mut taken: Vec<Taken> =
-            by_slot.iter().filter(|(slot, _)| slot.controller_key == controller.key).map(|(_, taken)| taken.clone()).collect();
-        let free = usable.iter().filter(|unit| taken.iter().all(|taken| taken.unit != **unit)).count();
-        taken.push(Taken { unit: controller.reserved_unit, whose: Whose::Controller, vm: String::new(), session: String::new(), backing: String::new() });
-        taken.sort_by_key(|taken| taken.unit);
-        taken.truncate(bound::UNITS);
-        let units = if usable.iter().any(|unit| *unit > 15) { 64 } else { 16 };
-        Controller { bus: controller.bus, kind: clip(&controller.kind), units, free, taken }
-    }).collect()
+    proxy
+        .controllers
+        .iter()
+        .take(bound::CONTROLLERS)
+        .map(|controller| {
+            let usable: Vec<u32> = units_of(controller, proxy.hardware_version).collect();
+            let mut taken: Vec<Taken> = by_slot
+                .iter()
+                .filter(|(slot, _)| slot.controller_key == controller.key)
+                .map(|(_, taken)| taken.clone())
+                .collect();
+            let free = usable.iter().filter(|unit| taken.iter().all(|taken| taken.unit != **unit)).count();
+            taken.push(Taken {
+                unit: controller.reserved_unit,
+                whose: Whose::Controller,
+                vm: String::new(),
+                session: String::new(),
+                backing: String::new(),
+            });
+            taken.sort_by_key(|taken| taken.unit);
+            taken.truncate(bound::UNITS);
+            let units = if usable.iter().any(|unit| *unit > 15) { 64 } else { 16 };
+            Controller { bus: controller.bus, kind: clip(&controller.kind), units, free, taken }
+        })
+        .collect()
 }
 
 fn name(by_slot: &mut BTreeMap<Slot, Taken>, duty: &Duty, whose: Whose) {

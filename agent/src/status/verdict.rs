@@ -55,7 +55,11 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let finding = |level, text: String, page| Finding { level, text, page };
     let mut all = Vec::new();
     if let Some(why) = &facts.refused {
-        all.push(finding(Level::Act, format!("The agent refuses to serve: {why}."), "runbook: The agent does not start"));
+        all.push(finding(
+            Level::Act,
+            format!("The agent refuses to serve: {why}."),
+            "runbook: The agent does not start",
+        ));
     }
     if facts.login_refused {
         let text = "vCenter refuses the agent's login: nothing can be attached or detached until it takes it again.";
@@ -71,11 +75,17 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         all.push(finding(Level::Wait, "Draining: what runs goes on, no new work is taken.".into(), ""));
     }
     if facts.late > 0 {
-        let text = format!("{}: looked for until that is certain.", count(facts.late, "request to vCenter without an answer", "requests to vCenter without an answer"));
+        let text = format!(
+            "{}: looked for until that is certain.",
+            count(facts.late, "request to vCenter without an answer", "requests to vCenter without an answer")
+        );
         all.push(finding(Level::Wait, text, ""));
     }
     if all.is_empty() {
-        let text = format!("Nothing to do: {}, nothing is left behind.", count(facts.running, "job or session runs", "jobs and sessions run"));
+        let text = format!(
+            "Nothing to do: {}, nothing is left behind.",
+            count(facts.running, "job or session runs", "jobs and sessions run")
+        );
         all.push(finding(Level::Ok, text, ""));
     }
     all.sort_by_key(|finding| std::cmp::Reverse(finding.level));
@@ -133,15 +143,24 @@ mod tests {
     fn an_agent_that_owes_nothing_says_that_nothing_is_to_be_done() {
         let told = judge(&Facts { running: 1, ..serving(vec![]) });
         assert_eq!(told.len(), 1);
-        assert_eq!((told[0].level, told[0].text.as_str()), (Level::Ok, "Nothing to do: 1 job or session runs, nothing is left behind."));
+        assert_eq!(
+            (told[0].level, told[0].text.as_str()),
+            (Level::Ok, "Nothing to do: 1 job or session runs, nothing is left behind.")
+        );
     }
 
     #[test]
     fn a_disk_that_stays_is_a_persons_business_after_as_long_as_the_alert_waits() {
         let told = judge(&serving(vec![old("attach", 3), old("attach", 14)]));
-        assert_eq!((told[0].level, told[0].text.as_str()), (Level::Wait, "2 disks wait to be detached, oldest 14 min: the agent is at it."));
+        assert_eq!(
+            (told[0].level, told[0].text.as_str()),
+            (Level::Wait, "2 disks wait to be detached, oldest 14 min: the agent is at it.")
+        );
         let told = judge(&serving(vec![old("attach", 3), old("attach", 15)]));
-        assert_eq!((told[0].level, told[0].text.as_str()), (Level::Act, "2 disks wait to be detached, oldest 15 min: see runbook: A disk stays attached."));
+        assert_eq!(
+            (told[0].level, told[0].text.as_str()),
+            (Level::Act, "2 disks wait to be detached, oldest 15 min: see runbook: A disk stays attached.")
+        );
         let rules = include_str!("../../../docs/metrics/alerts.yml");
         for (expression, age) in [(r#"{kind="attach"} > "#, DISK), (r#"{kind!="attach"} > "#, OTHER)] {
             let alert = format!("hotadd_duty_settling_oldest_seconds{expression}{}\n", age.as_secs());
