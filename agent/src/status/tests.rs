@@ -60,7 +60,7 @@ fn attach(vm_name: &str, slot: Slot, session: SessionId) -> journal::Duty {
         phase: DutyPhase::Intended,
         kind: DutyKind::Attach(AttachDuty {
             backing: BackingPath::new(format!("[ds1] web01/{}.vmdk", slot.unit)),
-            uuid: DiskUuid::parse("6000c29a1b2c3d4e5f60718293a4b5c6").unwrap(),
+            uuid: DiskUuid::from_bytes([6; 16]),
             capacity_bytes: 4096,
             slot,
             device_key: None,
