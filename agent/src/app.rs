@@ -93,6 +93,7 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
     };
     let ready: Result<(Door, TcpListener)> = ready.await;
     if let Err(error) = &ready {
+        source.refuses(error);
         // Nobody else settles what is still owed or may still land: a snapshot that is kept, a duty that waits for a person.
         while !core.vm.journal.state().nothing_is_pending() {
             tracing::error!(

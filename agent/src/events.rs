@@ -161,6 +161,15 @@ impl Events {
         std::iter::once(watching).chain(missed).chain(rest).collect()
     }
 
+    /// The newest, newest first, and how many older ones of this run are not among them.
+    #[must_use]
+    pub fn newest(&self, most: usize) -> (Vec<Event>, u64) {
+        let kept = self.kept();
+        let newest: Vec<Event> = kept.events.iter().rev().take(most).cloned().collect();
+        let older = kept.last.saturating_sub(newest.len() as u64);
+        (newest, older)
+    }
+
     /// Ends every watch: the port closes.
     pub fn close(&self) {
         self.closed.cancel();
@@ -196,6 +205,19 @@ mod tests {
         events.close();
         let rest: Vec<_> = watch.collect().await;
         assert!(rest.len() < BACKLOG + 3);
+    }
+
+    #[test]
+    fn the_newest_come_first_and_older_ones_are_counted() {
+        let events = Events::default();
+        assert_eq!(events.newest(3), (Vec::new(), 0));
+        for n in 0..BACKLOG + 5 {
+            events.send(EventKind::DutyOpened, n, "web01", None);
+        }
+        let (newest, older) = events.newest(3);
+        let last = (BACKLOG + 5) as u64;
+        assert_eq!(newest.iter().map(|event| event.sequence).collect::<Vec<_>>(), [last, last - 1, last - 2]);
+        assert_eq!(older, last - 3);
     }
 
     async fn seen(events: &Events, run: &str, sequence: u64, count: usize) -> Vec<Event> {

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// Where the running agent says that it serves them.
-fn address(scene: &Scene) -> Result<String> {
+pub fn address(scene: &Scene) -> Result<String> {
     let log = fs::read_to_string(scene.dir.join("agent.log"))?;
     let line = log.lines().rev().find(|line| line.contains("metrics are served")).context("no metrics port yet")?;
     let at = line.split("127.0.0.1:").nth(1).context("no address")?;
@@ -23,7 +23,7 @@ fn address(scene: &Scene) -> Result<String> {
     Ok(format!("localhost:{port}"))
 }
 
-fn client(scene: &Scene, identity: Option<&str>) -> Result<reqwest::Client> {
+pub fn client(scene: &Scene, identity: Option<&str>) -> Result<reqwest::Client> {
     // Once for the process; every test may be the first.
     drop(rustls::crypto::ring::default_provider().install_default());
     let read = |name: String| fs::read(scene.pki.file(&name));
@@ -50,7 +50,7 @@ fn value(text: &str, series: &str) -> Result<f64> {
     Ok(line.with_context(|| format!("no {series} in\n{text}"))?.parse()?)
 }
 
-fn with_metrics(spec: &mut hotadd_harness::scene::Spec) {
+pub fn with_metrics(spec: &mut hotadd_harness::scene::Spec) {
     spec.agent_toml.push_str("[metrics]\nlisten = '127.0.0.1:0'\n");
 }
 
@@ -67,7 +67,7 @@ async fn who_has_no_certificate_of_the_ca_gets_nothing() -> Result<()> {
         ensure!(answer.is_err(), "{identity:?} got {answer:?}");
     }
     let client = client(&scene, Some("client"))?;
-    assert_eq!(client.get(format!("https://{at}/")).send().await?.status(), 404);
+    assert_eq!(client.get(format!("https://{at}/metrics/")).send().await?.status(), 404);
     assert_eq!(client.post(format!("https://{at}/metrics")).send().await?.status(), 405);
     metrics(&scene).await?;
     nothing_is_left(&scene).await

@@ -27,7 +27,7 @@ use crate::{
     journal::{Journal, JournalError, Record, State},
     metrics::Meter,
     reason,
-    transport::{Means, Memory, throttle::Throttle},
+    transport::{Means, Memory, Tally, throttle::Throttle},
 };
 
 /// See the module.
@@ -55,6 +55,7 @@ pub struct ProxyVm {
     pub(super) turns: Turns,
     pub events: Events,
     pub meter: Meter,
+    pub tally: Tally,
     pub audit: Audit,
     /// Sessions that were cloned and are being ended.
     pub farewells: TaskTracker,
@@ -66,6 +67,8 @@ pub struct ProxyVm {
     pub(super) trial: Mutex<()>,
     /// See [`super::room`].
     pub(super) learnt: StdMutex<Learnt>,
+    /// The proxy as vCenter told it last, and when that look began.
+    seen: StdMutex<(Instant, ProxyFacts)>,
     /// The last look at the proxy's host, and when it began.
     site: StdMutex<Option<(Instant, Site)>>,
     /// The last look at events.
@@ -93,7 +96,14 @@ impl ProxyVm {
     /// What a read of this session shares with all others.
     #[must_use]
     pub fn means(&self, session: SessionId) -> Means<'_> {
-        Means { memory: &self.memory, throttle: &self.throttle, tuning: &self.tuning, meter: &self.meter, session }
+        Means {
+            memory: &self.memory,
+            throttle: &self.throttle,
+            tuning: &self.tuning,
+            meter: &self.meter,
+            tally: &self.tally,
+            session,
+        }
     }
 
     #[must_use]
@@ -126,12 +136,14 @@ impl ProxyVm {
             turns: Turns::new(config.limits.snapshots_per_datastore),
             events: Events::default(),
             meter,
+            tally: Tally::default(),
             audit: Audit::new(&config.audit),
             farewells: TaskTracker::new(),
             fatal: CancellationToken::new(),
             gate: Mutex::new(()),
             trial: Mutex::new(()),
             learnt: StdMutex::default(),
+            seen: StdMutex::new((Instant::now(), proxy.clone())),
             site: StdMutex::default(),
             recorded: StdMutex::default(),
         }
@@ -236,7 +248,21 @@ impl ProxyVm {
     /// # Errors
     /// Of the hypervisor.
     pub async fn facts(&self) -> Result<ProxyFacts> {
-        self.hypervisor.proxy(&self.moref).await
+        let begin = Instant::now();
+        let facts = self.hypervisor.proxy(&self.moref).await?;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looks may overtake each other.
+        if seen.0 <= begin {
+            *seen = (begin, facts.clone());
+        }
+        Ok(facts)
+    }
+
+    /// The proxy as vCenter told it last, and how long ago: for who may not ask.
+    #[must_use]
+    pub fn last_seen(&self) -> (Duration, ProxyFacts) {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        (seen.0.elapsed(), seen.1.clone())
     }
 
     /// The map from vCenter's controllers to PCI functions, for the given facts.

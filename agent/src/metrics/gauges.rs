@@ -61,9 +61,7 @@ impl Snapshot {
         let kept = |duty: &Duty| duty.snapshot().is_some_and(|snapshot| snapshot.kept().is_some());
         for duty in state.duties().filter(|duty| !kept(duty)) {
             now.open.entry(kind(duty)).or_default().add(age(&duty.since));
-            if let Some((since, tries)) = settler.progress(duty.id) {
-                // The clock of what an earlier run left does not begin anew with each start.
-                let since = if settler.is_inherited(duty.id) { since.max(age(&duty.since)) } else { since };
+            if let Some((since, tries)) = settling(duty, settler) {
                 now.settling.entry(kind(duty)).or_default().add(since);
                 now.tries = now.tries.max(tries);
             }
@@ -72,8 +70,16 @@ impl Snapshot {
     }
 }
 
+/// How long a duty is being settled, and how often it was tried.
+pub(crate) fn settling(duty: &Duty, settler: &Settler) -> Option<(Duration, u32)> {
+    let (since, tries) = settler.progress(duty.id)?;
+    // The clock of what an earlier run left does not begin anew with each start.
+    let since = if settler.is_inherited(duty.id) { since.max(age(&duty.since)) } else { since };
+    Some((since, tries))
+}
+
 /// A time that can't be read, or that is yet to come, is now.
-fn age(since: &str) -> Duration {
+pub(crate) fn age(since: &str) -> Duration {
     let since: Option<Timestamp> = since.parse().ok();
     since.and_then(|since| Duration::try_from(Timestamp::now().duration_since(since)).ok()).unwrap_or_default()
 }

@@ -197,6 +197,10 @@ impl Meter {
         self.0.login_refused.set(refused.into());
     }
 
+    pub(crate) fn login_is_refused(&self) -> bool {
+        self.0.login_refused.get() != 0
+    }
+
     /// Of records that became durable; `before`: what they were folded into.
     pub(crate) fn recorded(&self, records: &[Record], before: &crate::journal::State) {
         let late = |id| before.late().map(|late| &late.duty).find(|duty| duty.id == id);
@@ -233,7 +237,7 @@ impl Meter {
 }
 
 /// Label of a transport.
-fn way(transport: Transport) -> &'static str {
+pub(crate) fn way(transport: Transport) -> &'static str {
     match transport {
         Transport::Hotadd => "hotadd",
         Transport::Nbd => "nbd",

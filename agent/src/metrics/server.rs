@@ -1,5 +1,5 @@
-//! The port of the metrics: HTTP/1.1 behind the [`Door`], for readers, `GET /metrics`, nothing else. What a client may cost is bounded: connections, their
-//! life, and the time for a request's head. Nothing that goes wrong here touches the agent's work.
+//! The port of the metrics: HTTP/1.1 behind the [`Door`], for readers: `GET /metrics` and the status page ([`page`]), nothing else. What a client
+//! may cost is bounded: connections, their life, the time for a request's head, and how often the page's numbers are made. Nothing that goes wrong here touches the agent's work.
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
@@ -7,7 +7,7 @@ use hotadd_api::roles::Role;
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::Bytes,
+    body::{Bytes, Incoming},
     header::{self, HeaderValue},
     server::conn::http1,
     service::service_fn,
@@ -21,6 +21,7 @@ use crate::{
     access::{Connection, Door},
     api::server::bind,
     error::{Error, Result},
+    status::page,
 };
 
 const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
@@ -65,10 +66,15 @@ async fn accept(mut connections: ReceiverStream<io::Result<Connection>>, door: D
 
 async fn serve(connection: Connection, door: Door, source: Source) {
     let peer = connection.peer();
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<Incoming>| {
         // Asked for each request: a role can end with its certificate.
-        let caller = door.caller(&peer).and_then(|caller| caller.may(Role::Reader, "metrics"));
-        let answer = caller.map_or_else(|error| refused(&error), |()| answer(&request, &source));
+        let asked = Asked::of(request.uri().path());
+        let (role, what) = asked.needs();
+        let caller = door.caller(&peer).and_then(|caller| caller.may(role, what));
+        let mut answer = caller.map_or_else(|error| refused(&error), |()| answer(request.method(), asked, &source));
+        if asked != Asked::Metrics {
+            page::protect(answer.headers_mut());
+        }
         async move { Ok::<_, Infallible>(answer) }
     });
     let mut server = http1::Builder::new();
@@ -84,16 +90,48 @@ fn refused(error: &Error) -> Response<Full<Bytes>> {
     answer
 }
 
-fn answer<B>(request: &Request<B>, source: &Source) -> Response<Full<Bytes>> {
-    let mut answer = Response::default();
-    let known = request.uri().path() == "/metrics";
-    match (known, request.method()) {
-        (true, &Method::GET | &Method::HEAD) => {
-            *answer.body_mut() = Full::from(source.text());
-            answer.headers_mut().insert(header::CONTENT_TYPE, CONTENT);
+/// What a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Metrics,
+    Page(page::Path),
+    Nothing,
+}
+
+impl Asked {
+    fn of(path: &str) -> Self {
+        match path {
+            "/metrics" => Self::Metrics,
+            other => page::Path::of(other).map_or(Self::Nothing, Self::Page),
         }
-        (true, _) => *answer.status_mut() = StatusCode::METHOD_NOT_ALLOWED,
-        (false, _) => *answer.status_mut() = StatusCode::NOT_FOUND,
     }
+
+    /// The role, and what for.
+    fn needs(self) -> (Role, &'static str) {
+        match self {
+            Self::Page(_) => (page::role(), "the status page"),
+            Self::Metrics | Self::Nothing => (Role::Reader, "metrics"),
+        }
+    }
+}
+
+fn answer(method: &Method, asked: Asked, source: &Source) -> Response<Full<Bytes>> {
+    let mut answer = Response::default();
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let (content, body) = match asked {
+        Asked::Nothing => {
+            *answer.status_mut() = StatusCode::NOT_FOUND;
+            return answer;
+        }
+        _ if !reads => {
+            *answer.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return answer;
+        }
+        Asked::Metrics => (CONTENT, Bytes::from(source.text())),
+        Asked::Page(path) => (path.content_type(), source.page(path)),
+    };
+    *answer.body_mut() = Full::from(body);
+    answer.headers_mut().insert(header::CONTENT_TYPE, content);
     answer
 }

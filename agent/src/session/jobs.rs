@@ -18,6 +18,7 @@ use super::{
     opener::Ways,
     registry::{Manager, lock, recorded},
     snapshot::Wish,
+    work::{Work, phase},
 };
 use crate::{
     access::Caller,
@@ -217,6 +218,23 @@ impl Jobs {
         lock(&self.entries).iter().filter(|e| e.result.state() == JobState::Running).count()
     }
 
+    /// Those that run, oldest first, and how many are left out.
+    #[must_use]
+    pub fn work(&self, most: usize) -> (Vec<Work>, usize) {
+        let entries = lock(&self.entries);
+        let running = || entries.iter().filter(|e| e.result.state() == JobState::Running);
+        let left_out = running().count().saturating_sub(most);
+        let shown: Vec<Work> = running().take(most).map(Entry::work).collect();
+        drop(entries);
+        let state = self.manager.opener().vm.journal.state();
+        let asked_for = |id: SessionId| {
+            let past = state.history().jobs().find(|past| past.began.session == id);
+            past.map(|past| past.began.vm.clone()).unwrap_or_default()
+        };
+        let named = |work: Work| if work.vm.is_empty() { Work { vm: asked_for(work.session), ..work } } else { work };
+        (shown.into_iter().map(named).collect(), left_out)
+    }
+
     pub(super) fn ring(&self) {
         self.ended.send_replace(());
     }
@@ -228,6 +246,22 @@ impl Jobs {
             if ended.changed().await.is_err() {
                 return;
             }
+        }
+    }
+}
+
+impl Entry {
+    fn work(&self) -> Work {
+        Work {
+            kind: "job",
+            id: self.result.job_id.clone(),
+            session: self.session,
+            vm: self.result.vm_name.clone(),
+            client: Arc::clone(&self.owner),
+            stage: phase(self.result.phase()),
+            since: self.result.started.clone(),
+            lease_seconds_left: None,
+            disks: Vec::new(),
         }
     }
 }

@@ -9,7 +9,7 @@
 //! ```
 //! [`opener`] holds the steps that both share, [`snapshot`] the ladder of consistency, [`registry`] what lives and what
 //! ended, [`opening`] and [`closing`] the two ends of a session, [`live`] one session in between, [`jobs`] the registry of jobs,
-//! [`job`] one BackupVm, [`exporting`] its export lease, [`watch`] what happens around disks that are held, [`recorded`] what vCenter's events tell of it. A
+//! [`job`] one BackupVm, [`exporting`] its export lease, [`watch`] what happens around disks that are held, [`recorded`] what vCenter's events tell of it, [`work`] what a person is shown of all that runs. A
 //! snapshot is never removed before its disks are proven detached.
 mod closing;
 mod exporting;
@@ -23,9 +23,11 @@ pub mod recorded;
 pub mod registry;
 pub mod snapshot;
 pub mod watch;
+mod work;
 
 pub use self::{
     opener::{Opener, Source},
     opening::OpenRequest,
     registry::Manager,
+    work::{Work, WorkDisk},
 };

@@ -173,7 +173,7 @@ impl Manager {
     }
 
     /// What was owed and has been settled meanwhile is closed.
-    fn refresh(&self) {
+    pub(super) fn refresh(&self) {
         let state = self.shared.opener.vm.journal.state();
         for session in lock(&self.shared.sessions).iter() {
             let mut inner = lock(&session.inner);

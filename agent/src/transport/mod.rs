@@ -12,6 +12,7 @@ pub mod reach;
 pub mod read;
 pub mod remote;
 pub mod stream_vmdk;
+pub mod tally;
 pub mod throttle;
 pub mod vddk;
 
@@ -22,3 +23,4 @@ pub(crate) use memory::unless;
 pub use outlet::Outlet;
 pub use read::{Item, Means, ReadOrder, Reading, Report, Sink, micros};
 pub use remote::{Of, Ready, Remote, SERVER_LOST, Servers};
+pub use tally::Tally;

@@ -23,6 +23,7 @@ use super::{
     Disk, ExportDisk, Memory, Ready, Remote,
     framer::{Framer, Recipe},
     memory::{buffers, unless},
+    tally::{Running, Tally},
     throttle::{Pacer, Throttle},
 };
 use crate::{
@@ -86,6 +87,7 @@ pub struct Means<'a> {
     pub throttle: &'a Throttle,
     pub tuning: &'a ReadTuning,
     pub meter: &'a Meter,
+    pub tally: &'a Tally,
     pub session: SessionId,
 }
 
@@ -164,7 +166,8 @@ impl Reading {
         let (flag, runtime) = (Arc::clone(&cancel), Handle::current());
         let tuning = means.tuning.clone();
         let (meter, transport, depth) = (means.meter.clone(), disk.transport(), order.depth);
-        let sink = counted(sink, meter.clone(), transport);
+        let running = means.tally.begin(means.session, disk.facts(), transport);
+        let sink = counted(sink, meter.clone(), transport, Arc::clone(&running));
         let pacer =
             means.throttle.pacer(means.session, &disk.facts().datastore_name, (order.depth as usize, order.halvings()));
         thread::Builder::new()
@@ -177,6 +180,8 @@ impl Reading {
                 drop(disk);
                 drop(share);
                 meter.read_ended(transport, depth, &report);
+                running.took(&report.stages);
+                drop(running);
                 // Nobody may be waiting any more; the report is for whoever does.
                 drop(answer.send(report));
             })
@@ -196,12 +201,23 @@ impl Reading {
 }
 
 /// Counts what the client took.
-fn counted(mut sink: Sink, meter: Meter, transport: v1::Transport) -> Sink {
+fn counted(mut sink: Sink, meter: Meter, transport: v1::Transport, running: Arc<Running>) -> Sink {
     Box::new(move |item| {
-        let frame = if let Item::Frame(frame) = &item { Some((frame.zero, frame.length)) } else { None };
+        let frame = match &item {
+            Item::Frame(frame) => Some((frame.zero, frame.length)),
+            Item::Opened { bytes_required, .. } => {
+                running.opened(*bytes_required);
+                None
+            }
+            Item::Progress(progress) => {
+                progress.stages.iter().for_each(|stages| running.took(stages));
+                None
+            }
+        };
         sink(item)?;
         if let Some((zero, bytes)) = frame {
             meter.handed_over(transport, zero, bytes);
+            running.handed_over(bytes);
         }
         ControlFlow::Continue(())
     })

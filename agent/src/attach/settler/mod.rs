@@ -73,6 +73,8 @@ struct Shared {
     /// Something changed that another duty may have waited for.
     wake: Notify,
     pulse: Pulse,
+    /// When the loop looks again by itself; `None`: it works, or waits for an order.
+    next: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -125,6 +127,7 @@ impl Settler {
             fresh: Mutex::default(),
             wake: Notify::new(),
             pulse: Pulse::new(),
+            next: Mutex::default(),
         });
         vm.supervise("the settler panicked", run(Arc::clone(&shared), orders));
         Self { inbox, shared }
@@ -264,6 +267,12 @@ impl Settler {
         open.get(&duty).and_then(|open| Some((open.since?.elapsed(), open.tries)))
     }
 
+    /// How long until it looks again at what it could not settle; `None`: it looks now, or has nothing.
+    #[must_use]
+    pub fn next_look(&self) -> Option<Duration> {
+        (*lock(&self.shared.next)).map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
     /// Why a duty is still open, if the settler has it and met something.
     #[must_use]
     pub fn why(&self, duty: DutyId) -> Option<String> {
@@ -282,7 +291,10 @@ async fn run(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<DutyId>) {
         let watching = shared.vm.journal.state().late().next().is_some();
         let retry = (!idle).then(|| Instant::now() + pause);
         let next = retry.into_iter().chain(watching.then_some(next_sweep)).min();
-        match wait(&shared, &mut orders, next).await {
+        *lock(&shared.next) = retry;
+        let woken = wait(&shared, &mut orders, next).await;
+        *lock(&shared.next) = None;
+        match woken {
             Woken::Over => return,
             Woken::Order => pause = deadlines.retry_first,
             Woken::Time => {}
