@@ -48,6 +48,7 @@ fn json(snapshot: Snapshot) -> Value {
 
 fn attach(vm_name: &str, slot: Slot, session: SessionId) -> journal::Duty {
     journal::Duty {
+        ticket: false,
         id: DutyId::new(),
         session,
         vm: Moref::new("vm-2"),

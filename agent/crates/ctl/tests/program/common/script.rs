@@ -33,13 +33,10 @@ pub struct Script {
     /// GetJob says "running" this often first.
     pub running: usize,
     pub duties: usize,
-<<<<<<< HEAD
     /// GetInfo announces clone tickets.
     pub tickets: bool,
-=======
     /// What WatchEvents tells, numbered from 1, before it ends.
     pub events: Vec<EventKind>,
->>>>>>> next/small
 }
 
 pub fn reason(code: &str, cleanup: Cleanup) -> Reason {
