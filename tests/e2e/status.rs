@@ -140,7 +140,7 @@ async fn who_may_not_list_sessions_may_not_see_the_page() -> Result<()> {
 /// The target under another name, with the disks it has, and reads so slow that a browser sees them.
 fn hostile(spec: &mut Spec) {
     with_metrics(spec);
-    spec.agent_toml.push_str("[pace]\nbytes_per_second = 2097152\n");
+    spec.agent_toml.push_str("[pace.agent]\nbytes_per_second = 1048576\n");
     let (disks, controllers) = (spec.target().disks.clone(), spec.target().controllers.clone());
     let mut target = vm(HOSTILE, disks);
     target.controllers = controllers;
