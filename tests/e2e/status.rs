@@ -41,11 +41,11 @@ fn items<'a>(told: &'a Value, list: &str) -> Result<&'a Vec<Value>> {
     told[list]["items"].as_array().with_context(|| format!("no {list} in {told}"))
 }
 
-/// Units of the proxy that hold something for this session, or for any.
-fn hot_added(told: &Value) -> Result<Vec<&Value>> {
+/// Units of the proxy that are of this kind.
+fn units<'a>(told: &'a Value, whose: &str) -> Result<Vec<&'a Value>> {
     let controllers = told["slots"]["controllers"].as_array().context("no controllers")?;
     let taken = controllers.iter().filter_map(|controller| controller["taken"].as_array()).flatten();
-    Ok(taken.filter(|unit| unit["whose"] == "hotadd").collect())
+    Ok(taken.filter(|unit| unit["whose"] == whose).collect())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,7 +66,7 @@ async fn a_session_is_shown_with_its_disks_and_gone_after_its_end() -> Result<()
     let disks = items(row, "disks")?;
     assert_eq!(disks.len(), 2, "{row:#}");
     assert!(disks.iter().all(|disk| disk["transport"] == "hotadd" && disk["capacity_bytes"] == MIB), "{row:#}");
-    let taken = hot_added(&told)?;
+    let taken = units(&told, "hotadd")?;
     assert_eq!(taken.len(), 2, "{told:#}");
     assert!(taken.iter().all(|unit| unit["session"] == opened.session_id.as_str() && unit["vm"] == TARGET));
     assert_eq!(items(&told, "duties")?.len(), duties(&scene).await?.len());
@@ -74,7 +74,8 @@ async fn a_session_is_shown_with_its_disks_and_gone_after_its_end() -> Result<()
     assert_eq!(close(&scene, &opened.session_id).await?, Cleanup::Done);
     eventually("it is gone", async || {
         let told = status(&scene).await?;
-        Ok(items(&told, "work")?.is_empty() && items(&told, "duties")?.is_empty() && hot_added(&told)?.is_empty())
+        let nothing = items(&told, "work")?.is_empty() && items(&told, "duties")?.is_empty();
+        Ok(nothing && units(&told, "hotadd")?.is_empty() && units(&told, "other")?.is_empty())
     })
     .await?;
     nothing_is_left(&scene).await
@@ -140,7 +141,7 @@ async fn who_may_not_list_sessions_may_not_see_the_page() -> Result<()> {
 /// The target under another name, with the disks it has, and reads so slow that a browser sees them.
 fn hostile(spec: &mut Spec) {
     with_metrics(spec);
-    spec.agent_toml.push_str("[pace]\nbytes_per_second = 2097152\n");
+    spec.agent_toml.push_str("[pace.agent]\nbytes_per_second = 1048576\n");
     let (disks, controllers) = (spec.target().disks.clone(), spec.target().controllers.clone());
     let mut target = vm(HOSTILE, disks);
     target.controllers = controllers;

@@ -298,7 +298,7 @@ async function ask() {
   const patience = setTimeout(() => stop.abort(), PATIENCE);
   try {
     const answer = await fetch("/status.json", { cache: "no-store", credentials: "same-origin", redirect: "error", signal: stop.signal });
-    if (!answer.ok) throw new Error(`${answer.status} ${(await answer.text()).slice(0, 300).trim()}`);
+    if (!answer.ok) throw new Error(`${answer.status} ${(await answer.text()).slice(0, 300)}`.trim());
     return await answer.json();
   } catch (error) {
     throw new Error(stop.signal.aborted ? `no answer within ${PATIENCE / 1000} s` : error.message);
