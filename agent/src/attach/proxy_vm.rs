@@ -27,6 +27,7 @@ use crate::{
     journal::{Journal, JournalError, Record, State},
     metrics::Meter,
     reason,
+    traces::Traces,
     transport::{Means, Memory, throttle::Throttle},
 };
 
@@ -56,6 +57,7 @@ pub struct ProxyVm {
     pub events: Events,
     pub meter: Meter,
     pub audit: Audit,
+    pub traces: Traces,
     /// Cancelled when only a new start can go on: a loop that must never end has ended.
     pub fatal: CancellationToken,
     /// Held over: read the device list, write the intent, reconfigure, read back.
@@ -123,6 +125,7 @@ impl ProxyVm {
             reservations: Reservations::default(),
             turns: Turns::new(config.limits.snapshots_per_datastore),
             events: Events::default(),
+            traces: Traces::start(config.traces.as_ref(), instance, &meter),
             meter,
             audit: Audit::new(&config.audit),
             fatal: CancellationToken::new(),

@@ -26,6 +26,7 @@ use crate::{
     journal::{LeaseBegan, Record, history::SessionPast},
     plan::facts_to_api,
     reason,
+    traces::{Ended, Of, Parent},
     transport::Disk,
 };
 
@@ -42,6 +43,8 @@ pub struct OpenRequest {
     pub keys: Vec<i32>,
     pub lease: Option<Duration>,
     pub ways: Ways,
+    /// The span of who asks.
+    pub parent: Option<Parent>,
 }
 
 impl Manager {
@@ -123,15 +126,23 @@ impl Manager {
     /// error alone never decides what is owed.
     async fn open_whole(&self, request: OpenRequest) -> Result<Arc<Session>> {
         let id = SessionId::new();
-        let this = self.clone();
+        let (this, traces) = (self.clone(), &self.shared.opener.vm.traces);
+        traces.begin(Of::Session, id, request.parent);
         let opening = tokio::spawn(async move { this.open_new(id, request).await });
         let result = opening.await.unwrap_or_else(|panic| Err(panic.into()));
-        result.map_err(|error| if self.hand_over_all(id) { error.owing() } else { error })
+        result.map_err(|error| {
+            let error = if self.hand_over_all(id) { error.owing() } else { error };
+            let (code, cleanup) = (Some(error.reason().code), error.cleanup());
+            traces.end(id, &Ended { code, cleanup, ..Ended::default() });
+            error
+        })
     }
 
     async fn open_new(&self, id: SessionId, request: OpenRequest) -> Result<Arc<Session>> {
         let opener = &self.shared.opener;
         opener.vm.audit.remember(id, &request.caller);
+        let traces = &opener.vm.traces;
+        traces.stage(id, "preflight");
         let mut preflight = opener.preflight(&request.vm, &request.keys, &request.ways).await?;
         let target = preflight.target.clone();
         let claim = self.claim(&target.moref, &target.name, None)?;
@@ -139,6 +150,7 @@ impl Manager {
         let name = target.name.as_str();
         let told = |why: Error| async move {
             tracing::warn!(session = %id, %why, "waiting before the snapshot");
+            traces.waits(id, &why);
             opener.vm.events.send(EventKind::Hold, id, name, Some(&why));
         };
         // A turn is not held while a host or a slot is waited for: others could have it.
@@ -152,10 +164,12 @@ impl Manager {
             host = watch::hold(&opener.vm, &target.moref, told, || self.go_on()).await?;
         }
         let target = &preflight.target;
+        traces.next_stage(id, "snapshot");
         let snapshot = opener.snapshot(id, &preflight, &request.source).await?;
         drop(turn);
         let mut watch = Watch::start(&opener.vm, target, &snapshot, host);
         let trouble = watch.trouble();
+        traces.next_stage(id, "attach");
         let attached = match self.go_on() {
             Ok(()) => opener.attach(id, target, &snapshot.moref, &request.keys, &request.ways).await,
             Err(error) => Err(error),
@@ -193,6 +207,7 @@ impl Manager {
         let session = Arc::new(Session {
             id,
             owner: Arc::clone(&request.caller.name),
+            vm_moref: target.moref.clone(),
             vm_name: target.name.clone(),
             opened,
             snapshot: snapshot.to_api(),
@@ -208,6 +223,7 @@ impl Manager {
             cancel_reads: Arc::default(),
         });
         tracing::info!(session = %id, vm = target.name, "session open");
+        traces.next_stage(id, "open");
         self.remember(&session);
         self.close_on(trouble, &session);
         if self.shared.drain.is_cancelled() {
@@ -231,9 +247,13 @@ impl Manager {
 
     /// Gives everything back after a failure; [`Self::open_whole`] tells what is still owed.
     async fn abandon(&self, error: Error, session: SessionId, snapshot: HeldSnapshot) -> Error {
+        let traces = &self.shared.opener.vm.traces;
+        traces.stage(session, "detach");
         self.give_back_disks(session).await;
+        traces.next_stage(session, "remove snapshot");
         drop(snapshot);
         self.give_back_rest(session).await;
+        traces.stage_over(session);
         error
     }
 }

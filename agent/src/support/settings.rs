@@ -51,6 +51,7 @@ const KEPT: &[(&str, &str)] = &[
     ("export", "max_hours port"),
     ("quarantine", "on_failure"),
     ("metrics", "listen"),
+    ("traces", "endpoint ca_file timeout_seconds"),
 ];
 const RATE: &str = "bytes_per_second reads_per_second latency_ms";
 /// Files that hold a secret.
@@ -60,8 +61,14 @@ const USUAL: [&str; 2] = ["/etc/hotadd/server.key", "/etc/hotadd/vcenter-passwor
 /// Tables of numbers and switches: a text there is a mistake, and nobody knows which.
 const NUMBERS: [&str; 3] = ["limits", "deadlines", "pace"];
 /// Files that hold certificates.
-const CERTIFICATES: [&str; 5] =
-    ["tls.certificate_file", "tls.client_ca_file", "vcenter.ca_file", "nbd.ca_file", "nbd.certificate_file"];
+const CERTIFICATES: [&str; 6] = [
+    "tls.certificate_file",
+    "tls.client_ca_file",
+    "vcenter.ca_file",
+    "nbd.ca_file",
+    "nbd.certificate_file",
+    "traces.ca_file",
+];
 
 /// See the module.
 pub(super) struct Settings(Table);

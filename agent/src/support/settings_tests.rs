@@ -73,7 +73,7 @@ fn secret_files_are_known_even_if_the_rest_is_wrong() {
 /// What serde tells of an unknown key is the list of the known ones: a new key has to be put into the allow list, or left out knowingly.
 #[test]
 fn every_key_of_the_configuration_is_known_here() {
-    const TABLES: [&str; 19] = [
+    const TABLES: [&str; 20] = [
         "",
         "tls",
         "client",
@@ -93,6 +93,7 @@ fn every_key_of_the_configuration_is_known_here() {
         "export",
         "quarantine",
         "metrics",
+        "traces",
     ];
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.toml");
