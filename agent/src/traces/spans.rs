@@ -113,15 +113,14 @@ fn root(story: &Story, ended: &Ended, at: Instant, ids: &Ids) -> Span {
             root.attributes.push(KeyValue::text(key, bounded(value)));
         }
     }
-    let sum = |of: fn(&v1::DiskResult) -> u64| ended.disks.iter().map(of).fold(0, u64::saturating_add);
     let mut transports: Vec<&str> = ended.disks.iter().map(|disk| way(disk.transport())).collect();
     transports.sort_unstable();
     transports.dedup();
     root.attributes.extend([
         KeyValue::number("hotadd.disks", ended.disks.len() as u64),
         KeyValue::list("hotadd.transports", transports),
-        KeyValue::number("hotadd.bytes_read", sum(|disk| disk.bytes_read)),
-        KeyValue::number("hotadd.bytes_sent", sum(|disk| disk.bytes_sent)),
+        KeyValue::number("hotadd.bytes_read", story.bytes.0),
+        KeyValue::number("hotadd.bytes_sent", story.bytes.1),
         KeyValue::text("hotadd.cleanup", if ended.cleanup == Cleanup::Owed { "owed" } else { "done" }),
     ]);
     if story.left_out > 0 {

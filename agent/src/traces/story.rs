@@ -28,6 +28,8 @@ pub(super) struct Story {
     pub(super) tasks: Vec<Task>,
     pub(super) reads: Vec<Read>,
     pub(super) waits: Vec<Wait>,
+    /// Of all reads: bytes read, and sent.
+    pub(super) bytes: (u64, u64),
     /// How much was not noted, beyond [`MOST`].
     pub(super) left_out: u64,
     pub(super) began: Instant,
@@ -76,7 +78,7 @@ impl Story {
     pub(super) fn new(of: Of, session: SessionId, parent: Option<Parent>, began: Instant) -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (stages, tasks, reads, waits) = Default::default();
-        Self { of, session, parent, stages, tasks, reads, waits, left_out: 0, began, wall }
+        Self { of, session, parent, stages, tasks, reads, waits, bytes: (0, 0), left_out: 0, began, wall }
     }
 
     pub(super) fn stage(&mut self, name: &'static str, at: Instant) {
@@ -101,6 +103,8 @@ impl Story {
     }
 
     pub(super) fn read(&mut self, read: Read) {
+        let (all, sent) = self.bytes;
+        self.bytes = (all.saturating_add(read.result.bytes_read), sent.saturating_add(read.result.bytes_sent));
         self.left_out += push(&mut self.reads, read);
     }
 
