@@ -97,13 +97,12 @@ impl Manager {
         };
         if let Some(held) = held {
             // In a task of its own: a caller that goes away does not stop it.
-            let (this, session) = (self.clone(), Arc::clone(session));
-            let id = session.id;
-            let closing = tokio::spawn(async move { this.close_held(&session, held, &why).await });
+            let (this, closed, id) = (self.clone(), Arc::clone(session), session.id);
+            let closing = tokio::spawn(async move { this.close_held(&closed, held, &why).await });
             if closing.await.is_err() {
                 tracing::error!(session = %id, "closing panicked");
                 self.hand_over_all(id);
-                self.trace(&session, Cleanup::Owed);
+                self.trace(session, Cleanup::Owed);
             }
         }
         self.after_close(session)

@@ -8,7 +8,7 @@
 //! ```
 //! What settles after the end of its job or session is in no trace.
 mod client;
-mod otlp;
+pub mod otlp;
 mod parent;
 mod queue;
 mod spans;
