@@ -41,8 +41,10 @@ impl Collector {
     /// With the certificate `server` of its own authority, for clients of that other one.
     pub fn serve(&mut self, own: &Pki, clients: &Path) -> Result<()> {
         let Some(listener) = self.listener.take() else { return Ok(()) };
-        let identity = Identity::from_pem(std::fs::read(own.file("server.pem"))?, std::fs::read(own.file("server.key"))?);
-        let tls = ServerTlsConfig::new().identity(identity).client_ca_root(Certificate::from_pem(std::fs::read(clients)?));
+        let identity =
+            Identity::from_pem(std::fs::read(own.file("server.pem"))?, std::fs::read(own.file("server.key"))?);
+        let tls =
+            ServerTlsConfig::new().identity(identity).client_ca_root(Certificate::from_pem(std::fs::read(clients)?));
         let service = TraceService { taken: Arc::clone(&self.taken) };
         let server = Server::builder().tls_config(tls)?.add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));

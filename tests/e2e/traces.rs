@@ -25,7 +25,8 @@ fn traced(disks: &[Content], collector: &mut Collector) -> Result<([tempfile::Te
             own.file("ca.pem").display()
         ));
     })?;
-    let leaf = Leaf { authority: "ca", file: "server", names: &["localhost", "127.0.0.1"], server: true, lifetime: None };
+    let leaf =
+        Leaf { authority: "ca", file: "server", names: &["localhost", "127.0.0.1"], server: true, lifetime: None };
     scene.pki.issue_for_both(&leaf)?;
     collector.serve(&own, &scene.pki.file("ca.pem"))?;
     Ok(([dir, folder], scene))
@@ -151,7 +152,8 @@ async fn a_controllers_span_is_the_parent_and_a_forged_one_is_not() -> Result<()
     let root = all.first().context("no span")?;
     assert_eq!(root.trace_id, 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c_u128.to_be_bytes());
     assert_eq!(root.parent_span_id, 0xb7ad_6b71_6920_3331_u64.to_be_bytes());
-    let forged = run(&scene, request(TARGET), Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'; --")).await?;
+    let forged =
+        run(&scene, request(TARGET), Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'; --")).await?;
     ensure!(forged.state() == JobState::Ok, "{forged:#?}");
     // A session: its reads and its end are of the trace as well.
     let mut disks = disks(&scene).await?;

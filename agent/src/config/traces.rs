@@ -146,7 +146,11 @@ mod tests {
         let table = page.split("## [traces]").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();
         let RawTraces { endpoint, ca_file, timeout_seconds } = RawTraces::default();
         assert!(endpoint.is_none() && ca_file.is_none());
-        for row in ["| `endpoint` | none |".into(), "| `ca_file` | none |".into(), format!("| `timeout_seconds` | {timeout_seconds} |")] {
+        for row in [
+            "| `endpoint` | none |".into(),
+            "| `ca_file` | none |".into(),
+            format!("| `timeout_seconds` | {timeout_seconds} |"),
+        ] {
             assert!(table.contains(&row), "{row} is not in the table");
         }
     }

@@ -9,9 +9,7 @@ use hotadd_api::v1::{Cleanup, DiskFacts, DiskResult, Reason, Stages, Transport};
 use tokio::sync::Notify;
 
 use super::{
-    otlp::{
-        CLIENT, ExportTraceServiceRequest, FLAG_IS_REMOTE, KeyValue, SERVER, STATUS_ERROR, STATUS_OK, Span, Value,
-    },
+    otlp::{CLIENT, ExportTraceServiceRequest, FLAG_IS_REMOTE, KeyValue, SERVER, STATUS_ERROR, STATUS_OK, Span, Value},
     queue::{Failed, Queue, Way},
     spans,
     story::{MOST, Of, Read, Story, Task, Wait},
@@ -173,7 +171,8 @@ fn a_failed_job_says_its_code_where_it_broke_and_none_of_its_texts() {
     story.stage("detach", at(began, 35));
     story.stage_over(at(began, 40));
     let spans = spans::of(&story, &ended(Some(code_of)), at(began, 41));
-    for (name, expected) in [("job", STATUS_ERROR), ("read", STATUS_ERROR), ("read disk", STATUS_ERROR), ("attach", 0)] {
+    for (name, expected) in [("job", STATUS_ERROR), ("read", STATUS_ERROR), ("read disk", STATUS_ERROR), ("attach", 0)]
+    {
         assert_eq!(code(named(&spans, name)), expected, "{name}");
     }
     assert_eq!(code(named(&spans, "detach")), 0, "it went well");
