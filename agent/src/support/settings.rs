@@ -206,6 +206,7 @@ fn plain(at: &str, name: &str, value: &Value) -> Option<Value> {
         Value::String(_) | Value::Array(_) if is_number => None,
         Value::String(text) if is_path && !text.starts_with('/') => None,
         Value::String(text) if name == "url" => Some(Value::String(without_login(text))),
+        Value::String(text) if name == "endpoint" => Some(Value::String(host_only(text))),
         Value::String(_) | Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Some(value.clone()),
         Value::Array(all) => {
             Some(Value::Array(all.iter().filter(|one| one.is_str() || one.is_integer()).cloned().collect()))
@@ -221,6 +222,13 @@ fn without_login(url: &str) -> String {
     let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     format!("{scheme}://{rest}")
+}
+
+/// Some collectors have a token in the path. The agent refuses a path, but this is read all the same.
+fn host_only(url: &str) -> String {
+    let url = without_login(url);
+    let end = url.find("://").and_then(|at| Some(at + 3 + url.get(at + 3..)?.find('/')?));
+    url[..end.unwrap_or(url.len())].to_owned()
 }
 
 fn has(names: &str, name: &str) -> bool {

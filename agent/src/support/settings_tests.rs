@@ -58,6 +58,15 @@ fn a_login_in_a_url_goes() {
 }
 
 #[test]
+fn of_a_collector_the_host_stays() {
+    for url in ["https://u:canary@c.example:4317", "https://c.example:4317/canary/x", "https://c.example:4317?canary"] {
+        let text = shown(&format!("[traces]\nendpoint = '{url}'\nca_file = '/etc/c.pem'\nheaders = 'canary'\n"));
+        assert!(text.contains("https://c.example:4317") && text.contains("/etc/c.pem"), "{text}");
+        assert!(!text.contains("canary"), "{text}");
+    }
+}
+
+#[test]
 fn secret_files_are_known_even_if_the_rest_is_wrong() {
     let settings = Settings("[vcenter]\npassword_file = '/p'\n[tls]\nkey_file = '/k'\n".parse().unwrap());
     assert_eq!(settings.secret_files(Path::new("/c/agent.toml")), [PathBuf::from("/k"), PathBuf::from("/p")]);

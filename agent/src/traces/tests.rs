@@ -166,7 +166,7 @@ fn times_go_forward_and_children_lie_within_their_parents() {
 fn a_failed_job_says_its_code_where_it_broke_and_none_of_its_texts() {
     let (mut story, began) = job(None);
     let code_of = reason::READ_GONE.code;
-    let result = DiskResult { ..disk(2000, 5) };
+    let result = disk(2000, 5);
     story.read(Read { began: at(began, 31), ended: at(began, 33), result, code: Some(code_of) });
     story.stage("detach", at(began, 35));
     story.stage_over(at(began, 40));
@@ -200,7 +200,10 @@ fn a_session_that_reads_for_days_is_bounded_and_keeps_its_end() {
     story.stage("open", began);
     for n in 0..10 * MOST as u64 {
         story.read(Read { began: at(began, n), ended: at(began, n + 1), result: disk(2000, 1), code: None });
-        story.wait(Wait { at: at(began, n), code: [reason::SES_BUSY.code, reason::SES_DRAIN.code][n as usize % 2] });
+        story.wait(Wait {
+            at: at(began, n),
+            code: if n % 2 == 0 { reason::SES_BUSY.code } else { reason::SES_DRAIN.code },
+        });
     }
     story.stage_over(at(began, 99_000));
     story.stage("detach", at(began, 99_000));
