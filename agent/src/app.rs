@@ -123,6 +123,7 @@ pub async fn serve(config: Config, platform: Arc<dyn Platform>) -> Result<()> {
     vm.supervise("the watch of certificates panicked", door.clone().watch(hangup));
     vm.supervise("the audit log's reopening panicked", reopen(vm.audit.clone(), heard(SignalKind::hangup())?));
     let ended = run(listener, &config, &door, context).await;
+    vm.traces.flush().await;
     vm.audit.flush();
     ended?;
     // Those of jobs that have ended.

@@ -4,7 +4,7 @@
 //! In reading order: [`config`] and [`app`] (what starts in which order) → [`access`] (who gets in, and for what) → [`api`] (gRPC) → [`session`] (who holds
 //! which disks) → [`plan`] (what may be attached) → [`attach`] (the invariant) → [`journal`] (what is owed) →
 //! [`hypervisor`] (vSphere as a port) and [`discover`] (the host as a port) → [`transport`] (bytes out).
-//! Aside: [`metrics`] and [`status`] (what is told of it), [`mod@bench`] (how fast this site reads one device), [`quarantine`] and [`selftest`] (whether this system leaves disks alone), `role` (what the account may do), `support` (what support needs to know, without secrets). Leaves: [`id`], [`reason`], [`error`], [`telemetry`], [`systemd`], [`watchdog`].
+//! Aside: [`metrics`] and [`status`] (what is told of it), [`mod@bench`] (how fast this site reads one device), [`quarantine`] and [`selftest`] (whether this system leaves disks alone), `role` (what the account may do), [`traces`] (a trace of each job, for a collector), `support` (what support needs to know, without secrets). Leaves: [`id`], [`reason`], [`error`], [`telemetry`], [`systemd`], [`watchdog`].
 #![forbid(unsafe_code)]
 
 pub mod access;
@@ -34,5 +34,6 @@ pub mod status;
 mod support;
 pub mod systemd;
 pub mod telemetry;
+pub mod traces;
 pub mod transport;
 pub mod watchdog;

@@ -36,7 +36,7 @@ pub fn client(scene: &Scene, identity: Option<&str>) -> Result<reqwest::Client> 
     Ok(builder.build()?)
 }
 
-async fn metrics(scene: &Scene) -> Result<String> {
+pub async fn metrics(scene: &Scene) -> Result<String> {
     let answer = client(scene, Some("client"))?.get(format!("https://{}/metrics", address(scene)?)).send().await?;
     ensure!(answer.status() == 200, "{answer:?}");
     let kind = answer.headers().get("content-type").context("no type")?.to_str()?;
@@ -45,7 +45,7 @@ async fn metrics(scene: &Scene) -> Result<String> {
 }
 
 /// The value of one series.
-fn value(text: &str, series: &str) -> Result<f64> {
+pub fn value(text: &str, series: &str) -> Result<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     Ok(line.with_context(|| format!("no {series} in\n{text}"))?.parse()?)
 }

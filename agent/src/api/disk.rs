@@ -17,6 +17,7 @@ use crate::{
     journal::{Duty, DutyKind, DutyPhase, history},
     reason,
     session::{OpenRequest, Source, live::seconds, opener::Ways, snapshot::Wish},
+    traces::Parent,
 };
 
 /// Frames between a read thread and its stream.
@@ -27,13 +28,13 @@ impl DiskService for Context {
     type ReadDiskStream = ReceiverStream<Result<v1::ReadDiskResponse, Status>>;
 
     async fn open_disks(&self, r: Request<v1::OpenDisksRequest>) -> Result<Response<v1::OpenDisksResponse>, Status> {
-        let caller = caller(&r)?;
+        let (caller, parent) = (caller(&r)?, Parent::of(r.metadata()));
         let mut request = r.into_inner();
         let ticket = ticket(&mut request.vcenter_clone_ticket)?;
         let reservation = self.reservation(&request.reservation_id, &caller)?;
         let ways = self.ways(request.transport, &request.nbd_servers, reservation)?;
         let ways = Ways { ticket: ticket.is_some(), ..ways };
-        let request = OpenRequest { ticket, ..open_request(request, ways, caller.clone())? };
+        let request = OpenRequest { ticket, parent, ..open_request(request, ways, caller.clone())? };
         let entry = Entry { what: "OpenDisks", vm: request.vm.clone(), ..Entry::default() };
         let opened = self.manager.open(request).await;
         let session = opened.as_ref().map(|opened| opened.session_id.clone()).unwrap_or_default();
@@ -98,6 +99,7 @@ fn open_request(request: v1::OpenDisksRequest, ways: Ways, caller: Caller) -> Re
         keys: request.device_keys,
         ways,
         ticket: None,
+        parent: None,
         lease: (request.lease_seconds > 0).then(|| Duration::from_secs(request.lease_seconds.into())),
     })
 }

@@ -19,6 +19,7 @@ use crate::{
     journal::history,
     reason,
     session::{jobs::JobRequest, opener::Ways, snapshot::Wish},
+    traces::Parent,
 };
 
 /// An empty list is refused: for a read it would mean the whole disk.
@@ -38,7 +39,7 @@ impl JobService for Context {
     type BackupVmStream = ReceiverStream<Result<v1::JobEvent, Status>>;
 
     async fn backup_vm(&self, r: Request<v1::BackupVmRequest>) -> Result<Response<Self::BackupVmStream>, Status> {
-        let caller = caller(&r)?;
+        let (caller, parent) = (caller(&r)?, Parent::of(r.metadata()));
         let mut request = r.into_inner();
         let ticket = ticket(&mut request.vcenter_clone_ticket)?;
         let asked = v1::BackupVmRequest { request_id: String::new(), ..request.clone() }.encode_to_vec();
@@ -70,6 +71,7 @@ impl JobService for Context {
             },
             ticket,
             back: request.back_to_hotadd,
+            parent,
         };
         let entry = Entry {
             what: "BackupVm",

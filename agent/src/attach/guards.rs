@@ -192,7 +192,7 @@ async fn disable(vm: &ProxyVm, actor: &Actor, duty: &Duty, target: &TargetFacts,
     let told = |code: &'static ReasonCode, error: Error| Error::new(code, target.name.clone()).with_source(error);
     let (mut done, mut perhaps, mut others, mut refused) = (false, None, None, None);
     for outcome in outcomes {
-        vm.audit_duty("disable methods", duty, Vec::new(), outcome.why());
+        vm.audit_duty("disable methods", duty, &[], outcome.why());
         match outcome {
             Guarding::Disabled => done = true,
             Guarding::Unknown(error) => perhaps = Some(told(&reason::GUARD_REFUSED, error)),

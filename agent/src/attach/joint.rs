@@ -157,7 +157,7 @@ impl Attacher {
         let (outcomes, tasks) = tasks_of(actor.hypervisor().attach(&self.vm.moref, &requests)).await;
         self.vm.meter.attached(asked.elapsed());
         for (duty, outcome) in duties.iter().zip(&outcomes) {
-            self.vm.audit_duty("attach", duty, tasks.clone(), outcome.why());
+            self.vm.audit_duty("attach", duty, &tasks, outcome.why());
         }
         let (mut held, mut refused, mut records) = (Vec::new(), Vec::new(), Vec::new());
         for ((of, p), outcome) in pending.into_iter().zip(outcomes) {

@@ -27,6 +27,7 @@ use crate::{
     journal::{Journal, JournalError, Record, State},
     metrics::Meter,
     reason,
+    traces::Traces,
     transport::{Means, Memory, Tally, throttle::Throttle},
 };
 
@@ -59,6 +60,7 @@ pub struct ProxyVm {
     pub audit: Audit,
     /// Sessions that were cloned and are being ended.
     pub farewells: TaskTracker,
+    pub traces: Traces,
     /// Cancelled when only a new start can go on: a loop that must never end has ended.
     pub fatal: CancellationToken,
     /// Held over: read the device list, write the intent, reconfigure, read back.
@@ -135,6 +137,7 @@ impl ProxyVm {
             reservations: Reservations::default(),
             turns: Turns::new(config.limits.snapshots_per_datastore),
             events: Events::default(),
+            traces: Traces::start(config.traces.as_ref(), instance, &meter),
             meter,
             tally: Tally::default(),
             audit: Audit::new(&config.audit),

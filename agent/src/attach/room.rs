@@ -121,10 +121,10 @@ impl ProxyVm {
             what: "add controller",
             moref: self.moref.to_string(),
             about: vec![format!("scsi{bus}")],
-            tasks,
             outcome: "ok",
             ..Entry::default()
-        };
+        }
+        .by(&tasks);
         let entry = match outcome.why() {
             Some(error) => entry.failed(error),
             None => entry,

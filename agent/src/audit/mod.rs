@@ -19,7 +19,7 @@ use std::{
 use serde::Serialize;
 
 use self::file::AuditFile;
-pub use self::tasks::{note_task, of as tasks_of};
+pub use self::tasks::{Task, note_task, of as tasks_of};
 use crate::{
     access::{Caller, Peer},
     error::{Error, Result},
@@ -125,6 +125,12 @@ impl Entry {
         }
         self.about.truncate(MOST);
         self
+    }
+
+    /// With the ids of these tasks.
+    #[must_use]
+    pub fn by(self, tasks: &[Task]) -> Self {
+        Self { tasks: tasks.iter().map(|task| task.id.clone()).collect(), ..self }
     }
 
     #[must_use]

@@ -1,5 +1,5 @@
 //! Entries for what is done on vCenter: whom a duty is for, and what it is about.
-use super::{Entry, Who};
+use super::{Entry, Task, Who};
 use crate::{
     attach::ProxyVm,
     error::Error,
@@ -21,18 +21,19 @@ impl ProxyVm {
         owner.map_or_else(Who::agent, |(_, owner)| Who { name: owner.clone(), ..Who::default() })
     }
 
-    /// A step for this duty, and the tasks that vCenter made of it. `why`: it did not succeed.
-    pub fn audit_duty(&self, what: &'static str, duty: &Duty, tasks: Vec<String>, why: Option<&Error>) {
+    /// A step for this duty, and the tasks that vCenter made of it, into the audit log and the trace. `why`: it did not succeed.
+    pub fn audit_duty(&self, what: &'static str, duty: &Duty, tasks: &[Task], why: Option<&Error>) {
+        self.traces.tasks(duty.session, what, tasks, why);
         let entry = Entry {
             what,
             session: duty.session.to_string(),
             vm: duty.vm_name.clone(),
             moref: duty.vm.to_string(),
             about: about(duty),
-            tasks,
             outcome: "ok",
             ..Entry::default()
-        };
+        }
+        .by(tasks);
         let entry = match why {
             Some(error) => entry.failed(error),
             None => entry,

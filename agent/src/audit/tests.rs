@@ -101,6 +101,8 @@ async fn tasks_are_of_the_step_that_waited_for_them() {
     };
     note_task("nobody asks");
     let (one, two) = tokio::join!(tasks_of(step("task-1")), tasks_of(step("task-2")));
-    assert_eq!(one, ("task-1", vec!["task-1".to_owned(); 2]));
-    assert_eq!(two, ("task-2", vec!["task-2".to_owned(); 2]));
+    for ((given, tasks), name) in [(one, "task-1"), (two, "task-2")] {
+        assert_eq!((given, Entry::default().by(&tasks).tasks), (name, vec![name.to_owned(); 2]));
+        assert!(tasks[0].began <= tasks[1].began);
+    }
 }

@@ -13,6 +13,7 @@ mod reading;
 mod secret;
 mod shares;
 mod tls;
+mod traces;
 mod vddk;
 
 use std::{
@@ -28,7 +29,8 @@ use serde::Deserialize;
 
 use self::{
     audit::RawAudit, clients::RawClient, deadlines::RawDeadlines, export::RawExport, limits::RawLimits,
-    metrics::RawMetrics, nbd::RawNbd, pace::RawPace, plan::RawPlan, reading::RawReading, tls::RawTls, vddk::RawVddk,
+    metrics::RawMetrics, nbd::RawNbd, pace::RawPace, plan::RawPlan, reading::RawReading, tls::RawTls,
+    traces::RawTraces, vddk::RawVddk,
 };
 pub use self::{
     deadlines::Deadlines,
@@ -39,6 +41,7 @@ pub use self::{
     reading::ReadTuning,
     shares::ClientLimits,
     tls::{Stamp, Tls, TlsFiles},
+    traces::TracesSettings,
     vddk::{Compression, VddkSettings},
 };
 use crate::{access::Rules, audit::AuditPolicy, id::DiskUuid, transport::throttle::Rates};
@@ -68,6 +71,8 @@ pub struct Config {
     pub quarantine: OnFailure,
     /// Where metrics are served; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Who gets traces; `None`: nobody.
+    pub traces: Option<TracesSettings>,
     /// UUIDs of the proxy's own disks outside its home folder, never touched. Disks in the proxy's home folder are
     /// its own without being listed.
     pub own_disks: BTreeSet<DiskUuid>,
@@ -170,6 +175,8 @@ struct RawConfig {
     #[serde(default)]
     metrics: RawMetrics,
     #[serde(default)]
+    traces: RawTraces,
+    #[serde(default)]
     own_disks: Vec<String>,
 }
 
@@ -210,7 +217,7 @@ impl Config {
         check(raw, For::Serving)
     }
 
-    /// What settling needs. Nothing that only a served port needs (certificates, clients and their limits, addresses, the audit log) can keep what is owed
+    /// What settling needs. Nothing that only a served port needs (certificates, clients and their limits, addresses, the audit log, a collector) can keep what is owed
     /// from being given back.
     ///
     /// # Errors
@@ -218,7 +225,7 @@ impl Config {
     pub fn load_to_settle(path: &Path) -> Result<Self, Faults> {
         let text = fs::read_to_string(path).map_err(|e| Faults(vec![format!("{}: {e}", path.display())]))?;
         let mut table: toml::Table = toml::from_str(&text).map_err(|e| Faults(vec![syntax(path, &text, &e)]))?;
-        for only_served in ["tls", "client", "metrics", "audit"] {
+        for only_served in ["tls", "client", "metrics", "traces", "audit"] {
             table.remove(only_served);
         }
         if let Some(limits) = table.get_mut("limits").and_then(toml::Value::as_table_mut) {
@@ -264,6 +271,7 @@ fn check(raw: RawConfig, what_for: For) -> Result<Config, Faults> {
     let vddk = raw.vddk.map(|raw| raw.check(&mut faults.0));
     let export = raw.export.check(&mut faults.0);
     let metrics = raw.metrics.check(&raw.listen, &mut faults.0);
+    let traces = raw.traces.check(tls.as_ref().map(|tls| &tls.files), &mut faults.0);
     let engines = faults.engines(raw.engines);
     let own_disks = raw
         .own_disks
@@ -290,6 +298,7 @@ fn check(raw: RawConfig, what_for: For) -> Result<Config, Faults> {
             guards: raw.guards,
             quarantine: raw.quarantine.on_failure,
             metrics,
+            traces,
             own_disks,
         }),
         _ => Err(Faults(faults.0)),
@@ -407,7 +416,7 @@ mod tests {
             .replace("https://vc", "http://vc")
             .replace("key.pem", "missing.pem")
             + "pin_sha256 = 'zz'\n[limits]\ndepth = 0\n[limits.client]\ncalls = 0\ncalls_per_second = nan\n[deadlines]\ncall_seconds = 0\nsettle_seconds = 0\n[vddk]\nlibdir = 'l'\nnfc_buffers = 17\n\
-               [[client]]\nsan = 'b1'\nrole = 'reader'\n[[client]]\nsan = 'DNS:b1'\nrole = 'root'\n[[client]]\nrole = 'admin'\n[audit]\nrequired = true\n";
+               [[client]]\nsan = 'b1'\nrole = 'reader'\n[[client]]\nsan = 'DNS:b1'\nrole = 'root'\n[[client]]\nrole = 'admin'\n[audit]\nrequired = true\n[traces]\nendpoint = 'http://collector.example:4317'\n";
         write(dir.path(), "password", "x", 0o644);
         let path = write(dir.path(), "agent.toml", &text, 0o644);
         let Faults(faults) = Config::load(&path).unwrap_err();
@@ -425,6 +434,7 @@ mod tests {
             "vddk.libdir:",
             "vddk.nfc_buffer_64k × nfc_buffers:",
             "audit.required:",
+            "traces.endpoint:",
             "client 1: san:",
             "client 2: role:",
             "client 3: give exactly one",
@@ -436,7 +446,7 @@ mod tests {
     #[test]
     fn what_only_a_port_needs_does_not_keep_from_settling() {
         let dir = tempfile::tempdir().unwrap();
-        let more = "[[client]]\nrole = 'king'\n[metrics]\nlisten = 'nowhere'\n[audit]\nfile = 7\n\
+        let more = "[[client]]\nrole = 'king'\n[metrics]\nlisten = 'nowhere'\n[traces]\nendpoint = 7\n[audit]\nfile = 7\n\
                     [limits.client]\ncalls = 'many'\n";
         let text = good(dir.path()).replace("0.0.0.0:7443", "nowhere").replace("key.pem", "missing.pem") + more;
         let path = write(dir.path(), "agent.toml", &text, 0o644);

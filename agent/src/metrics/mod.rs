@@ -56,6 +56,7 @@ struct Meters {
     jobs: Counters<1>,
     sessions: Counters<1>,
     limited: Counters<1>,
+    traces_dropped: Counter,
     calls: Seconds<1>,
     call_errors: Counters<2>,
     login_refused: Gauge,
@@ -93,6 +94,7 @@ impl Default for Meter {
             jobs: Family::default(),
             sessions: Family::default(),
             limited: Family::default(),
+            traces_dropped: Counter::default(),
             calls: Family::new_with_constructor(short as fn() -> Histogram),
             call_errors: Family::default(),
             login_refused: Gauge::default(),
@@ -144,6 +146,8 @@ impl Meters {
         to.register("sessions", "Sessions that ended, by reason code", self.sessions.clone());
         let limited = "Calls and connections that were refused for a limit of their client, by limit";
         to.register("limited", limited, self.limited.clone());
+        let dropped = "Traces that no collector got: it did not take them, or the queue was full";
+        to.register("traces_dropped", dropped, self.traces_dropped.clone());
         let calls = "Answers of vCenter, by method; a long poll takes its wait";
         to.register_with_unit("vcenter_call", calls, Unit::Seconds, self.calls.clone());
         to.register("vcenter_call_errors", "Calls that failed, by method and kind", self.call_errors.clone());
@@ -191,6 +195,10 @@ impl Meter {
     /// A call or connection was refused. `limit`: its key in `[limits.client]`.
     pub(crate) fn limited(&self, limit: &'static str) {
         self.0.limited.get_or_create(&[("limit", limit)]).inc();
+    }
+
+    pub(crate) fn traces_dropped(&self, number: u64) {
+        self.0.traces_dropped.inc_by(number);
     }
 
     pub(crate) fn login(&self, refused: bool) {

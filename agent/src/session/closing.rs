@@ -15,6 +15,7 @@ use crate::{
     id::SessionId,
     journal::{End, Record},
     reason,
+    traces::Ended,
 };
 
 impl Manager {
@@ -96,12 +97,12 @@ impl Manager {
         };
         if let Some(held) = held {
             // In a task of its own: a caller that goes away does not stop it.
-            let (this, session) = (self.clone(), Arc::clone(session));
-            let id = session.id;
-            let closing = tokio::spawn(async move { this.close_held(&session, held, &why).await });
+            let (this, closed, id) = (self.clone(), Arc::clone(session), session.id);
+            let closing = tokio::spawn(async move { this.close_held(&closed, held, &why).await });
             if closing.await.is_err() {
                 tracing::error!(session = %id, "closing panicked");
                 self.hand_over_all(id);
+                self.trace(session, Cleanup::Owed);
             }
         }
         self.after_close(session)
@@ -116,7 +117,8 @@ impl Manager {
         }
         // Every reader's descriptor is closed before its device is deleted. A read that hangs in the kernel must not keep
         // the disk attached: vCenter detaches it all the same.
-        let patience = self.shared.opener.vm.deadlines.cleanup;
+        let vm = &self.shared.opener.vm;
+        let patience = vm.deadlines.cleanup;
         if timeout(patience, session.reads.acquire_many(READS_PER_SESSION))
             .await
             .map(|all| all.map(|p| p.forget()))
@@ -127,13 +129,31 @@ impl Manager {
         session.reads.close();
         let Held { watch, disks, snapshot, actor, _claim } = held;
         drop(watch);
+        vm.traces.next_stage(session.id, "detach");
         drop(disks);
         self.give_back_disks(session.id).await;
+        vm.traces.next_stage(session.id, "remove snapshot");
         drop(snapshot);
         let settled = self.give_back_rest(session.id).await;
         drop(actor);
+        vm.traces.stage_over(session.id);
+        self.trace(session, if matches!(settled, Settled::Done) { Cleanup::Done } else { Cleanup::Owed });
         lock(&session.inner).state = if matches!(settled, Settled::Done) { State::Closed } else { State::Owed };
         tracing::info!(session = %session.id, vm = session.vm_name, %why, ?settled, "session ended");
+    }
+
+    fn trace(&self, session: &Session, cleanup: Cleanup) {
+        let disk = |opened: &v1::OpenedDisk| {
+            let (disk, transport) = (opened.disk.clone(), opened.transport);
+            v1::DiskResult { disk, transport, ..v1::DiskResult::default() }
+        };
+        let (vm_moref, vm_name) = (session.vm_moref.to_string(), session.vm_name.clone());
+        let disks = session.opened.iter().filter(|opened| opened.opened).map(disk).collect();
+        // As its controller wished.
+        let closed = |code: &&str| *code == reason::SES_CLOSED.code;
+        let code = session.ended().map(|ended| ended.reason().code).filter(|code| !closed(code));
+        let ended = Ended { vm_moref, vm_name, disks, code, cleanup };
+        self.shared.opener.vm.traces.end(session.id, &ended);
     }
 
     fn after_close(&self, session: &Session) -> v1::CloseDisksResponse {

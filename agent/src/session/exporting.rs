@@ -41,7 +41,7 @@ impl Opener {
         let id = duty.id;
         vm.record(vec![Record::Began(duty.clone())]).await?;
         let outcome = actor.hypervisor().export(snapshot).await;
-        vm.audit_duty("export", &duty, Vec::new(), outcome.why());
+        vm.audit_duty("export", &duty, &[], outcome.why());
         let moref = match outcome {
             ExportOutcome::Made(moref) => moref,
             ExportOutcome::Refused(error) => {
@@ -60,7 +60,7 @@ impl Opener {
             Err(error) => {
                 // Not by its duty, which does not know it.
                 let ended = vm.hypervisor.end_export(&moref).await;
-                vm.audit_duty("end export", &duty, Vec::new(), ended.as_ref().err());
+                vm.audit_duty("end export", &duty, &[], ended.as_ref().err());
                 Err(error)
             }
         };

@@ -295,8 +295,9 @@ impl Job {
 
     async fn tell_waiting(&self, why: Error) {
         tracing::warn!(%why, "waiting before the snapshot");
-        let events = &self.jobs.manager.opener().vm.events;
-        events.send(EventKind::Hold, self.id, &self.request.vm, Some(&why));
+        let vm = &self.jobs.manager.opener().vm;
+        vm.traces.waits(self.session, &why);
+        vm.events.send(EventKind::Hold, self.id, &self.request.vm, Some(&why));
         let waiting = v1::Waiting { reason: Some(why.to_reason()), eta_seconds: 0 };
         self.emit(Event::Waiting(waiting)).await;
     }
@@ -336,6 +337,7 @@ impl Job {
 
     async fn begin(&self, phase: Phase) -> Instant {
         self.note(|job| job.phase = phase.into());
+        self.jobs.manager.opener().vm.traces.stage(self.session, stage(phase));
         self.emit(Event::Phase(v1::PhaseEvent { phase: phase.into(), ..v1::PhaseEvent::default() })).await;
         Instant::now()
     }
@@ -346,6 +348,7 @@ impl Job {
 
     async fn finish_with(&self, phase: Phase, since: Instant, note: &str) {
         let duration = since.elapsed();
+        self.jobs.manager.opener().vm.traces.stage_over(self.session);
         tracing::info!(op = phase.as_str_name(), duration_ms = duration.as_millis(), "phase finished");
         let event = v1::PhaseEvent {
             phase: phase.into(),
@@ -374,5 +377,18 @@ impl Job {
             tracing::debug!("the client did not take an event");
         }
         taken
+    }
+}
+
+/// Name of a span.
+fn stage(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Preflight => "preflight",
+        Phase::Snapshot => "snapshot",
+        Phase::Attach => "attach",
+        Phase::Read => "read",
+        Phase::Detach => "detach",
+        Phase::RemoveSnapshot => "remove snapshot",
+        Phase::Unspecified | Phase::Done => "other",
     }
 }

@@ -28,6 +28,7 @@ use crate::{
     id::{JobId, SessionId},
     journal::history::{JobPast, KEEP_JOBS},
     reason,
+    traces::{Of, Parent},
 };
 
 /// Events between a job and its stream. Frames wait here, so it bounds memory together with the arenas.
@@ -62,6 +63,8 @@ pub struct JobRequest {
     pub ticket: Option<SecretString>,
     /// What went on by its server is attached again when that is possible.
     pub back: bool,
+    /// The span of who asks.
+    pub parent: Option<Parent>,
 }
 
 pub type EventStream = mpsc::Receiver<Result<v1::JobEvent, Status>>;
@@ -145,6 +148,7 @@ impl Jobs {
             ..v1::JobResult::default()
         };
         self.manager.opener().vm.audit.remember(session, &request.caller);
+        self.manager.opener().vm.traces.begin(Of::Job(id), session, request.parent);
         let owner = Arc::clone(&request.caller.name);
         entries.push_back(Entry { result, session, asked: request.asked.clone(), owner });
         drop(entries);

@@ -23,7 +23,7 @@ use crate::{
     access::{Caller, Peer},
     attach::Actor,
     error::{Error, Result},
-    id::SessionId,
+    id::{Moref, SessionId},
     reason,
     transport::{Disk, Item, Outlet, ReadOrder, Reading, Report},
 };
@@ -56,6 +56,7 @@ pub struct Session {
     pub(super) id: SessionId,
     /// The client that opened it.
     pub(super) owner: Arc<str>,
+    pub(super) vm_moref: Moref,
     pub(super) vm_name: String,
     /// Of the clone; empty without one.
     pub(super) acting_user: String,
@@ -167,7 +168,7 @@ impl Session {
             .map_err(|_| Error::new(&reason::SES_STATE, "too many reads, or the session is closing"))?;
         let (session, vm, platform) = (Arc::clone(self), Arc::clone(&opener.vm), opener.platform());
         let id = self.id;
-        let cancel = Arc::clone(&self.cancel_reads);
+        let (began, cancel) = (std::time::Instant::now(), Arc::clone(&self.cancel_reads));
         // No patience of its own: a client that stops reading loses its lease, and that cancels the read.
         let mut outlet = Outlet::new(tx.clone(), Arc::clone(&cancel), Duration::MAX);
         let sink = Box::new(move |item| {
@@ -193,6 +194,7 @@ impl Session {
                 report.error = watch.last_look().await;
             }
             let done = report.to_api(&disk);
+            vm.traces.read(id, began, &done, report.error.as_ref());
             // The order matters to a close that waits for the permit: nothing of this read holds the disk after it.
             drop(disk);
             drop(permit);

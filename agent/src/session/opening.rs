@@ -27,6 +27,7 @@ use crate::{
     journal::{LeaseBegan, Record, history::SessionPast},
     plan::facts_to_api,
     reason,
+    traces::{Ended, Of, Parent},
     transport::Disk,
 };
 
@@ -44,6 +45,8 @@ pub struct OpenRequest {
     pub lease: Option<Duration>,
     pub ways: Ways,
     pub ticket: Option<SecretString>,
+    /// The span of who asks.
+    pub parent: Option<Parent>,
 }
 
 impl Manager {
@@ -125,10 +128,16 @@ impl Manager {
     /// error alone never decides what is owed.
     async fn open_whole(&self, request: OpenRequest) -> Result<Arc<Session>> {
         let id = SessionId::new();
-        let this = self.clone();
+        let (this, traces) = (self.clone(), &self.shared.opener.vm.traces);
+        traces.begin(Of::Session, id, request.parent);
         let opening = tokio::spawn(async move { this.open_new(id, request).await });
         let result = opening.await.unwrap_or_else(|panic| Err(panic.into()));
-        result.map_err(|error| if self.hand_over_all(id) { error.owing() } else { error })
+        result.map_err(|error| {
+            let error = if self.hand_over_all(id) { error.owing() } else { error };
+            let (code, cleanup) = (Some(error.reason().code), error.cleanup());
+            traces.end(id, &Ended { code, cleanup, ..Ended::default() });
+            error
+        })
     }
 
     async fn open_new(&self, id: SessionId, request: OpenRequest) -> Result<Arc<Session>> {
@@ -142,6 +151,8 @@ impl Manager {
     async fn open_as(&self, actor: &Actor, request: OpenRequest) -> Result<Arc<Session>> {
         let (opener, id) = (&self.shared.opener, actor.session());
         let go_on = || self.go_on().and_then(|()| actor.go_on());
+        let traces = &opener.vm.traces;
+        traces.stage(id, "preflight");
         let mut preflight = opener.preflight(actor, &request.vm, &request.keys, &request.ways).await?;
         let target = preflight.target.clone();
         let claim = self.claim(&target.moref, &target.name, None)?;
@@ -149,6 +160,7 @@ impl Manager {
         let name = target.name.as_str();
         let told = |why: Error| async move {
             tracing::warn!(session = %id, %why, "waiting before the snapshot");
+            traces.waits(id, &why);
             opener.vm.events.send(EventKind::Hold, id, name, Some(&why));
         };
         // A turn is not held while a host or a slot is waited for: others could have it.
@@ -163,10 +175,12 @@ impl Manager {
         }
         let target = &preflight.target;
         opener.can_give_back(actor, target, &request.source).await?;
+        traces.next_stage(id, "snapshot");
         let snapshot = opener.snapshot(actor, &preflight, &request.source).await?;
         drop(turn);
         let mut watch = Watch::start(&opener.vm, target, &snapshot, host);
         let trouble = watch.trouble();
+        traces.next_stage(id, "attach");
         let attached = match go_on() {
             Ok(()) => opener.attach(actor, target, &snapshot.moref, &request.keys, &request.ways).await,
             Err(error) => Err(error),
@@ -204,6 +218,7 @@ impl Manager {
         let session = Arc::new(Session {
             id,
             owner: Arc::clone(&request.caller.name),
+            vm_moref: target.moref.clone(),
             vm_name: target.name.clone(),
             acting_user: actor.user().to_owned(),
             opened,
@@ -220,6 +235,7 @@ impl Manager {
             cancel_reads: Arc::default(),
         });
         tracing::info!(session = %id, vm = target.name, "session open");
+        traces.next_stage(id, "open");
         self.remember(&session);
         self.close_on(trouble, actor.clone(), &session);
         if self.shared.drain.is_cancelled() {
@@ -248,9 +264,13 @@ impl Manager {
 
     /// Gives everything back after a failure; [`Self::open_whole`] tells what is still owed.
     async fn abandon(&self, error: Error, session: SessionId, snapshot: HeldSnapshot) -> Error {
+        let traces = &self.shared.opener.vm.traces;
+        traces.stage(session, "detach");
         self.give_back_disks(session).await;
+        traces.next_stage(session, "remove snapshot");
         drop(snapshot);
         self.give_back_rest(session).await;
+        traces.stage_over(session);
         error
     }
 }

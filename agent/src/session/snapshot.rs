@@ -238,7 +238,7 @@ async fn create(
         vm.record(vec![Record::Began(duty.clone())]).await?;
         let step = actor.hypervisor().create_snapshot(&target.moref, &name, &marker, quiesce);
         let (outcome, tasks) = tasks_of(step).await;
-        vm.audit_duty("create snapshot", &duty, tasks, outcome.why());
+        vm.audit_duty("create snapshot", &duty, &tasks, outcome.why());
         let made = match outcome {
             SnapshotOutcome::Made(made) => made,
             // The settler looks for it by name before it believes that there is none.

@@ -51,6 +51,7 @@ const KEPT: &[(&str, &str)] = &[
     ("export", "max_hours port"),
     ("quarantine", "on_failure"),
     ("metrics", "listen"),
+    ("traces", "endpoint ca_file timeout_seconds"),
 ];
 const RATE: &str = "bytes_per_second reads_per_second latency_ms";
 /// Files that hold a secret.
@@ -60,8 +61,14 @@ const USUAL: [&str; 2] = ["/etc/hotadd/server.key", "/etc/hotadd/vcenter-passwor
 /// Tables of numbers and switches: a text there is a mistake, and nobody knows which.
 const NUMBERS: [&str; 3] = ["limits", "deadlines", "pace"];
 /// Files that hold certificates.
-const CERTIFICATES: [&str; 5] =
-    ["tls.certificate_file", "tls.client_ca_file", "vcenter.ca_file", "nbd.ca_file", "nbd.certificate_file"];
+const CERTIFICATES: [&str; 6] = [
+    "tls.certificate_file",
+    "tls.client_ca_file",
+    "vcenter.ca_file",
+    "nbd.ca_file",
+    "nbd.certificate_file",
+    "traces.ca_file",
+];
 
 /// See the module.
 pub(super) struct Settings(Table);
@@ -199,6 +206,7 @@ fn plain(at: &str, name: &str, value: &Value) -> Option<Value> {
         Value::String(_) | Value::Array(_) if is_number => None,
         Value::String(text) if is_path && !text.starts_with('/') => None,
         Value::String(text) if name == "url" => Some(Value::String(without_login(text))),
+        Value::String(text) if name == "endpoint" => Some(Value::String(host_only(text))),
         Value::String(_) | Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Some(value.clone()),
         Value::Array(all) => {
             Some(Value::Array(all.iter().filter(|one| one.is_str() || one.is_integer()).cloned().collect()))
@@ -214,6 +222,13 @@ fn without_login(url: &str) -> String {
     let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     format!("{scheme}://{rest}")
+}
+
+/// Some collectors have a token in the path. The agent refuses a path, but this is read all the same.
+fn host_only(url: &str) -> String {
+    let url = without_login(url);
+    let end = url.find("://").and_then(|at| Some(at + 3 + url.get(at + 3..)?.find('/')?));
+    url[..end.unwrap_or(url.len())].to_owned()
 }
 
 fn has(names: &str, name: &str) -> bool {

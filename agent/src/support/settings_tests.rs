@@ -58,6 +58,15 @@ fn a_login_in_a_url_goes() {
 }
 
 #[test]
+fn of_a_collector_the_host_stays() {
+    for url in ["https://u:canary@c.example:4317", "https://c.example:4317/canary/x", "https://c.example:4317?canary"] {
+        let text = shown(&format!("[traces]\nendpoint = '{url}'\nca_file = '/etc/c.pem'\nheaders = 'canary'\n"));
+        assert!(text.contains("https://c.example:4317") && text.contains("/etc/c.pem"), "{text}");
+        assert!(!text.contains("canary"), "{text}");
+    }
+}
+
+#[test]
 fn secret_files_are_known_even_if_the_rest_is_wrong() {
     let settings = Settings("[vcenter]\npassword_file = '/p'\n[tls]\nkey_file = '/k'\n".parse().unwrap());
     assert_eq!(settings.secret_files(Path::new("/c/agent.toml")), [PathBuf::from("/k"), PathBuf::from("/p")]);
@@ -73,7 +82,7 @@ fn secret_files_are_known_even_if_the_rest_is_wrong() {
 /// What serde tells of an unknown key is the list of the known ones: a new key has to be put into the allow list, or left out knowingly.
 #[test]
 fn every_key_of_the_configuration_is_known_here() {
-    const TABLES: [&str; 19] = [
+    const TABLES: [&str; 20] = [
         "",
         "tls",
         "client",
@@ -93,6 +102,7 @@ fn every_key_of_the_configuration_is_known_here() {
         "export",
         "quarantine",
         "metrics",
+        "traces",
     ];
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.toml");

@@ -88,11 +88,20 @@ impl Pki {
 
     /// Issues a certificate, in place of what its files held.
     pub fn issue(&self, leaf: &Leaf<'_>) -> Result<()> {
+        let usage = if leaf.server { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth };
+        self.issue_for(leaf, vec![usage])
+    }
+
+    /// The same for one that serves and asks others.
+    pub fn issue_for_both(&self, leaf: &Leaf<'_>) -> Result<()> {
+        self.issue_for(leaf, vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth])
+    }
+
+    fn issue_for(&self, leaf: &Leaf<'_>, usages: Vec<ExtendedKeyUsagePurpose>) -> Result<()> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.subject_alt_names = leaf.names.iter().map(|name| san(name)).collect::<Result<_>>()?;
         params.distinguished_name.push(DnType::CommonName, leaf.file);
-        let usage = if leaf.server { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth };
-        params.extended_key_usages = vec![usage];
+        params.extended_key_usages = usages;
         // Positive, of eight bytes, and no other certificate's.
         let serial = 1 << 61 | (uuid::Uuid::new_v4().as_u64_pair().0 >> 4);
         params.serial_number = Some(SerialNumber::from(serial));

@@ -51,7 +51,7 @@ impl Shared {
         let (outcome, tasks) = tasks_of(self.vm.hypervisor.detach(&self.vm.moref, disks)).await;
         self.vm.meter.detached(started.elapsed());
         for duty in of {
-            self.vm.audit_duty("detach", duty, tasks.clone(), outcome.as_ref().err());
+            self.vm.audit_duty("detach", duty, &tasks, outcome.as_ref().err());
         }
         let Err(error) = outcome else {
             tracing::info!(op = "detach", disks = disks.len(), duration_ms = millis(started), "detached");
@@ -65,7 +65,7 @@ impl Shared {
             self.pulse.beat();
             let (outcome, tasks) =
                 tasks_of(self.vm.hypervisor.detach(&self.vm.moref, std::slice::from_ref(disk))).await;
-            self.vm.audit_duty("detach", duty, tasks, outcome.as_ref().err());
+            self.vm.audit_duty("detach", duty, &tasks, outcome.as_ref().err());
             if let Err(error) = outcome {
                 tracing::warn!(op = "detach", key = disk.0.device_key, %error, "detach failed");
                 if *error.reason() != reason::VC_FAULT {

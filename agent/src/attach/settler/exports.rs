@@ -29,7 +29,7 @@ impl Shared {
         };
         let gone = |how: &str| Finding::Gone(format!("export lease {lease} {how}"));
         let ended = self.vm.hypervisor.end_export(lease).await;
-        self.vm.audit_duty("end export", duty, Vec::new(), ended.as_ref().err());
+        self.vm.audit_duty("end export", duty, &[], ended.as_ref().err());
         match ended {
             Ok(LeaseEnd::Over) => gone("has ended"),
             Ok(LeaseEnd::Unknown) if self.has_no_owner(duty) => gone("is not known any more"),

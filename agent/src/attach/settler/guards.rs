@@ -16,7 +16,7 @@ impl Shared {
             return Finding::Later(format!("methods of {} stay disabled while something of it is held", duty.vm_name));
         }
         let enabled = self.vm.hypervisor.enable_methods(&duty.target(), &guard.methods, &guard.source).await;
-        self.vm.audit_duty("enable methods", duty, Vec::new(), enabled.as_ref().err());
+        self.vm.audit_duty("enable methods", duty, &[], enabled.as_ref().err());
         if let Err(error) = enabled {
             self.forget_absence(duty.id);
             // A person's to grant or to enable; it is no reason to keep the port closed.

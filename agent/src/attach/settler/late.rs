@@ -72,7 +72,7 @@ impl Shared {
                     return Err(Error::new(&reason::VC_BUSY, "a newer duty holds the same methods"));
                 }
                 let enabled = self.vm.hypervisor.enable_methods(&duty.target(), &guard.methods, &guard.source).await;
-                self.vm.audit_duty("enable methods", duty, Vec::new(), enabled.as_ref().err());
+                self.vm.audit_duty("enable methods", duty, &[], enabled.as_ref().err());
                 enabled?;
                 Ok(false)
             }

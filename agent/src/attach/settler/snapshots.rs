@@ -107,7 +107,7 @@ impl Shared {
         }
         for moref in &present {
             let (removed, tasks) = tasks_of(self.vm.hypervisor.remove_snapshot(&target, moref, &snapshot.name)).await;
-            self.vm.audit_duty("remove snapshot", duty, tasks, removed.as_ref().err());
+            self.vm.audit_duty("remove snapshot", duty, &tasks, removed.as_ref().err());
             removed?;
         }
         match self.vm.hypervisor.snapshots(&target).await? {
@@ -202,7 +202,7 @@ impl Shared {
         let tried = self.entry(duty.id, |open| std::mem::replace(&mut open.consolidated, true));
         if !tried && holders.is_empty() {
             let (consolidated, tasks) = tasks_of(self.vm.hypervisor.consolidate(target)).await;
-            self.vm.audit_duty("consolidate", duty, tasks, consolidated.as_ref().err());
+            self.vm.audit_duty("consolidate", duty, &tasks, consolidated.as_ref().err());
             match consolidated {
                 Ok(()) => return wait(format!("and {} was consolidated; looking once more", duty.vm_name)),
                 Err(error) => tracing::warn!(vm = duty.vm_name, %error, "consolidation failed"),

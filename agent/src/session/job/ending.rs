@@ -14,6 +14,7 @@ use crate::{
     plan::rates::Sample,
     reason,
     session::{planned::Measured, registry::lock, snapshot::HeldSnapshot},
+    traces::Ended,
     transport::{SERVER_LOST, micros},
 };
 
@@ -113,6 +114,8 @@ impl Job {
                 job.phase = Phase::Done.into();
             }
         });
+        let code = errors.first().map(|error| error.reason().code);
+        self.trace(code.or_else(|| (!complete).then_some(reason::JOB_PARTIAL.code)));
         for error in &errors {
             tracing::error!(reason = error.reason().code, %error, "job failed");
         }
@@ -124,6 +127,15 @@ impl Job {
             self.deaf.store(false, Ordering::Relaxed);
             self.emit(Event::Result(result)).await;
         }
+    }
+
+    fn trace(&self, code: Option<&'static str>) {
+        let mut ended = Ended { code, ..Ended::default() };
+        self.note(|job| {
+            let v1::JobResult { vm_moref, vm_name, disks, .. } = job.clone();
+            ended = Ended { vm_moref, vm_name, disks, code, cleanup: job.cleanup() };
+        });
+        self.jobs.manager.opener().vm.traces.end(self.session, &ended);
     }
 
     /// What the disks cost, for the planner.

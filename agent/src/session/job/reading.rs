@@ -157,7 +157,7 @@ impl Job {
     }
 
     async fn read_disk(&self, opener: &Opener, held: &HeldDisk, holding: &Holding) -> Result<()> {
-        let facts = held.now().facts().clone();
+        let (facts, began) = (held.now().facts().clone(), std::time::Instant::now());
         let reads = self.reads_now(opener, held).await;
         let mut remarks: Vec<v1::Reason> = held.remarks.iter().map(Error::to_reason).collect();
         remarks.extend(reads.wider().cloned());
@@ -192,6 +192,7 @@ impl Job {
             exported.lease.read(error.is_none()).await;
         }
         sum.reasons = error.iter().map(Error::to_reason).chain(remarks).collect();
+        opener.vm.traces.read(self.session, began, &sum, error.as_ref());
         self.tell(opener, sum, error).await
     }
 

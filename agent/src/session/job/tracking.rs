@@ -109,9 +109,10 @@ impl Job {
             session: self.session.to_string(),
             vm: target.name.clone(),
             moref: target.moref.to_string(),
-            tasks,
             ..Entry::default()
-        };
+        }
+        .by(&tasks);
+        opener.vm.traces.tasks(self.session, entry.what, &tasks, enabled.as_ref().err());
         opener.vm.audit.tell(&opener.vm.client_of(self.session), entry.ended(&enabled));
         enabled?;
         tracing::warn!(vm = target.name, "change tracking was turned on, as the request asks");
