@@ -3,19 +3,19 @@
 use super::*;
 use crate::source::tests::tool;
 
-struct Boot {
-    folder: tempfile::TempDir,
-    host: Host,
+pub(crate) struct Boot {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) host: Host,
 }
 
-fn script(path: &Path, text: &str) -> PathBuf {
+pub(crate) fn script(path: &Path, text: &str) -> PathBuf {
     fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     path.to_owned()
 }
 
 /// A property list with all that is needed, and more.
-fn properties(more: &str) -> String {
+pub(crate) fn properties(more: &str) -> String {
     let ca = certificate::create("ca", None).unwrap().certificate.replace('\n', " ");
     let own = [
         ("vcenter_address", "vc.example"),
@@ -30,7 +30,7 @@ fn properties(more: &str) -> String {
 }
 
 impl Boot {
-    fn new(environment: &str) -> Self {
+    pub(crate) fn new(environment: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         let host = Host {
@@ -51,27 +51,27 @@ impl Boot {
         boot
     }
 
-    fn given(&mut self, environment: &str) {
+    pub(crate) fn given(&mut self, environment: &str) {
         self.host.source = tool(self.folder.path(), environment, false);
     }
 
-    fn file(&self, name: &str) -> Option<String> {
+    pub(crate) fn file(&self, name: &str) -> Option<String> {
         fs::read_to_string(self.host.root.join(name)).ok()
     }
 
-    fn guestinfo(&self) -> String {
+    pub(crate) fn guestinfo(&self) -> String {
         fs::read_to_string(self.folder.path().join("variable")).unwrap()
     }
 
-    fn configured(&self) -> Configured {
+    pub(crate) fn configured(&self) -> Configured {
         self.host.configured().0
     }
 
-    fn passwords(&self) -> String {
+    pub(crate) fn passwords(&self) -> String {
         fs::read_to_string(self.folder.path().join("passwords")).unwrap_or_default()
     }
 
-    fn codes(&self) -> Vec<String> {
+    pub(crate) fn codes(&self) -> Vec<String> {
         self.host.apply().faults.into_iter().map(|fault| fault.code).collect()
     }
 }
@@ -213,67 +213,6 @@ fn an_empty_console_password_withdraws_the_old_one() {
 }
 
 #[test]
-fn a_copy_keeps_nothing_of_the_original() {
-    let mut boot = Boot::new(&properties("<Property key=\"hotadd.hostname\" value=\"original\"/>"));
-    assert_eq!(boot.codes(), [""; 0]);
-    let fingerprint = boot.host.fingerprint();
-    install(&boot.host.root.join("var/lib/hotadd/journal"), b"duties", 0o600).unwrap();
-    // What a power cut and an older configuration left is secret, too.
-    install(&boot.host.root.join("etc/hotadd/new/server.key"), b"key", 0o600).unwrap();
-    install(&boot.host.root.join("etc/hotadd/agent.toml.old"), b"old", 0o600).unwrap();
-    let same = boot.host.machine.replace("VMware-42 1d".to_owned());
-    // The same properties: those of the original, whose address and name they hold.
-    boot.given(&properties("<Property key=\"hotadd.hostname\" value=\"original\"/>"));
-    for _ in 0..2 {
-        assert_eq!(boot.codes(), [reasons::COPY.id]);
-        assert_eq!((boot.configured(), boot.host.fingerprint()), (Configured::No, None));
-        assert_eq!(fs::read_dir(boot.host.root.join("etc/hotadd")).unwrap().count(), 0);
-        // Should it be the original, the agent looks for disks that its new journal does not name.
-        assert!(boot.host.root.join("var/lib/hotadd/damaged").exists());
-        assert_eq!(boot.file("etc/hostname").as_deref(), Some("hotadd-proxy\n"));
-        assert_eq!(boot.file("var/lib/hotadd/journal"), None);
-        assert_eq!(boot.file("var/lib/hotadd-appliance/journal-of-VMware421c/journal").as_deref(), Some("duties"));
-    }
-    // Properties of its own.
-    boot.given(&properties("<Property key=\"hotadd.generation\" value=\"2\"/>"));
-    assert_eq!(boot.codes(), [""; 0]);
-    assert!(boot.host.fingerprint().is_some_and(|own| Some(own) != fingerprint));
-    // The machine that it is now is no copy.
-    assert_eq!(boot.codes(), [""; 0]);
-    assert_ne!(boot.host.machine, same);
-}
-
-#[test]
-fn a_copy_that_can_not_be_cleared_does_not_serve() {
-    let mut boot = Boot::new(&properties(""));
-    assert_eq!((boot.codes(), boot.host.is_its_own()), (vec![], true));
-    install(&boot.host.root.join("etc/machine-id"), b"original", 0o644).unwrap();
-    boot.host.machine = Some("VMware-42 1d".to_owned());
-    // Whose place can't be cleared: what was to be a file is a folder.
-    let agent = boot.host.root.join("etc/hotadd/agent.toml");
-    fs::remove_file(&agent).unwrap();
-    fs::create_dir(&agent).unwrap();
-    assert!(boot.codes().contains(&reasons::WRITE.id.to_owned()));
-    assert!(!boot.host.is_its_own());
-    assert_eq!(boot.file("etc/machine-id").as_deref(), Some("original"));
-    fs::remove_dir(&agent).unwrap();
-    boot.given("");
-    boot.codes();
-    assert!(boot.host.is_its_own());
-    assert_eq!(boot.file("etc/machine-id").as_deref(), Some(""));
-}
-
-#[test]
-fn a_template_that_was_never_configured_makes_appliances() {
-    let mut boot = Boot::new("");
-    assert_eq!(boot.codes(), [reasons::NO_ENVIRONMENT.id]);
-    boot.host.machine = Some("VMware-42 1d".to_owned());
-    boot.given(&properties(""));
-    assert_eq!(boot.codes(), [""; 0]);
-    assert_eq!(boot.configured(), Configured::Properties(1));
-}
-
-#[test]
 fn what_a_person_configured_is_not_changed() {
     let boot = Boot::new(&properties("<Property key=\"hotadd.generation\" value=\"2\"/>"));
     install(&boot.host.root.join("etc/hotadd/agent.toml"), b"listen = '[::]:99'\n", 0o644).unwrap();
@@ -292,29 +231,10 @@ fn a_system_disk_that_udev_does_not_know_is_told() {
 }
 
 #[test]
-fn a_copy_of_one_configured_by_hand_does_not_take_the_originals_properties() {
-    let given = properties("<Property key=\"hotadd.hostname\" value=\"original\"/>");
-    let mut boot = Boot::new(&given);
-    install(&boot.host.root.join("etc/hotadd/agent.toml"), b"listen = '[::]:99'\n", 0o644).unwrap();
-    assert_eq!(boot.codes(), [""; 0]);
-    boot.host.machine = Some("VMware-42 1d".to_owned());
-    boot.given(&given);
-    assert_eq!(boot.codes(), [reasons::COPY.id]);
-    assert_eq!(boot.configured(), Configured::No);
-}
-
-#[test]
 fn what_a_trial_left_behind_is_removed_at_the_next_boot() {
     let boot = Boot::new(&properties(""));
     install(&boot.host.root.join("etc/hotadd/new/server.key"), b"key", 0o600).unwrap();
     install(&boot.host.root.join("etc/hotadd/agent.toml"), b"listen = '[::]:99'\n", 0o644).unwrap();
     assert_eq!(boot.codes(), [""; 0]);
     assert!(!boot.host.root.join("etc/hotadd/new").exists());
-}
-
-/// Both programs have to mean the same file.
-#[test]
-fn the_mark_of_a_forgetful_journal_is_the_agents() {
-    let agent = include_str!("../../../src/journal/file.rs");
-    assert!(agent.contains(&format!("const MARKER: &str = \"{FORGOTTEN}\";")));
 }

@@ -28,11 +28,23 @@ pub struct State {
     /// Generation of the properties of this machine that a configuration by hand does not follow.
     #[serde(default)]
     pub seen: Option<u16>,
+    /// This is a copy, and what it has of the original is being removed: kept until that is done.
+    #[serde(default)]
+    pub leaving: Option<Leaving>,
     /// Of the last boot.
     #[serde(default)]
     pub faults: Vec<Fault>,
     #[serde(default)]
     pub hostname: String,
+}
+
+/// What the files told that are removed first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaving {
+    /// Whether there was a configuration.
+    pub configured: bool,
+    /// Name under which the journal is put aside.
+    pub journal: String,
 }
 
 impl State {
@@ -46,7 +58,7 @@ impl State {
     /// A write that failed.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(self)?;
-        crate::apply::install(path, &text, 0o600)
+        crate::files::install(path, &text, 0o600)
     }
 }
 
