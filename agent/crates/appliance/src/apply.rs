@@ -1,12 +1,13 @@
 //! The first boot, and every boot after it: what is done in which order. Everything is written below a root folder, so that tests have one.
 //!
 //! ```text
-//! copy? ─▶ read ─▶ settings ─▶ network, host name, console ─▶ files in new/, key included ─▶ the agent checks them ─▶ in place, agent.toml last
-//!                                  (also with faults)                                            │ refuses: nothing changed
-//!            └─▶ blank the passwords (always) ◀── state ◀────────────────────────────────────────┘
+//! copy? ─▶ read ─▶ settings ─▶ not configured: network, host name, console (also with faults) ─▶ files, key included ─▶ the agent checks them
+//!            │                                                         │ refuses: nothing changed                       │
+//!            │                                                         ▼                                                ▼
+//!            └─▶ blank the passwords (always) ◀───────────────────── state ◀── agent.toml ◀── configured before: network, host name, console
 //! ```
 use std::{
-    fs, io,
+    io,
     io::Write as _,
     path::PathBuf,
     process::{Command, Stdio},
@@ -14,9 +15,8 @@ use std::{
 
 use crate::{
     config,
-    configure::TRIAL,
     environment::Environment,
-    files::{absent_is_fine, install},
+    files::install,
     properties,
     reasons::{self, Fault},
     settings::{self, Console, Settings},
@@ -66,9 +66,9 @@ impl Host {
         if !self.path(OWN_DISKS).exists() {
             state.faults.push(Fault::new(reasons::OWN_DISKS, format!("/{OWN_DISKS}")));
         }
-        // What a power cut left of a trial holds a key and a password.
-        if let Err(error) = fs::remove_dir_all(self.etc(TRIAL)).or_else(absent_is_fine) {
-            state.faults.push(Fault::new(reasons::WRITE, format!("/{ETC}/{TRIAL}: {error}")));
+        // What a power cut left holds a key and a password.
+        if let Err(error) = self.tidy() {
+            state.faults.push(Fault::new(reasons::WRITE, format!("/{ETC}: {error}")));
         }
         // First: whatever hangs after this, a copy does not serve as the original.
         let left = self.leave_the_original(&mut state);

@@ -85,12 +85,15 @@ fn a_whole_environment_makes_a_configured_appliance() {
     assert_eq!((boot.configured(), &*state.faults), (Configured::Properties(1), &[][..]));
     assert_eq!(config::port(&boot.host.configured().1), Some(7443));
     assert_eq!(boot.file("etc/hostname").as_deref(), Some("px\n"));
-    assert_eq!(boot.file("etc/hotadd/vcenter-password").as_deref(), Some("hunter2-vc"));
-    for (name, mode) in [("vcenter-password", 0o600), ("server.key", 0o600), ("agent.toml", 0o644)] {
+    assert_eq!(boot.file("etc/hotadd/files-1/vcenter-password").as_deref(), Some("hunter2-vc"));
+    for (name, mode) in
+        [("files-1", 0o700), ("files-1/vcenter-password", 0o600), ("files-1/server.key", 0o600), ("agent.toml", 0o644)]
+    {
         let found = fs::metadata(boot.host.root.join("etc/hotadd").join(name)).unwrap().permissions().mode();
         assert_eq!(found & 0o777, mode, "{name}");
     }
-    assert!(boot.file("etc/hotadd/agent.toml").unwrap().contains("password_file = \"/etc/hotadd/vcenter-password\""));
+    let toml = boot.file("etc/hotadd/agent.toml").unwrap();
+    assert!(toml.contains("password_file = \"/etc/hotadd/files-1/vcenter-password\""), "{toml}");
     assert!(!boot.host.root.join("etc/hotadd/new").exists());
     assert_eq!(boot.passwords(), "\nroot:hunter2-root\n");
     // Taken once: nobody in the guest sees them any more, and they are nowhere else.
@@ -168,10 +171,8 @@ fn what_the_agent_refuses_is_not_put_in_place() {
     boot.host.agent = script(&boot.folder.path().join("agent"), "echo 'HA-CFG-001 no'; exit 78");
     let state = boot.host.apply();
     assert_eq!((boot.configured(), &*state.faults[0].code), (Configured::No, reasons::REFUSED.id));
-    assert!(!boot.host.root.join("etc/hotadd/server.key").exists());
     assert!(state.faults[0].message.contains("HA-CFG-001 no"));
-    assert_eq!(boot.file("etc/hotadd/agent.toml"), None);
-    assert_eq!(boot.file("etc/hotadd/vcenter-password"), None);
+    assert_eq!(fs::read_dir(boot.host.root.join("etc/hotadd")).unwrap().count(), 0);
     // The next boot tries again, with a certificate of the name that it has by then.
     let before = boot.host.fingerprint();
     boot.host.agent = script(&boot.folder.path().join("agent"), "exit 0");

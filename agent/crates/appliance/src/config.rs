@@ -3,12 +3,13 @@ use serde::Serialize;
 
 use crate::settings::{Network, Service, Trust};
 
-/// Where files of the agent lie, and their names.
+/// Names of the files of a configuration.
 pub const CERTIFICATE: &str = "server.pem";
 pub const KEY: &str = "server.key";
 pub const CLIENT_CA: &str = "client-ca.pem";
 pub const VCENTER_CA: &str = "vcenter-ca.pem";
 pub const PASSWORD: &str = "vcenter-password";
+pub const FILES: [&str; 5] = [CERTIFICATE, KEY, CLIENT_CA, VCENTER_CA, PASSWORD];
 
 #[derive(Serialize)]
 struct Agent {

@@ -16,6 +16,8 @@ use crate::reasons::Fault;
 
 /// Begins the file that the first boot makes; the generation follows.
 const MADE: &str = "# Made by hotadd-firstboot, generation ";
+/// Begins the file that `setup` makes.
+pub const SET_UP: &str = "# Made by hotadd-agent setup.\n";
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
