@@ -6,20 +6,14 @@
 //!            │                                                         ▼                                                ▼
 //!            └─▶ blank the passwords (always) ◀───────────────────── state ◀── agent.toml ◀── configured before: network, host name, console
 //! ```
-use std::{
-    io,
-    io::Write as _,
-    path::PathBuf,
-    process::{Command, Stdio},
-};
+use std::path::PathBuf;
 
 use crate::{
-    config,
     environment::Environment,
     files::install,
     properties,
     reasons::{self, Fault},
-    settings::{self, Console, Settings},
+    settings,
     source::Source,
     state::{Configured, State},
 };
@@ -28,7 +22,6 @@ use crate::{
 pub const ETC: &str = "etc/hotadd";
 /// Where [`State`] is kept, below the root.
 pub const STATE: &str = "var/lib/hotadd-appliance/state.json";
-const NETWORK: &str = "etc/systemd/network/10-hotadd.network";
 
 /// The rule of [`crate::own_disks`], below the root.
 pub const OWN_DISKS: &str = "run/udev/rules.d/00-hotadd-own-disks.rules";
@@ -100,7 +93,7 @@ impl Host {
                 state.faults.push(Fault::new(reasons::WRITE, format!("/{ASK}: {error}")));
             }
             state.faults.push(Fault::new(reasons::NO_ENVIRONMENT, why));
-            self.make_reachable(&settings::read(&Environment::default()), state);
+            self.make_reachable_somehow(state);
         }
     }
 
@@ -117,7 +110,7 @@ impl Host {
             Err(error) => {
                 state.faults.push(Fault::new(reasons::UNREADABLE, error.to_string()));
                 if unconfigured {
-                    self.make_reachable(&settings::read(&Environment::default()), state);
+                    self.make_reachable_somehow(state);
                 }
                 return;
             }
@@ -130,52 +123,21 @@ impl Host {
             let of = format!("{}.{} {}", properties::CLASS, properties::GENERATION, settings.generation);
             state.faults.retain(|fault| fault.code != reasons::COPY.id);
             state.faults.push(Fault::new(reasons::COPY, format!("these properties ({of}) are those of the original")));
-            return self.make_reachable(&settings::read(&Environment::default()), state);
+            return self.make_reachable_somehow(state);
         }
         state.faults.extend(settings.faults.iter().cloned());
-        if unconfigured || settings.service.is_some() {
+        if unconfigured {
             self.make_reachable(&settings, state);
         }
         let Some(service) = &settings.service else { return };
         let mark = Configured::mark(settings.generation);
-        match self.configure(&settings, service, unconfigured, &mark, || Ok(())) {
-            Ok(None) => {}
+        // An appliance that serves keeps its network, name and password too if the agent refuses the rest.
+        let before_last = || if unconfigured { Ok(()) } else { self.reach_wholly(&settings) };
+        match self.configure(&settings, service, unconfigured, &mark, before_last) {
+            Ok(None) => state.hostname.clone_from(&settings.hostname),
             Ok(Some(why)) => state.faults.push(Fault::new(reasons::REFUSED, why)),
             Err(error) => state.faults.push(Fault::new(reasons::WRITE, error.to_string())),
         }
-    }
-
-    /// Network, names and console: what a person needs to reach the appliance, whatever the rest is.
-    pub(crate) fn make_reachable(&self, settings: &Settings, state: &mut State) {
-        state.hostname.clone_from(&settings.hostname);
-        let files = [
-            ("etc/hostname", format!("{}\n", settings.hostname)),
-            ("etc/hosts", config::hosts(&settings.hostname)),
-            (NETWORK, config::network(&settings.network)),
-        ];
-        for (name, text) in files {
-            if let Err(error) = install(&self.path(name), text.as_bytes(), 0o644) {
-                state.faults.push(Fault::new(reasons::WRITE, format!("/{name}: {error}")));
-            }
-        }
-        if let Err(error) = self.set_password(settings.console.as_ref()) {
-            state.faults.push(Fault::new(reasons::WRITE, format!("the password of root: {error}")));
-        }
-    }
-
-    /// Without one nobody can log in, whatever was set before.
-    fn set_password(&self, password: Option<&Console>) -> io::Result<()> {
-        let (arguments, line): (&[&str], _) = match password {
-            Some(Console(password)) => (&[], format!("root:{password}")),
-            None => (&["--encrypted"], "root:!".to_owned()),
-        };
-        let mut child =
-            Command::new(&self.chpasswd).args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
-        if let Some(mut input) = child.stdin.take() {
-            writeln!(input, "{line}")?;
-        }
-        let status = child.wait()?;
-        if status.success() { Ok(()) } else { Err(io::Error::other(format!("chpasswd: {status}"))) }
     }
 }
 

@@ -1,7 +1,9 @@
 //! First boots in a folder, with programs that stand for the agent and for chpasswd.
 #![allow(clippy::unwrap_used, reason = "tests")]
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
 use super::*;
-use crate::source::tests::tool;
+use crate::{certificate, config, reach::NETWORK, source::tests::tool};
 
 pub(crate) struct Boot {
     pub(crate) folder: tempfile::TempDir,
@@ -179,6 +181,31 @@ fn what_the_agent_refuses_is_not_put_in_place() {
     boot.given(&properties("<Property key=\"hotadd.hostname\" value=\"another\"/>"));
     assert_eq!(boot.codes(), [""; 0]);
     assert!(boot.host.fingerprint().is_some() && boot.host.fingerprint() != before);
+}
+
+#[test]
+fn a_generation_that_the_agent_refuses_changes_nothing() {
+    let mut boot = Boot::new(&properties(""));
+    assert_eq!(boot.codes(), [""; 0]);
+    let seen = |boot: &Boot| (boot.file("etc/hostname"), boot.file("etc/hosts"), boot.file(NETWORK), boot.passwords());
+    let before = seen(&boot);
+    let next = properties(
+        "<Property key=\"hotadd.generation\" value=\"2\"/><Property key=\"hotadd.hostname\" value=\"b\"/>\
+         <Property key=\"hotadd.network_address\" value=\"192.0.2.10/24\"/>\
+         <Property key=\"hotadd.console_password\" value=\"hunter2-root\"/>",
+    );
+    boot.given(&next);
+    let agent = std::mem::replace(&mut boot.host.agent, script(&boot.folder.path().join("no"), "echo no; exit 78"));
+    let state = boot.host.apply();
+    assert_eq!((&*state.faults[0].code, &*state.hostname), (reasons::REFUSED.id, "hotadd-proxy"));
+    assert_eq!(seen(&boot), before);
+    // Once the agent takes it, all of it changes.
+    boot.host.agent = agent;
+    boot.given(&next);
+    let state = boot.host.apply();
+    assert_eq!((&*state.faults, &*state.hostname), (&[][..], "b"));
+    assert_eq!(boot.file("etc/hostname").as_deref(), Some("b\n"));
+    assert!(boot.file(NETWORK).unwrap().contains("192.0.2.10/24") && boot.passwords().ends_with("hunter2-root\n"));
 }
 
 #[test]

@@ -79,7 +79,7 @@ impl Host {
         // Before agent.toml: once that is there nobody is asked again, and whoever can't log in can't repair the rest.
         let before_last = || {
             if appliance {
-                self.reach_all(settings)?;
+                self.reach_as_asked(settings)?;
             }
             self.keep_the_old()
         };
@@ -94,16 +94,13 @@ impl Host {
         install(&self.etc(OLD), &fs::read(self.etc(AGENT))?, mode & 0o777)
     }
 
-    /// All of [`Self::make_reachable`], or an error.
-    fn reach_all(&self, settings: &Settings) -> io::Result<()> {
+    fn reach_as_asked(&self, settings: &Settings) -> io::Result<()> {
         let path = self.path(STATE);
         let mut state = State::load(&path);
+        self.reach_wholly(settings)?;
         state.faults.clear();
-        self.make_reachable(settings, &mut state);
-        match state.faults.first() {
-            Some(fault) => Err(io::Error::other(fault.message.clone())),
-            None => state.save(&path),
-        }
+        state.hostname.clone_from(&settings.hostname);
+        state.save(&path)
     }
 
     /// Why the agent does not take it, if so; then nothing of what it runs with has changed.

@@ -19,6 +19,7 @@ mod leave;
 pub mod machine;
 pub mod own_disks;
 pub mod properties;
+mod reach;
 pub mod reasons;
 pub mod settings;
 pub mod setup;
