@@ -69,6 +69,17 @@ impl Host {
         configured != Configured::No && text.parse::<toml::Table>().map_or(true, |table| !table.is_empty())
     }
 
+    /// Keys of agent.toml for which [`Self::set_up`] has no question: they would be gone.
+    ///
+    /// # Errors
+    /// A text that can't be read: nobody knows what it says.
+    pub fn not_asked_for(&self) -> io::Result<Vec<String>> {
+        let table = self.configured().1.parse::<toml::Table>();
+        let table =
+            table.map_err(|_| io::Error::other(format!("/{ETC}/{AGENT} is no TOML; correct it, or rename it")))?;
+        Ok(config::beyond(&table))
+    }
+
     /// What a person answered (see [`crate::setup`]): as properties would do it, but kept from them. A certificate that is there stays.
     ///
     /// # Errors

@@ -81,7 +81,9 @@ fn certificates(text: &str) -> Result<String, String> {
             (_, true) => return Err("a certificate in it is not whole".to_owned()),
             (other, false) if other.contains("-----BEGIN") => {
                 let what = other.split("-----").find(|part| part.starts_with("BEGIN ")).unwrap_or_default();
-                return Err(format!("holds something else than certificates ({what}), which the archive would publish"));
+                return Err(format!(
+                    "holds something else than certificates ({what}), which the archive would publish"
+                ));
             }
             // Remarks, as OpenSSL writes them.
             (_, false) => continue,
