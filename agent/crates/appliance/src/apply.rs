@@ -12,6 +12,7 @@ use crate::{
     environment::Environment,
     files::install,
     properties,
+    reach::NETWORK,
     reasons::{self, Fault},
     settings,
     source::Source,
@@ -65,18 +66,21 @@ impl Host {
         }
         // First: whatever hangs after this, a copy does not serve as the original.
         let left = self.leave_the_original(&mut state);
-        let found = self.source.read();
+        let found = self.source.ask();
         match (left, found.as_ref().map(|bytes| bytes.as_deref())) {
             (Err(error), _) => state.faults.push(Fault::new(reasons::WRITE, format!("a copy is not cleared: {error}"))),
             (Ok(()), Ok(Some(bytes))) => self.given(bytes, &mut state),
-            (Ok(()), Ok(None)) => self.nothing("guestinfo holds none", &mut state),
-            (Ok(()), Err(error)) => self.nothing(&format!("guestinfo can't be asked: {error}"), &mut state),
+            (Ok(()), Ok(None)) => self.nothing(&mut state),
+            (Ok(()), Err(error)) => self.unanswered(&error.to_string(), &mut state),
         }
         // Whatever came before: agent.toml has what was taken, and nobody else needs a password in guestinfo.
-        if let Ok(Some(bytes)) = &found
-            && matches!(self.source, Source::Guestinfo(_))
-            && !self.source.blank(bytes).unwrap_or(false)
-        {
+        let blanked = || match &found {
+            Ok(Some(bytes)) => self.source.blank(bytes).unwrap_or(false),
+            Ok(None) => true,
+            // It may hold one, and nobody can look.
+            Err(_) => false,
+        };
+        if matches!(self.source, Source::Guestinfo(_)) && !blanked() {
             state.faults.push(Fault::new(reasons::NOT_BLANKED, "guestinfo.ovfEnv"));
         }
         if let Err(error) = state.save(&path) {
@@ -86,14 +90,24 @@ impl Host {
     }
 
     /// No properties: normal for an appliance that has its configuration.
-    fn nothing(&self, why: &str, state: &mut State) {
+    fn nothing(&self, state: &mut State) {
         if self.configured().0 == Configured::No {
             // Then a person is asked on the console (getty@tty1.service).
             if let Err(error) = install(&self.path(ASK), b"", 0o644) {
                 state.faults.push(Fault::new(reasons::WRITE, format!("/{ASK}: {error}")));
             }
-            state.faults.push(Fault::new(reasons::NO_ENVIRONMENT, why));
+            state.faults.push(Fault::new(reasons::NO_ENVIRONMENT, "guestinfo holds none"));
             self.make_reachable_somehow(state);
+        }
+    }
+
+    /// There may be properties all the same: nobody is asked instead, and what an earlier boot made of them stays.
+    fn unanswered(&self, why: &str, state: &mut State) {
+        if self.configured().0 == Configured::No {
+            state.faults.push(Fault::new(reasons::UNREADABLE, format!("guestinfo does not answer: {why}")));
+            if !self.path(NETWORK).exists() {
+                self.make_reachable_somehow(state);
+            }
         }
     }
 

@@ -209,6 +209,30 @@ fn a_generation_that_the_agent_refuses_changes_nothing() {
 }
 
 #[test]
+fn guestinfo_that_does_not_answer_is_not_guestinfo_without_properties() {
+    let network = "<Property key=\"hotadd.network_address\" value=\"192.0.2.10/24\"/>\
+                   <Property key=\"hotadd.console_password\" value=\"hunter2-root\"/>";
+    let mut boot = Boot::new(&properties(""));
+    let dumb = Source::Guestinfo(script(&boot.folder.path().join("dumb"), "exit 124"));
+    // The first boot: nobody at the console is asked instead, and the network is up.
+    let answering = std::mem::replace(&mut boot.host.source, dumb.clone());
+    assert_eq!(boot.codes(), [reasons::UNREADABLE.id, reasons::NOT_BLANKED.id]);
+    assert!(!boot.host.path(ASK).exists() && boot.file(NETWORK).unwrap().contains("DHCP=yes"));
+    // A later one: what was asked for stays.
+    boot.host.source = answering;
+    boot.given(&properties(&format!("{network}<Property key=\"hotadd.grpc_port\" value=\"no\"/>")));
+    assert_eq!(boot.codes(), [reasons::INVALID.id]);
+    boot.host.source = dumb.clone();
+    assert_eq!(boot.codes(), [reasons::UNREADABLE.id, reasons::NOT_BLANKED.id]);
+    assert!(boot.file(NETWORK).unwrap().contains("192.0.2.10/24") && boot.passwords().ends_with("hunter2-root\n"));
+    // A configured one: its password may be there for everybody.
+    boot.given(&properties(network));
+    assert_eq!(boot.codes(), [""; 0]);
+    boot.host.source = dumb;
+    assert_eq!(boot.codes(), [reasons::NOT_BLANKED.id]);
+}
+
+#[test]
 fn passwords_that_stay_visible_are_told() {
     let mut boot = Boot::new(&properties(""));
     boot.host.source = tool(boot.folder.path(), &properties(""), true);

@@ -10,6 +10,7 @@ use crate::{
     apply::{ETC, Host, STATE},
     configure::AGENT,
     files::{absent_is_fine, install, private_folder, sync},
+    reach::NETWORK,
     reasons::{self, Fault},
     state::{Configured, Leaving, State},
 };
@@ -49,6 +50,8 @@ impl Host {
         fs::remove_dir_all(self.path(ETC)).or_else(absent_is_fine)?;
         private_folder(&self.path(ETC))?;
         self.put_the_journal_aside(&leaving)?;
+        // Its address is the original's.
+        fs::remove_file(self.path(NETWORK)).or_else(absent_is_fine)?;
         // Of the next boot: this one's is in use. DHCP tells machines apart by it.
         if self.path(MACHINE_ID).exists() {
             fs::File::create(self.path(MACHINE_ID))?.sync_all()?;

@@ -133,6 +133,14 @@ fn a_copy_that_can_not_be_cleared_does_not_serve() {
 }
 
 #[test]
+fn a_copy_whose_guestinfo_does_not_answer_has_not_the_originals_address() {
+    let mut boot = Boot::copied();
+    boot.host.source = crate::source::Source::Guestinfo(boot.folder.path().join("absent"));
+    assert!(boot.codes().contains(&reasons::COPY.id.to_owned()));
+    assert!(boot.file(NETWORK).unwrap().contains("DHCP=yes"));
+}
+
+#[test]
 fn a_template_that_was_never_configured_makes_appliances() {
     let mut boot = Boot::new("");
     assert_eq!(boot.codes(), [reasons::NO_ENVIRONMENT.id]);
