@@ -261,7 +261,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.tar");
         let (mut first, mut second) = (Archive::create(&path).unwrap(), Archive::create(&path).unwrap());
-        first.entry("first").write_all(b"1").unwrap();
         let slots = (first.reserve("a", 600).unwrap(), second.reserve("b", 600).unwrap());
         first.fill(&slots.0, &[1; 600]).unwrap();
         second.fill(&slots.1, &[2; 600]).unwrap();
