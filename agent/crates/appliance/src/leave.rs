@@ -78,15 +78,23 @@ impl Host {
         let name: String = before.chars().filter(char::is_ascii_alphanumeric).collect();
         // One that can't be read is one, too; and a copy that is not configured yet may have a mark that the agent has not answered.
         let there = self.etc(AGENT).symlink_metadata().is_ok() || self.path(JOURNAL).join(FORGOTTEN).exists();
-        let leaving = Leaving { configured: there, journal: format!("journal-of-{name}") };
+        let leaving = Leaving { configured: there, journal: self.free(&format!("journal-of-{name}")) };
         state.leaving = Some(leaving.clone());
         state.save(&self.path(STATE))?;
         Ok(leaving)
     }
 
+    /// This name, or one with a number behind it: what lies there is the journal of another time.
+    fn free(&self, name: &str) -> String {
+        let numbered = (2u64..).map(|number| format!("{name}-{number}"));
+        let mut names = std::iter::once(name.to_owned()).chain(numbered);
+        names.find(|name| self.path(ASIDE).join(name).symlink_metadata().is_err()).unwrap_or_else(|| name.to_owned())
+    }
+
     fn put_the_journal_aside(&self, leaving: &Leaving) -> io::Result<()> {
         let aside: PathBuf = self.path(ASIDE).join(&leaving.journal);
         private_folder(&self.path(ASIDE))?;
+        // A free name was chosen: what has it now was put there by a try before this one.
         if !aside.exists() {
             fs::rename(self.path(JOURNAL), &aside).or_else(absent_is_fine)?;
             sync(&self.path(ASIDE))?;

@@ -71,6 +71,26 @@ fn a_copy_whose_clearing_is_cut_never_becomes_the_original() {
 }
 
 #[test]
+fn every_journal_that_is_left_is_put_aside() {
+    let mut boot = Boot::copied();
+    let aside = |name: &str| format!("var/lib/hotadd-appliance/{name}/journal");
+    install(&boot.host.path(&aside("journal-of-VMware421c")), b"of another time", 0o600).unwrap();
+    boot.is_left();
+    assert_eq!(boot.file(&aside("journal-of-VMware421c")).as_deref(), Some("of another time"));
+    assert_eq!(boot.file(&aside("journal-of-VMware421c-2")).as_deref(), Some("duties"));
+    assert_eq!(boot.file("var/lib/hotadd/journal"), None);
+    // A later one, cut: it is put aside once.
+    boot.given(&properties("<Property key=\"hotadd.generation\" value=\"2\"/>"));
+    assert_eq!(boot.codes(), [""; 0]);
+    install(&boot.host.root.join("var/lib/hotadd/journal"), b"later", 0o600).unwrap();
+    boot.host.machine = Some("VMware-42 1c".to_owned());
+    cut(&boot, |_| ());
+    boot.codes();
+    assert_eq!(boot.file(&aside("journal-of-VMware421d")).as_deref(), Some("later"));
+    assert!(!boot.host.root.join("var/lib/hotadd-appliance/journal-of-VMware421d-2").exists());
+}
+
+#[test]
 fn a_clearing_that_was_begun_is_ended_by_the_original_too() {
     let mut boot = Boot::copied();
     cut(&boot, |root| fs::remove_file(root.join("var/lib/hotadd/damaged")).unwrap());
