@@ -68,7 +68,11 @@ impl Host {
         let left = self.leave_the_original(&mut state);
         let found = self.source.ask();
         match (left, found.as_ref().map(|bytes| bytes.as_deref())) {
-            (Err(error), _) => state.faults.push(Fault::new(reasons::WRITE, format!("a copy is not cleared: {error}"))),
+            (Err(error), _) => {
+                state.faults.push(Fault::new(reasons::WRITE, format!("a copy is not cleared: {error}")));
+                // The original runs, and has its address and name.
+                self.make_reachable_somehow(&mut state);
+            }
             (Ok(()), Ok(Some(bytes))) => self.given(bytes, &mut state),
             (Ok(()), Ok(None)) => self.nothing(&mut state),
             (Ok(()), Err(error)) => self.unanswered(&error.to_string(), &mut state),

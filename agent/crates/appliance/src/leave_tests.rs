@@ -71,6 +71,18 @@ fn a_copy_whose_clearing_is_cut_never_becomes_the_original() {
 }
 
 #[test]
+fn a_copy_that_can_not_be_cleared_has_not_the_originals_address() {
+    let boot = Boot::copied();
+    fs::create_dir_all(boot.host.root.join(MACHINE_ID)).unwrap();
+    let network = boot.file(NETWORK).unwrap();
+    assert!(network.contains("192.0.2.10/24"));
+    assert_eq!(boot.codes(), [reasons::WRITE.id]);
+    assert!(!boot.host.is_its_own() && boot.file(NETWORK).unwrap().contains("DHCP=yes"));
+    assert_eq!(boot.file("etc/hostname").as_deref(), Some("hotadd-proxy\n"));
+    assert_eq!(boot.passwords().lines().last(), Some("root:!"));
+}
+
+#[test]
 fn every_journal_that_is_left_is_put_aside() {
     let mut boot = Boot::copied();
     let aside = |name: &str| format!("var/lib/hotadd-appliance/{name}/journal");
