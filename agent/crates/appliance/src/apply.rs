@@ -117,14 +117,10 @@ impl Host {
 
     fn given(&self, bytes: &[u8], state: &mut State) {
         let configured = self.configured().0;
-        if configured == Configured::ByHand {
-            // A copy of this one must not take them for its own.
-            state.seen = Environment::parse(bytes).ok().map(|environment| settings::read(&environment).generation);
-            return;
-        }
         let unconfigured = configured == Configured::No;
         let settings = match Environment::parse(bytes) {
             Ok(environment) => settings::read(&environment),
+            Err(_) if configured == Configured::ByHand => return,
             Err(error) => {
                 state.faults.push(Fault::new(reasons::UNREADABLE, error.to_string()));
                 if unconfigured {
@@ -133,7 +129,9 @@ impl Host {
                 return;
             }
         };
-        if configured == Configured::Properties(settings.generation) {
+        // Whatever comes of them, also by a person's hand later: a copy of this machine must not take them for its own.
+        state.seen = Some(settings.generation);
+        if [Configured::ByHand, Configured::Properties(settings.generation)].contains(&configured) {
             return;
         }
         if unconfigured && state.spent == Some(settings.generation) {

@@ -71,7 +71,8 @@ impl Host {
             return Ok(leaving.clone());
         }
         state.spent = match self.configured().0 {
-            Configured::Properties(generation) => Some(generation),
+            // The last that were read are those that the copy was given, too; they may have had a fault.
+            Configured::Properties(generation) => state.seen.or(Some(generation)),
             Configured::ByHand => state.seen.or(state.spent),
             Configured::No => state.spent,
         };

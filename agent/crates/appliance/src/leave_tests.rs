@@ -194,6 +194,31 @@ fn a_copy_of_one_configured_by_hand_does_not_take_the_originals_properties() {
     assert_eq!(boot.configured(), Configured::No);
 }
 
+#[test]
+fn a_copy_does_not_take_properties_that_led_the_original_to_nothing() {
+    let faulty = |generation: u16| {
+        properties(&format!(
+            "{ORIGINAL}<Property key=\"hotadd.grpc_port\" value=\"no\"/>\
+             <Property key=\"hotadd.generation\" value=\"{generation}\"/>"
+        ))
+    };
+    // Configured by a person after a boot without success, and copied before the next one.
+    let mut by_hand = Boot::new(&faulty(1));
+    assert_eq!(by_hand.codes(), [reasons::INVALID.id]);
+    install(&by_hand.host.etc(AGENT), b"listen = '[::]:99'\n", 0o644).unwrap();
+    // Configured by properties, and given others that it did not take.
+    let mut later = Boot::new(&properties(""));
+    assert_eq!(later.codes(), [""; 0]);
+    later.given(&faulty(2));
+    assert_eq!(later.codes(), [reasons::INVALID.id]);
+    for (boot, generation) in [(&mut by_hand, 1), (&mut later, 2)] {
+        boot.host.machine = Some(COPY.to_owned());
+        boot.given(&faulty(generation));
+        assert_eq!(boot.codes(), [reasons::COPY.id]);
+        assert!(boot.file(NETWORK).unwrap().contains("DHCP=yes"));
+    }
+}
+
 /// Both programs have to mean the same file.
 #[test]
 fn the_mark_of_a_forgetful_journal_is_the_agents() {

@@ -27,7 +27,7 @@ pub struct State {
     /// Generation of the properties that belong to the appliance of which this one is a copy.
     #[serde(default)]
     pub spent: Option<u16>,
-    /// Generation of the properties of this machine that a configuration by hand does not follow.
+    /// Generation of the properties that this machine was given last, whatever came of them.
     #[serde(default)]
     pub seen: Option<u16>,
     /// This is a copy, and what it has of the original is being removed: kept until that is done.
