@@ -150,7 +150,7 @@ impl Host {
         // An appliance that serves keeps its network, name and password too if the agent refuses the rest.
         let before_last = || if unconfigured { Ok(()) } else { self.reach_wholly(&settings) };
         match self.configure(&settings, service, unconfigured, &mark, before_last) {
-            Ok(None) => state.hostname.clone_from(&settings.hostname),
+            Ok(None) => state.reached(&settings),
             Ok(Some(why)) => state.faults.push(Fault::new(reasons::REFUSED, why)),
             Err(error) => state.faults.push(Fault::new(reasons::WRITE, error.to_string())),
         }

@@ -233,6 +233,30 @@ fn guestinfo_that_does_not_answer_is_not_guestinfo_without_properties() {
 }
 
 #[test]
+fn a_reboot_inside_the_guest_does_not_lock_an_unconfigured_appliance() {
+    let console = |value: &str| {
+        properties(&format!(
+            "<Property key=\"hotadd.grpc_port\" value=\"no\"/><Property key=\"hotadd.console_password\" value=\"{value}\"/>"
+        ))
+    };
+    let set = "\nroot:hunter2-root\n";
+    let mut boot = Boot::new(&console("hunter2-root"));
+    assert_eq!((boot.codes(), &*boot.passwords()), (vec![reasons::INVALID.id.to_owned()], set));
+    // What was blanked is what a reboot inside the guest finds.
+    assert!(boot.guestinfo().contains("key=\"hotadd.console_password\" value=\"\""), "{}", boot.guestinfo());
+    assert_eq!(boot.codes(), [reasons::MISSING.id, reasons::INVALID.id]);
+    assert_eq!(boot.passwords(), set);
+    // A power-on, which brings vCenter's password, brings an empty one to withdraw it.
+    boot.given(&console(""));
+    assert_eq!(boot.codes(), [reasons::INVALID.id]);
+    assert_eq!(boot.passwords(), format!("{set}--encrypted\nroot:!\n"));
+    // Nobody gave one to this appliance: it is locked.
+    let boot = Boot::new(&boot.guestinfo());
+    assert_eq!(boot.codes(), [reasons::MISSING.id, reasons::INVALID.id]);
+    assert_eq!(boot.passwords(), "--encrypted\nroot:!\n");
+}
+
+#[test]
 fn passwords_that_stay_visible_are_told() {
     let mut boot = Boot::new(&properties(""));
     boot.host.source = tool(boot.folder.path(), &properties(""), true);

@@ -110,7 +110,7 @@ impl Host {
         let mut state = State::load(&path);
         self.reach_wholly(settings)?;
         state.faults.clear();
-        state.hostname.clone_from(&settings.hostname);
+        state.reached(settings);
         state.save(&path)
     }
 

@@ -57,6 +57,7 @@ impl Host {
             fs::File::create(self.path(MACHINE_ID))?.sync_all()?;
         }
         state.machine = Some(now);
+        state.console = false;
         state.leaving = None;
         state.save(&self.path(STATE))?;
         if leaving.configured {

@@ -30,6 +30,7 @@ impl Boot {
         assert_eq!(self.file("etc/hostname").as_deref(), Some("hotadd-proxy\n"));
         let state = State::load(&self.host.path(STATE));
         assert_eq!((state.spent, state.leaving, state.machine.as_deref()), (Some(1), None, Some(COPY)));
+        assert!(!state.console);
         assert!(self.host.is_its_own());
     }
 }

@@ -18,12 +18,16 @@ use crate::{
 pub(crate) const NETWORK: &str = "etc/systemd/network/10-hotadd.network";
 
 impl Host {
-    /// Everything that can be done; what can't be becomes a fault.
+    /// Everything that can be done; what can't be becomes a fault. A reboot inside the guest finds no passwords in its properties, since
+    /// they were taken before: then root's stays.
     pub(crate) fn make_reachable(&self, settings: &Settings, state: &mut State) {
         state.hostname.clone_from(&settings.hostname);
-        for fault in self.reach(settings) {
-            state.faults.push(Fault::new(reasons::WRITE, fault));
+        let mut faults = self.reach(settings);
+        if !(settings.blanked && state.console) {
+            state.console = settings.console.is_some();
+            faults.extend(self.set_password(settings.console.as_ref()).err().map(of_root));
         }
+        state.faults.extend(faults.into_iter().map(|fault| Fault::new(reasons::WRITE, fault)));
     }
 
     /// By DHCP, without a name or a password of its own.
@@ -33,12 +37,13 @@ impl Host {
 
     /// All of it, or an error.
     pub(crate) fn reach_wholly(&self, settings: &Settings) -> io::Result<()> {
-        match self.reach(settings).into_iter().next() {
-            Some(fault) => Err(io::Error::other(fault)),
-            None => Ok(()),
+        if let Some(fault) = self.reach(settings).into_iter().next() {
+            return Err(io::Error::other(fault));
         }
+        self.set_password(settings.console.as_ref()).map_err(|error| io::Error::other(of_root(error)))
     }
 
+    /// Files of the network and of names that can't be written.
     fn reach(&self, settings: &Settings) -> Vec<String> {
         let files = [
             ("etc/hostname", format!("{}\n", settings.hostname)),
@@ -49,11 +54,7 @@ impl Host {
             let error = install(&self.path(name), text.as_bytes(), 0o644).err()?;
             Some(format!("/{name}: {error}"))
         };
-        let mut faults: Vec<_> = files.into_iter().filter_map(failed).collect();
-        if let Err(error) = self.set_password(settings.console.as_ref()) {
-            faults.push(format!("the password of root: {error}"));
-        }
-        faults
+        files.into_iter().filter_map(failed).collect()
     }
 
     /// Without one nobody can log in, whatever was set before.
@@ -70,4 +71,8 @@ impl Host {
         let status = child.wait()?;
         if status.success() { Ok(()) } else { Err(io::Error::other(format!("chpasswd: {status}"))) }
     }
+}
+
+fn of_root(error: io::Error) -> String {
+    format!("the password of root: {error}")
 }

@@ -12,7 +12,7 @@ use std::{fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::reasons::Fault;
+use crate::{reasons::Fault, settings::Settings};
 
 /// Begins the file that the first boot makes; the generation follows.
 const MADE: &str = "# Made by hotadd-firstboot, generation ";
@@ -30,6 +30,9 @@ pub struct State {
     /// Generation of the properties that this machine was given last, whatever came of them.
     #[serde(default)]
     pub seen: Option<u16>,
+    /// Whether root has a password that properties of this machine, or a person at its console, gave.
+    #[serde(default)]
+    pub console: bool,
     /// This is a copy, and what it has of the original is being removed: kept until that is done.
     #[serde(default)]
     pub leaving: Option<Leaving>,
@@ -54,6 +57,12 @@ impl State {
     #[must_use]
     pub fn load(path: &Path) -> Self {
         fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    /// The machine is what these say.
+    pub(crate) fn reached(&mut self, settings: &Settings) {
+        self.hostname.clone_from(&settings.hostname);
+        self.console = settings.console.is_some();
     }
 
     /// # Errors
