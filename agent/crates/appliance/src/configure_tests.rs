@@ -7,9 +7,13 @@ use crate::apply::tests::{Boot, properties};
 fn second() -> (Boot, String) {
     let mut boot = Boot::new(&properties(""));
     assert_eq!(boot.codes(), [""; 0]);
-    boot.given(&properties("<Property key=\"hotadd.generation\" value=\"2\"/>"));
+    boot.given(&next());
     let before = contents(&boot);
     (boot, before)
+}
+
+fn next() -> String {
+    properties("<Property key=\"hotadd.generation\" value=\"2\"/>")
 }
 
 /// agent.toml and every file that it names.
@@ -40,7 +44,7 @@ fn names(boot: &Boot) -> Vec<String> {
 
 #[test]
 fn the_rename_of_agent_toml_is_the_only_switch() {
-    let (boot, before) = second();
+    let (mut boot, before) = second();
     // What agent.toml is written to first can't be written: a folder has that name.
     let part = boot.host.etc("agent.toml.part");
     fs::create_dir(&part).unwrap();
@@ -48,7 +52,8 @@ fn the_rename_of_agent_toml_is_the_only_switch() {
     fs::remove_dir(&part).unwrap();
     assert_eq!(contents(&boot), before);
     assert_eq!(names(&boot), ["agent.toml", "files-1"]);
-    // The next boot takes it, and the old files go.
+    // The next power-on takes it, and the old files go.
+    boot.given(&next());
     assert_eq!(boot.codes(), [""; 0]);
     assert_eq!(boot.configured(), Configured::Properties(2));
     assert_ne!(contents(&boot), before);
