@@ -11,7 +11,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
     access, app, bench,
-    config::Config,
+    config::{Config, state_dir},
     discover::Platform,
     error::{Error, Result},
     journal::{
@@ -93,6 +93,9 @@ enum JournalVerb {
         /// The state directory.
         #[arg(long, default_value = "/var/lib/hotadd")]
         state_dir: PathBuf,
+        /// The configuration that says which one it is; other faults of it do not matter.
+        #[arg(long, conflicts_with = "state_dir")]
+        config: Option<PathBuf>,
     },
 }
 
@@ -164,7 +167,10 @@ fn dispatch(command: Command, platform: Arc<dyn Platform>) -> Result<ExitCode> {
         }
         Command::CheckConfig(config) => check(&config),
         Command::Journal { verb: JournalVerb::Show { state_dir } } => show(&state_dir.join("journal")),
-        Command::Journal { verb: JournalVerb::Open { state_dir } } => open(&state_dir),
+        Command::Journal { verb: JournalVerb::Open { state_dir, config: None } } => open(&state_dir),
+        Command::Journal { verb: JournalVerb::Open { config: Some(config), .. } } => state_dir::of(&config)
+            .map_err(|why| Error::new(&reason::CFG_INVALID, why))
+            .and_then(|state_dir| open(&state_dir)),
         Command::Bench(args) => bench::run(&args),
         Command::Selftest(args) => return selftest::run(&args, &*platform),
         Command::Role { verb: RoleVerb::Check { config, args } } => return Ok(check_role(&config, &args, &*platform)),
@@ -204,6 +210,10 @@ fn show(path: &Path) -> Result<()> {
 /// Whoever removes the agent, its state or its VM asks this first. A journal that was damaged, and not compared with vCenter since,
 /// may have forgotten something.
 fn open(state_dir: &Path) -> Result<()> {
+    // A folder that is written otherwise, or on a file system that is not mounted, is no folder in which nothing is owed.
+    if !state_dir.is_dir() {
+        return Err(Error::new(&reason::DUTY_JOURNAL, format!("{}: no such state directory", state_dir.display())));
+    }
     let (state, opened) = read_state(state_dir).map_err(|e| Error::new(&reason::DUTY_JOURNAL, "").with_source(e))?;
     state.duties().cloned().map(Record::Began).for_each(print_record);
     state.late().map(|late| Record::Began(late.duty.clone())).for_each(print_record);
@@ -240,4 +250,30 @@ fn with_runtime<T, F: Future<Output = Result<T>>>(start: impl FnOnce() -> Result
     // Threads that a hung device holds must not hold the exit: the journal makes that safe.
     runtime.shutdown_timeout(Duration::from_secs(5));
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_directory_that_is_not_there_owes_what_nobody_knows() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(open(dir.path()).is_ok());
+        assert_eq!(open(&dir.path().join("absent")).unwrap_err().reason(), &reason::DUTY_JOURNAL);
+        // By the configuration's word.
+        let config = dir.path().join("agent.toml");
+        let by = |state_dir: &str| {
+            std::fs::write(&config, format!("state_dir\t=\t'{state_dir}'\n")).unwrap();
+            let config = config.display().to_string();
+            let cli = Cli::try_parse_from(["hotadd-agent", "journal", "open", "--config", &config]).unwrap();
+            let Command::Journal { verb: JournalVerb::Open { config: Some(config), .. } } = cli.command else {
+                panic!("another command")
+            };
+            state_dir::of(&config).map(|state_dir| open(&state_dir).is_ok())
+        };
+        assert_eq!(by(&dir.path().display().to_string()), Ok(true));
+        assert_eq!(by("/no/such/folder"), Ok(false));
+        assert!(Cli::try_parse_from(["hotadd-agent", "journal", "open", "--config", "a", "--state-dir", "b"]).is_err());
+    }
 }

@@ -50,8 +50,6 @@ impl setup::Terminal for Stdio {
     }
 }
 
-/// What the dialogue asks for. A configuration that says more is a person's, and stays.
-const ASKED: [&str; 5] = ["listen", "tls", "vcenter", "limits", "pace"];
 const STATE: &str = "/var/lib/hotadd";
 
 /// A new configuration must not make the agent forget what it owes, nor what a person wrote.
@@ -59,8 +57,8 @@ fn nothing_is_lost(host: &Host) -> io::Result<()> {
     if !host.has_settings() {
         return Ok(());
     }
-    let table: toml::Table = host.configured().1.parse().unwrap_or_default();
-    let more: Vec<&str> = table.keys().map(String::as_str).filter(|key| !ASKED.contains(key)).collect();
+    // A configuration that says more is a person's, and stays.
+    let more = host.not_asked_for()?;
     if !more.is_empty() {
         let told = format!("agent.toml has what setup does not ask for ({}); change it by an editor", more.join(", "));
         return Err(io::Error::other(told));

@@ -12,6 +12,7 @@ mod plan;
 mod reading;
 mod secret;
 mod shares;
+pub(crate) mod state_dir;
 mod tls;
 mod traces;
 mod vddk;

@@ -56,8 +56,9 @@ const KEPT: &[(&str, &str)] = &[
 const RATE: &str = "bytes_per_second reads_per_second latency_ms";
 /// Files that hold a secret.
 const SECRET: [&str; 3] = ["tls.key_file", "vcenter.password_file", "nbd.key_file"];
-/// Where they are unless somebody moved them: what setup and the first boot write.
-const USUAL: [&str; 2] = ["/etc/hotadd/server.key", "/etc/hotadd/vcenter-password"];
+/// Where they are unless somebody moved them: what setup and the first boot write, in a folder of each configuration, or beside agent.toml.
+const USUAL: &str = "/etc/hotadd";
+const USUAL_NAMES: [&str; 2] = ["server.key", "vcenter-password"];
 /// Tables of numbers and switches: a text there is a mistake, and nobody knows which.
 const NUMBERS: [&str; 3] = ["limits", "deadlines", "pace"];
 /// Files that hold certificates.
@@ -152,9 +153,16 @@ fn places(config: &Path, named: &str) -> Vec<PathBuf> {
     if there.is_empty() { all.into_iter().take(1).collect() } else { there }
 }
 
-/// Those of [`USUAL`] that are there.
+/// Those in [`USUAL`] that are there.
 pub(super) fn usual_secrets() -> Vec<PathBuf> {
-    USUAL.iter().map(PathBuf::from).filter(|path| path.exists()).collect()
+    secrets_below(Path::new(USUAL))
+}
+
+fn secrets_below(etc: &Path) -> Vec<PathBuf> {
+    let below = std::fs::read_dir(etc).into_iter().flatten().flatten().map(|entry| entry.path());
+    let folders = std::iter::once(etc.to_owned()).chain(below);
+    let files = folders.flat_map(|folder| USUAL_NAMES.map(|name| folder.join(name)));
+    files.filter(|path| path.exists()).collect()
 }
 
 fn not_toml(path: &Path, text: &str, error: &toml::de::Error) -> String {

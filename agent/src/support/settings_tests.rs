@@ -48,6 +48,20 @@ fn secret_files_are_known_even_if_the_text_is_broken() {
 }
 
 #[test]
+fn secrets_are_found_where_setup_and_the_first_boot_put_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let etc = dir.path();
+    std::fs::create_dir(etc.join("files-3")).unwrap();
+    let mut expected = ["server.key", "files-3/server.key", "files-3/vcenter-password"].map(|name| etc.join(name));
+    expected.iter().for_each(|path| std::fs::write(path, "x").unwrap());
+    let mut found = secrets_below(etc);
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    assert!(secrets_below(&etc.join("absent")).is_empty());
+}
+
+#[test]
 fn a_login_in_a_url_goes() {
     for url in
         ["https://u:canary@vc/sdk", "https://vc/sdk?canary", "https://u:can?ary@vc/sdk", "u:canary@https://vc/sdk"]

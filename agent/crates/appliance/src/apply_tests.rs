@@ -1,21 +1,23 @@
 //! First boots in a folder, with programs that stand for the agent and for chpasswd.
 #![allow(clippy::unwrap_used, reason = "tests")]
-use super::*;
-use crate::source::tests::tool;
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
-struct Boot {
-    folder: tempfile::TempDir,
-    host: Host,
+use super::*;
+use crate::{certificate, config, reach::NETWORK, source::tests::tool};
+
+pub(crate) struct Boot {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) host: Host,
 }
 
-fn script(path: &Path, text: &str) -> PathBuf {
+pub(crate) fn script(path: &Path, text: &str) -> PathBuf {
     fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     path.to_owned()
 }
 
 /// A property list with all that is needed, and more.
-fn properties(more: &str) -> String {
+pub(crate) fn properties(more: &str) -> String {
     let ca = certificate::create("ca", None).unwrap().certificate.replace('\n', " ");
     let own = [
         ("vcenter_address", "vc.example"),
@@ -30,7 +32,7 @@ fn properties(more: &str) -> String {
 }
 
 impl Boot {
-    fn new(environment: &str) -> Self {
+    pub(crate) fn new(environment: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         let host = Host {
@@ -51,27 +53,27 @@ impl Boot {
         boot
     }
 
-    fn given(&mut self, environment: &str) {
+    pub(crate) fn given(&mut self, environment: &str) {
         self.host.source = tool(self.folder.path(), environment, false);
     }
 
-    fn file(&self, name: &str) -> Option<String> {
+    pub(crate) fn file(&self, name: &str) -> Option<String> {
         fs::read_to_string(self.host.root.join(name)).ok()
     }
 
-    fn guestinfo(&self) -> String {
+    pub(crate) fn guestinfo(&self) -> String {
         fs::read_to_string(self.folder.path().join("variable")).unwrap()
     }
 
-    fn configured(&self) -> Configured {
+    pub(crate) fn configured(&self) -> Configured {
         self.host.configured().0
     }
 
-    fn passwords(&self) -> String {
+    pub(crate) fn passwords(&self) -> String {
         fs::read_to_string(self.folder.path().join("passwords")).unwrap_or_default()
     }
 
-    fn codes(&self) -> Vec<String> {
+    pub(crate) fn codes(&self) -> Vec<String> {
         self.host.apply().faults.into_iter().map(|fault| fault.code).collect()
     }
 }
@@ -85,12 +87,15 @@ fn a_whole_environment_makes_a_configured_appliance() {
     assert_eq!((boot.configured(), &*state.faults), (Configured::Properties(1), &[][..]));
     assert_eq!(config::port(&boot.host.configured().1), Some(7443));
     assert_eq!(boot.file("etc/hostname").as_deref(), Some("px\n"));
-    assert_eq!(boot.file("etc/hotadd/vcenter-password").as_deref(), Some("hunter2-vc"));
-    for (name, mode) in [("vcenter-password", 0o600), ("server.key", 0o600), ("agent.toml", 0o644)] {
+    assert_eq!(boot.file("etc/hotadd/files-1/vcenter-password").as_deref(), Some("hunter2-vc"));
+    for (name, mode) in
+        [("files-1", 0o700), ("files-1/vcenter-password", 0o600), ("files-1/server.key", 0o600), ("agent.toml", 0o644)]
+    {
         let found = fs::metadata(boot.host.root.join("etc/hotadd").join(name)).unwrap().permissions().mode();
         assert_eq!(found & 0o777, mode, "{name}");
     }
-    assert!(boot.file("etc/hotadd/agent.toml").unwrap().contains("password_file = \"/etc/hotadd/vcenter-password\""));
+    let toml = boot.file("etc/hotadd/agent.toml").unwrap();
+    assert!(toml.contains("password_file = \"/etc/hotadd/files-1/vcenter-password\""), "{toml}");
     assert!(!boot.host.root.join("etc/hotadd/new").exists());
     assert_eq!(boot.passwords(), "\nroot:hunter2-root\n");
     // Taken once: nobody in the guest sees them any more, and they are nowhere else.
@@ -168,16 +173,87 @@ fn what_the_agent_refuses_is_not_put_in_place() {
     boot.host.agent = script(&boot.folder.path().join("agent"), "echo 'HA-CFG-001 no'; exit 78");
     let state = boot.host.apply();
     assert_eq!((boot.configured(), &*state.faults[0].code), (Configured::No, reasons::REFUSED.id));
-    assert!(!boot.host.root.join("etc/hotadd/server.key").exists());
     assert!(state.faults[0].message.contains("HA-CFG-001 no"));
-    assert_eq!(boot.file("etc/hotadd/agent.toml"), None);
-    assert_eq!(boot.file("etc/hotadd/vcenter-password"), None);
+    assert_eq!(fs::read_dir(boot.host.root.join("etc/hotadd")).unwrap().count(), 0);
     // The next boot tries again, with a certificate of the name that it has by then.
     let before = boot.host.fingerprint();
     boot.host.agent = script(&boot.folder.path().join("agent"), "exit 0");
     boot.given(&properties("<Property key=\"hotadd.hostname\" value=\"another\"/>"));
     assert_eq!(boot.codes(), [""; 0]);
     assert!(boot.host.fingerprint().is_some() && boot.host.fingerprint() != before);
+}
+
+#[test]
+fn a_generation_that_the_agent_refuses_changes_nothing() {
+    let mut boot = Boot::new(&properties(""));
+    assert_eq!(boot.codes(), [""; 0]);
+    let seen = |boot: &Boot| (boot.file("etc/hostname"), boot.file("etc/hosts"), boot.file(NETWORK), boot.passwords());
+    let before = seen(&boot);
+    let next = properties(
+        "<Property key=\"hotadd.generation\" value=\"2\"/><Property key=\"hotadd.hostname\" value=\"b\"/>\
+         <Property key=\"hotadd.network_address\" value=\"192.0.2.10/24\"/>\
+         <Property key=\"hotadd.console_password\" value=\"hunter2-root\"/>",
+    );
+    boot.given(&next);
+    let agent = std::mem::replace(&mut boot.host.agent, script(&boot.folder.path().join("no"), "echo no; exit 78"));
+    let state = boot.host.apply();
+    assert_eq!((&*state.faults[0].code, &*state.hostname), (reasons::REFUSED.id, "hotadd-proxy"));
+    assert_eq!(seen(&boot), before);
+    // Once the agent takes it, all of it changes.
+    boot.host.agent = agent;
+    boot.given(&next);
+    let state = boot.host.apply();
+    assert_eq!((&*state.faults, &*state.hostname), (&[][..], "b"));
+    assert_eq!(boot.file("etc/hostname").as_deref(), Some("b\n"));
+    assert!(boot.file(NETWORK).unwrap().contains("192.0.2.10/24") && boot.passwords().ends_with("hunter2-root\n"));
+}
+
+#[test]
+fn guestinfo_that_does_not_answer_is_not_guestinfo_without_properties() {
+    let network = "<Property key=\"hotadd.network_address\" value=\"192.0.2.10/24\"/>\
+                   <Property key=\"hotadd.console_password\" value=\"hunter2-root\"/>";
+    let mut boot = Boot::new(&properties(""));
+    let dumb = Source::Guestinfo(script(&boot.folder.path().join("dumb"), "exit 124"));
+    // The first boot: nobody at the console is asked instead, and the network is up.
+    let answering = std::mem::replace(&mut boot.host.source, dumb.clone());
+    assert_eq!(boot.codes(), [reasons::UNREADABLE.id, reasons::NOT_BLANKED.id]);
+    assert!(!boot.host.path(ASK).exists() && boot.file(NETWORK).unwrap().contains("DHCP=yes"));
+    // A later one: what was asked for stays.
+    boot.host.source = answering;
+    boot.given(&properties(&format!("{network}<Property key=\"hotadd.grpc_port\" value=\"no\"/>")));
+    assert_eq!(boot.codes(), [reasons::INVALID.id]);
+    boot.host.source = dumb.clone();
+    assert_eq!(boot.codes(), [reasons::UNREADABLE.id, reasons::NOT_BLANKED.id]);
+    assert!(boot.file(NETWORK).unwrap().contains("192.0.2.10/24") && boot.passwords().ends_with("hunter2-root\n"));
+    // A configured one: its password may be there for everybody.
+    boot.given(&properties(network));
+    assert_eq!(boot.codes(), [""; 0]);
+    boot.host.source = dumb;
+    assert_eq!(boot.codes(), [reasons::NOT_BLANKED.id]);
+}
+
+#[test]
+fn a_reboot_inside_the_guest_does_not_lock_an_unconfigured_appliance() {
+    let console = |value: &str| {
+        properties(&format!(
+            "<Property key=\"hotadd.grpc_port\" value=\"no\"/><Property key=\"hotadd.console_password\" value=\"{value}\"/>"
+        ))
+    };
+    let set = "\nroot:hunter2-root\n";
+    let mut boot = Boot::new(&console("hunter2-root"));
+    assert_eq!((boot.codes(), &*boot.passwords()), (vec![reasons::INVALID.id.to_owned()], set));
+    // What was blanked is what a reboot inside the guest finds.
+    assert!(boot.guestinfo().contains("key=\"hotadd.console_password\" value=\"\""), "{}", boot.guestinfo());
+    assert_eq!(boot.codes(), [reasons::MISSING.id, reasons::INVALID.id]);
+    assert_eq!(boot.passwords(), set);
+    // A power-on, which brings vCenter's password, brings an empty one to withdraw it.
+    boot.given(&console(""));
+    assert_eq!(boot.codes(), [reasons::INVALID.id]);
+    assert_eq!(boot.passwords(), format!("{set}--encrypted\nroot:!\n"));
+    // Nobody gave one to this appliance: it is locked.
+    let boot = Boot::new(&boot.guestinfo());
+    assert_eq!(boot.codes(), [reasons::MISSING.id, reasons::INVALID.id]);
+    assert_eq!(boot.passwords(), "--encrypted\nroot:!\n");
 }
 
 #[test]
@@ -213,67 +289,6 @@ fn an_empty_console_password_withdraws_the_old_one() {
 }
 
 #[test]
-fn a_copy_keeps_nothing_of_the_original() {
-    let mut boot = Boot::new(&properties("<Property key=\"hotadd.hostname\" value=\"original\"/>"));
-    assert_eq!(boot.codes(), [""; 0]);
-    let fingerprint = boot.host.fingerprint();
-    install(&boot.host.root.join("var/lib/hotadd/journal"), b"duties", 0o600).unwrap();
-    // What a power cut and an older configuration left is secret, too.
-    install(&boot.host.root.join("etc/hotadd/new/server.key"), b"key", 0o600).unwrap();
-    install(&boot.host.root.join("etc/hotadd/agent.toml.old"), b"old", 0o600).unwrap();
-    let same = boot.host.machine.replace("VMware-42 1d".to_owned());
-    // The same properties: those of the original, whose address and name they hold.
-    boot.given(&properties("<Property key=\"hotadd.hostname\" value=\"original\"/>"));
-    for _ in 0..2 {
-        assert_eq!(boot.codes(), [reasons::COPY.id]);
-        assert_eq!((boot.configured(), boot.host.fingerprint()), (Configured::No, None));
-        assert_eq!(fs::read_dir(boot.host.root.join("etc/hotadd")).unwrap().count(), 0);
-        // Should it be the original, the agent looks for disks that its new journal does not name.
-        assert!(boot.host.root.join("var/lib/hotadd/damaged").exists());
-        assert_eq!(boot.file("etc/hostname").as_deref(), Some("hotadd-proxy\n"));
-        assert_eq!(boot.file("var/lib/hotadd/journal"), None);
-        assert_eq!(boot.file("var/lib/hotadd-appliance/journal-of-VMware421c/journal").as_deref(), Some("duties"));
-    }
-    // Properties of its own.
-    boot.given(&properties("<Property key=\"hotadd.generation\" value=\"2\"/>"));
-    assert_eq!(boot.codes(), [""; 0]);
-    assert!(boot.host.fingerprint().is_some_and(|own| Some(own) != fingerprint));
-    // The machine that it is now is no copy.
-    assert_eq!(boot.codes(), [""; 0]);
-    assert_ne!(boot.host.machine, same);
-}
-
-#[test]
-fn a_copy_that_can_not_be_cleared_does_not_serve() {
-    let mut boot = Boot::new(&properties(""));
-    assert_eq!((boot.codes(), boot.host.is_its_own()), (vec![], true));
-    install(&boot.host.root.join("etc/machine-id"), b"original", 0o644).unwrap();
-    boot.host.machine = Some("VMware-42 1d".to_owned());
-    // Whose place can't be cleared: what was to be a file is a folder.
-    let agent = boot.host.root.join("etc/hotadd/agent.toml");
-    fs::remove_file(&agent).unwrap();
-    fs::create_dir(&agent).unwrap();
-    assert!(boot.codes().contains(&reasons::WRITE.id.to_owned()));
-    assert!(!boot.host.is_its_own());
-    assert_eq!(boot.file("etc/machine-id").as_deref(), Some("original"));
-    fs::remove_dir(&agent).unwrap();
-    boot.given("");
-    boot.codes();
-    assert!(boot.host.is_its_own());
-    assert_eq!(boot.file("etc/machine-id").as_deref(), Some(""));
-}
-
-#[test]
-fn a_template_that_was_never_configured_makes_appliances() {
-    let mut boot = Boot::new("");
-    assert_eq!(boot.codes(), [reasons::NO_ENVIRONMENT.id]);
-    boot.host.machine = Some("VMware-42 1d".to_owned());
-    boot.given(&properties(""));
-    assert_eq!(boot.codes(), [""; 0]);
-    assert_eq!(boot.configured(), Configured::Properties(1));
-}
-
-#[test]
 fn what_a_person_configured_is_not_changed() {
     let boot = Boot::new(&properties("<Property key=\"hotadd.generation\" value=\"2\"/>"));
     install(&boot.host.root.join("etc/hotadd/agent.toml"), b"listen = '[::]:99'\n", 0o644).unwrap();
@@ -292,29 +307,10 @@ fn a_system_disk_that_udev_does_not_know_is_told() {
 }
 
 #[test]
-fn a_copy_of_one_configured_by_hand_does_not_take_the_originals_properties() {
-    let given = properties("<Property key=\"hotadd.hostname\" value=\"original\"/>");
-    let mut boot = Boot::new(&given);
-    install(&boot.host.root.join("etc/hotadd/agent.toml"), b"listen = '[::]:99'\n", 0o644).unwrap();
-    assert_eq!(boot.codes(), [""; 0]);
-    boot.host.machine = Some("VMware-42 1d".to_owned());
-    boot.given(&given);
-    assert_eq!(boot.codes(), [reasons::COPY.id]);
-    assert_eq!(boot.configured(), Configured::No);
-}
-
-#[test]
 fn what_a_trial_left_behind_is_removed_at_the_next_boot() {
     let boot = Boot::new(&properties(""));
     install(&boot.host.root.join("etc/hotadd/new/server.key"), b"key", 0o600).unwrap();
     install(&boot.host.root.join("etc/hotadd/agent.toml"), b"listen = '[::]:99'\n", 0o644).unwrap();
     assert_eq!(boot.codes(), [""; 0]);
     assert!(!boot.host.root.join("etc/hotadd/new").exists());
-}
-
-/// Both programs have to mean the same file.
-#[test]
-fn the_mark_of_a_forgetful_journal_is_the_agents() {
-    let agent = include_str!("../../../src/journal/file.rs");
-    assert!(agent.contains(&format!("const MARKER: &str = \"{FORGOTTEN}\";")));
 }

@@ -3,12 +3,13 @@ use serde::Serialize;
 
 use crate::settings::{Network, Service, Trust};
 
-/// Where files of the agent lie, and their names.
+/// Names of the files of a configuration.
 pub const CERTIFICATE: &str = "server.pem";
 pub const KEY: &str = "server.key";
 pub const CLIENT_CA: &str = "client-ca.pem";
 pub const VCENTER_CA: &str = "vcenter-ca.pem";
 pub const PASSWORD: &str = "vcenter-password";
+pub const FILES: [&str; 5] = [CERTIFICATE, KEY, CLIENT_CA, VCENTER_CA, PASSWORD];
 
 #[derive(Serialize)]
 struct Agent {
@@ -76,6 +77,44 @@ pub fn agent(service: &Service, etc: &str) -> Result<String, String> {
         pace,
     };
     toml::to_string(&agent).map_err(|error| error.to_string())
+}
+
+/// Every key that [`agent`] can write, tables included.
+const WRITTEN: [&str; 14] = [
+    "listen",
+    "tls.certificate_file",
+    "tls.key_file",
+    "tls.client_ca_file",
+    "vcenter.url",
+    "vcenter.user",
+    "vcenter.password_file",
+    "vcenter.ca_file",
+    "vcenter.pin_sha256",
+    "limits.parallel_reads",
+    "limits.reads",
+    "limits.memory_mib",
+    "limits.snapshots_per_datastore",
+    "pace.agent.bytes_per_second",
+];
+
+/// Keys of a configuration that [`agent`] would not write: who replaces it loses them.
+#[must_use]
+pub fn beyond(table: &toml::Table) -> Vec<String> {
+    let mut found = Vec::new();
+    collect(table, "", &mut found);
+    found
+}
+
+fn collect(table: &toml::Table, above: &str, found: &mut Vec<String>) {
+    for (key, value) in table {
+        let path = format!("{above}{key}");
+        match value {
+            // A table without a key says nothing.
+            toml::Value::Table(inner) => collect(inner, &format!("{path}."), found),
+            _ if WRITTEN.contains(&&*path) => {}
+            _ => found.push(path),
+        }
+    }
 }
 
 /// `.network` of systemd-networkd for the one adapter.

@@ -19,7 +19,7 @@ const MAX_PROPERTIES: usize = 512;
 /// What the environment of a VM that was given nothing says (measured by others on a bare ESXi).
 const NOTHING: &str = "null";
 
-/// Key with class → value; what has no value is not in it.
+/// Key with class → value, which may be empty.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Environment(BTreeMap<String, String>);
 
@@ -82,7 +82,6 @@ impl Environment {
                 _ => Ok(()),
             }
         })?;
-        properties.retain(|_, value| !value.trim().is_empty() && value != NOTHING);
         Ok(Self(properties))
     }
 
@@ -90,19 +89,34 @@ impl Environment {
     #[must_use]
     pub fn of(answers: &BTreeMap<&'static str, String>) -> Self {
         let full = |(key, value): (&&str, &String)| (format!("{}.{key}", crate::properties::CLASS), value.clone());
-        Self(answers.iter().map(full).filter(|(_, value)| !value.trim().is_empty()).collect())
+        Self(answers.iter().map(full).collect())
     }
 
-    /// The value of a key of our class.
-    #[must_use]
-    pub fn get(&self, key: &str) -> Option<&str> {
+    fn raw(&self, key: &str) -> Option<&str> {
         self.0.get(&format!("{}.{key}", crate::properties::CLASS)).map(String::as_str)
     }
 
-    /// Keys of our class, without it.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().filter_map(|key| key.strip_prefix(crate::properties::CLASS)?.strip_prefix('.'))
+    /// The value of a key of our class, if it has one.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.raw(key).filter(|value| says_something(value))
     }
+
+    /// Whether a key of our class is there without a value: it was given none, or was blanked.
+    #[must_use]
+    pub fn is_blank(&self, key: &str) -> bool {
+        self.raw(key).is_some_and(|value| !says_something(value))
+    }
+
+    /// Keys of our class that have a value, without it.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        let full = self.0.iter().filter(|(_, value)| says_something(value));
+        full.filter_map(|(key, _)| key.strip_prefix(crate::properties::CLASS)?.strip_prefix('.'))
+    }
+}
+
+fn says_something(value: &str) -> bool {
+    !value.trim().is_empty() && value != NOTHING
 }
 
 /// The same document with every secret of ours empty; `None` if there is none.

@@ -43,6 +43,8 @@ fn properties_of_this_machine_are_read_and_no_others() {
     // Empty, and what a bare host writes for empty.
     assert_eq!((environment.get("vcenter_user"), environment.get("network_dns")), (None, None));
     assert_eq!(environment.get("grpc_port"), None);
+    let blank = |key| environment.is_blank(key);
+    assert!(blank("vcenter_user") && blank("network_dns") && !blank("hostname") && !blank("grpc_port"));
     assert_eq!(environment.keys().collect::<Vec<_>>(), ["hostname", "vcenter_password"]);
     assert!(!format!("{environment:?}").contains("secret\""));
 }

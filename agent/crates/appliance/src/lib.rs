@@ -10,12 +10,16 @@
 pub mod apply;
 pub mod certificate;
 pub mod config;
+mod configure;
 pub mod console;
 pub mod environment;
+mod files;
 pub mod identity;
+mod leave;
 pub mod machine;
 pub mod own_disks;
 pub mod properties;
+mod reach;
 pub mod reasons;
 pub mod settings;
 pub mod setup;

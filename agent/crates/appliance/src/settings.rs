@@ -67,6 +67,8 @@ pub struct Settings {
     pub network: Network,
     /// Of root on the console.
     pub console: Option<Console>,
+    /// No password has a value, though the console's has its place: none was given, or they were blanked after they were taken.
+    pub blanked: bool,
     /// `None`: something is missing or wrong, see the faults.
     pub service: Option<Service>,
     pub generation: u16,
@@ -101,7 +103,15 @@ pub fn read(environment: &Environment) -> Settings {
         let key: String = key.chars().filter(|c| c.is_ascii_graphic()).take(60).collect();
         reader.faults.push(Fault::new(reasons::NO_MATCH, format!("{}.{key}", p::CLASS)));
     }
-    Settings { hostname, network, console, service: service.filter(|_| whole), generation, faults: reader.faults }
+    Settings {
+        hostname,
+        network,
+        console,
+        blanked: environment.is_blank(p::CONSOLE) && environment.get(p::PASSWORD).is_none(),
+        service: service.filter(|_| whole),
+        generation,
+        faults: reader.faults,
+    }
 }
 
 struct Reader<'a> {

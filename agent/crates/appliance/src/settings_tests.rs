@@ -165,6 +165,29 @@ fn agent_toml_holds_what_was_asked() {
     assert!(table["vcenter"].get("ca_file").is_none());
 }
 
+#[test]
+fn what_a_new_agent_toml_would_not_hold_is_found() {
+    // All that can be asked is known, and nothing of it is taken for a person's own.
+    let numbers = [p::PARALLEL_READS, p::READS, p::MEMORY, p::SNAPSHOTS, p::BYTES].map(|key| (key, "7"));
+    let ca = pem();
+    let trusts: [&[(&str, &str)]; 2] = [&[], &[(p::VCENTER_CA, &ca), (p::VCENTER_PIN, "")]];
+    let mut written = 0;
+    for trust in trusts {
+        let service = changed(&[&numbers[..], trust].concat()).service.unwrap();
+        let text = config::agent(&service, "/etc/hotadd").unwrap();
+        assert_eq!(config::beyond(&text.parse().unwrap()), [""; 0], "{text}");
+        written += text.lines().filter(|line| line.contains(" = ")).count();
+    }
+    assert_eq!(written, 2 * 13);
+    let text = "listen = 'x'\nown_disks = ['a']\n[tls]\ncrl_file = '/crl'\nkey_file = '/k'\n[pace]\nagent.reads_per_second = 1\n\
+                [limits]\nclient = { calls = 1 }\nreads = 1\n[[client]]\nsan = 'a'\n[vddk]\n";
+    let expected = ["client", "limits.client.calls", "own_disks", "pace.agent.reads_per_second", "tls.crl_file"];
+    let mut found = config::beyond(&text.parse().unwrap());
+    found.sort();
+    assert_eq!(found, expected);
+    assert_eq!(config::beyond(&"tls = 1".parse().unwrap()), ["tls"]);
+}
+
 proptest! {
     /// Whatever is typed into any field: no file gets a line or a key that was not meant.
     #[test]

@@ -75,7 +75,7 @@ fn answers_make_a_configuration_and_no_secret_is_shown() {
     let toml = fs::read_to_string(host.root.join("etc/hotadd/agent.toml")).unwrap();
     assert!(toml.contains("https://vc.example") && toml.contains("[::]:7443"), "{toml}");
     assert_eq!(host.configured().0, Configured::ByHand);
-    assert_eq!(fs::read_to_string(host.root.join("etc/hotadd/vcenter-password")).unwrap(), "hunter2");
+    assert_eq!(fs::read_to_string(host.root.join("etc/hotadd/files-1/vcenter-password")).unwrap(), "hunter2");
     // Not an appliance: its network and root are somebody else's.
     assert!(!host.root.join("etc/systemd").exists() && !folder.path().join("passwords").exists());
 }
@@ -129,8 +129,7 @@ fn what_is_missing_or_refused_is_asked_again_and_an_end_writes_nothing() {
     assert!(person.seen.contains("The agent refuses it: HA-CFG-001 no"), "{}", person.seen);
     let (done, _) = talk(&host, false, &[&answers[..13], &["n"]].concat());
     assert_eq!(done.unwrap_err().kind(), io::ErrorKind::Interrupted);
-    assert!(!host.root.join("etc/hotadd/agent.toml").exists());
-    assert!(!host.root.join("etc/hotadd/vcenter-password").exists());
+    assert_eq!(fs::read_dir(host.root.join("etc/hotadd")).unwrap().count(), 0);
 }
 
 #[test]
@@ -149,6 +148,12 @@ fn an_old_configuration_is_kept_and_its_certificate_stays() {
     talk(&host, false, &[&["y"], &answers[..]].concat()).0.unwrap();
     assert_eq!(fs::read_to_string(etc.join("agent.toml.old")).unwrap(), first);
     assert!(fingerprint.is_some() && host.fingerprint() == fingerprint);
+    // Whoever renames it back, and an agent that runs with it, find its files; those of the one before it are gone.
+    assert!(etc.join("files-1/vcenter-password").exists());
+    talk(&host, false, &[&["y"], &answers[..]].concat()).0.unwrap();
+    assert!(!etc.join("files-1").exists() && host.fingerprint() == fingerprint);
+    let old = fs::read_to_string(etc.join("agent.toml.old")).unwrap();
+    assert!(old.contains("/files-2/") && etc.join("files-2/server.key").exists(), "{old}");
 }
 
 #[test]
@@ -161,5 +166,5 @@ fn an_appliance_that_cant_be_made_reachable_is_not_configured() {
         ["px1", "", "", "", "", "", "vc.example", &file, "", "u", "p", "", &file, "", "", "", "", "", "console", "y"];
     let (done, _) = talk(&host, true, &answers);
     assert!(done.unwrap_err().to_string().contains("the password of root"));
-    assert!(!host.root.join("etc/hotadd/agent.toml").exists() && !host.root.join("etc/hotadd/new").exists());
+    assert_eq!(fs::read_dir(host.root.join("etc/hotadd")).unwrap().count(), 0);
 }

@@ -3,6 +3,8 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use crate::environment::{self, MAX_BYTES};
@@ -12,6 +14,10 @@ const VARIABLE: &str = "guestinfo.ovfEnv";
 const LONGEST_ARGUMENT: usize = 120 << 10;
 /// What stands in for an environment that is too long to be written back without its secrets.
 const EMPTIED: &str = "<Environment/>";
+
+/// How often it is asked, and how long between: what is not ready at this moment of a boot may be soon.
+const TRIES: usize = 3;
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A place that may hold an environment.
 #[derive(Debug, Clone)]
@@ -27,6 +33,22 @@ impl Source {
     #[must_use]
     pub fn choose(file: &Path, tool: &Path) -> Self {
         if file.exists() { Self::File(file.to_owned()) } else { Self::Guestinfo(tool.to_owned()) }
+    }
+
+    /// As [`Self::read`], and again if there was no answer.
+    ///
+    /// # Errors
+    /// When it can't be asked.
+    pub fn ask(&self) -> io::Result<Option<Vec<u8>>> {
+        let mut answer = self.read();
+        for _ in 1..TRIES {
+            if answer.is_ok() {
+                break;
+            }
+            thread::sleep(PAUSE);
+            answer = self.read();
+        }
+        answer
     }
 
     /// `None`: nobody gave this VM anything.
@@ -80,7 +102,7 @@ impl Source {
     }
 }
 
-/// The tool asks the hypervisor, which may never answer; the unit has two minutes for three questions.
+/// The tool asks the hypervisor, which may never answer; the unit has four minutes for five questions.
 fn bounded_tool(tool: &Path) -> Command {
     let mut command = Command::new("timeout");
     command.args(["--kill-after=5", "25"]).arg(tool);

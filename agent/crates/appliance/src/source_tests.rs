@@ -67,6 +67,20 @@ fn a_tool_that_does_not_answer_is_an_error_and_one_that_says_too_much_is_heard()
 }
 
 #[test]
+fn a_tool_that_answers_late_is_heard() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, asked) = (folder.path().join("tool"), folder.path().join("asked"));
+    // As timeout(1) ends when it had to kill it, until it was asked as often as is tried.
+    let text = format!(
+        "#!/bin/sh\nprintf x >>'{0}'\n[ $(wc -c <'{0}') -ge {TRIES} ] || exit 124\necho given\n",
+        asked.display()
+    );
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(Source::Guestinfo(path).ask().unwrap().as_deref(), Some(&b"given\n"[..]));
+}
+
+#[test]
 fn more_than_guestinfo_can_hold_is_cut_and_so_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("raw");

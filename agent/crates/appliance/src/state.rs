@@ -12,10 +12,12 @@ use std::{fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::reasons::Fault;
+use crate::{reasons::Fault, settings::Settings};
 
 /// Begins the file that the first boot makes; the generation follows.
 const MADE: &str = "# Made by hotadd-firstboot, generation ";
+/// Begins the file that `setup` makes.
+pub const SET_UP: &str = "# Made by hotadd-agent setup.\n";
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -25,14 +27,29 @@ pub struct State {
     /// Generation of the properties that belong to the appliance of which this one is a copy.
     #[serde(default)]
     pub spent: Option<u16>,
-    /// Generation of the properties of this machine that a configuration by hand does not follow.
+    /// Generation of the properties that this machine was given last, whatever came of them.
     #[serde(default)]
     pub seen: Option<u16>,
+    /// Whether root has a password that properties of this machine, or a person at its console, gave.
+    #[serde(default)]
+    pub console: bool,
+    /// This is a copy, and what it has of the original is being removed: kept until that is done.
+    #[serde(default)]
+    pub leaving: Option<Leaving>,
     /// Of the last boot.
     #[serde(default)]
     pub faults: Vec<Fault>,
     #[serde(default)]
     pub hostname: String,
+}
+
+/// What the files told that are removed first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaving {
+    /// Whether there was a configuration.
+    pub configured: bool,
+    /// Name under which the journal is put aside.
+    pub journal: String,
 }
 
 impl State {
@@ -42,11 +59,17 @@ impl State {
         fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
     }
 
+    /// The machine is what these say.
+    pub(crate) fn reached(&mut self, settings: &Settings) {
+        self.hostname.clone_from(&settings.hostname);
+        self.console = settings.console.is_some();
+    }
+
     /// # Errors
     /// A write that failed.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(self)?;
-        crate::apply::install(path, &text, 0o600)
+        crate::files::install(path, &text, 0o600)
     }
 }
 

@@ -1,10 +1,11 @@
 //! The archive of an OVA: POSIX ustar (DSP0243 1.1, 5.3), written front to back but for slots that are filled later.
 //! Entries above 8 GiB have their size in the binary form that GNU tar introduced. Knows nothing of what it holds.
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    process,
 };
 
 use ring::digest::{Context, SHA256};
@@ -16,6 +17,8 @@ const BLOCK: usize = 512;
 const RECORD: u64 = 20 * 512;
 /// Largest size in eleven octal digits.
 const OCTAL_MAX: u64 = 0o777_7777_7777;
+/// Unfinished files of the same process id that are stepped over.
+const PARTS: u32 = 100;
 
 /// A file that becomes an archive under its own name once it is whole.
 #[derive(Debug)]
@@ -51,10 +54,7 @@ impl Archive {
         if path.symlink_metadata().is_ok() {
             return Err(Error::Refused(format!("{}: exists", path.display())));
         }
-        let mut part = path.as_os_str().to_owned();
-        part.push(".part");
-        let part = PathBuf::from(part);
-        let file = File::create(&part).map_err(|error| Error::Refused(format!("{}: {error}", path.display())))?;
+        let (part, file) = part(path).map_err(|error| Error::Refused(format!("{}: {error}", path.display())))?;
         Ok(Self { path: path.to_owned(), part, file, at: 0, whole: false })
     }
 
@@ -112,6 +112,7 @@ impl Archive {
             match fs::hard_link(&self.part, &self.path) {
                 Ok(()) => fs::remove_file(&self.part)?,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+                Err(_) if self.path.symlink_metadata().is_ok() => return Err(io::ErrorKind::AlreadyExists.into()),
                 Err(_) => fs::rename(&self.part, &self.path)?,
             }
             File::open(folder)?.sync_all()
@@ -139,6 +140,22 @@ impl Drop for Archive {
             let _ = fs::remove_file(&self.part);
         }
     }
+}
+
+/// A new file beside `path`, of this run alone: another one that writes the same archive has its own, and a link there is not followed.
+fn part(path: &Path) -> io::Result<(PathBuf, File)> {
+    for number in 1..=PARTS {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}-{number}.part", process::id()));
+        let part = PathBuf::from(name);
+        match OpenOptions::new().write(true).create_new(true).open(&part) {
+            Ok(file) => return Ok((part, file)),
+            // Of a process that had this id and was killed, or of one in another container.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("too many unfinished archives (.part) beside it; remove them"))
 }
 
 impl std::fmt::Debug for Entry<'_> {
@@ -230,5 +247,45 @@ mod tests {
         let listed = String::from_utf8(output.stdout).unwrap();
         let sizes: Vec<_> = listed.lines().map(|line| line.split_whitespace().nth(2).unwrap()).collect();
         assert_eq!(sizes, [((8u64 << 30) - 1).to_string(), (9u64 << 30).to_string()]);
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let all = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> = all.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn two_writers_of_one_archive_do_not_meet() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tar");
+        let (mut first, mut second) = (Archive::create(&path).unwrap(), Archive::create(&path).unwrap());
+        let slots = (first.reserve("a", 600).unwrap(), second.reserve("b", 600).unwrap());
+        first.fill(&slots.0, &[1; 600]).unwrap();
+        second.fill(&slots.1, &[2; 600]).unwrap();
+        // Whoever is first has it, whole; the other is told, and leaves nothing.
+        let size = first.finish().unwrap();
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!(bytes.len() as u64, size);
+        assert!(bytes.windows(600).any(|window| window == [1; 600]) && !bytes.contains(&2));
+        assert!(
+            matches!(second.finish(), Err(Error::Io { error, .. }) if error.kind() == io::ErrorKind::AlreadyExists)
+        );
+        assert_eq!((fs::read(&path).unwrap(), names(folder.path())), (bytes, vec!["a.tar".to_owned()]));
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_part_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("a.tar"), folder.path().join("other"));
+        fs::write(&other, "mine").unwrap();
+        // Every name that it may choose first.
+        for name in ["a.tar.part".to_owned(), format!("a.tar.{}-1.part", process::id())] {
+            std::os::unix::fs::symlink(&other, folder.path().join(name)).unwrap();
+        }
+        Archive::create(&path).unwrap().finish().unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "mine");
+        assert!(path.symlink_metadata().unwrap().is_file());
     }
 }

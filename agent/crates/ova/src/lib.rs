@@ -2,8 +2,8 @@
 //! those say what the machine is. Sources: DMTF DSP0243 1.1 (OVF) and VMware's extensions of it.
 //!
 //! ```text
-//! FILE.part:  NAME.ovf (room)  NAME.mf (room)  [NAME.cert (room)]  NAME-disk1.vmdk …    streamed, hashed, sizes known at the end
-//!             └───────────── filled in last ──────────────────┘                         synced, renamed to FILE
+//! FILE.N.part: NAME.ovf (room)  NAME.mf (room)  [NAME.cert (room)]  NAME-disk1.vmdk …    streamed, hashed, sizes known at the end
+//!              └───────────── filled in last ──────────────────┘                         synced, renamed to FILE
 //! ```
 //! Nothing is written twice: what comes first in the archive is known last, but its size is known before, so room is kept for it.
 #![forbid(unsafe_code)]

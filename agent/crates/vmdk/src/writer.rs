@@ -28,7 +28,7 @@ pub struct Writer<W: Write> {
     entries: Vec<u32>,
     /// Sector of each table, 0 for none.
     directory: Vec<u32>,
-    grains: u64,
+    populated: u64,
     threads: usize,
 }
 
@@ -60,7 +60,7 @@ impl<W: Write> Writer<W> {
             table: 0,
             entries: vec![0; ENTRIES],
             directory: vec![0; tables],
-            grains: 0,
+            populated: 0,
             threads: thread::available_parallelism().map_or(1, NonZero::get),
         };
         writer.put(&head.front())?;
@@ -103,7 +103,7 @@ impl<W: Write> Writer<W> {
         self.put(&header(self.capacity, place.into()))?;
         self.put(&marker(0, MARK_END))?;
         self.out.flush()?;
-        let written = Written { bytes: self.position * SECTOR as u64, populated: self.grains * GRAIN as u64 };
+        let written = Written { bytes: self.position * SECTOR as u64, populated: self.populated };
         Ok((written, self.out))
     }
 
@@ -120,7 +120,8 @@ impl<W: Write> Writer<W> {
         record.extend(((index * (GRAIN / SECTOR)) as u64).to_le_bytes());
         record.extend(size.to_le_bytes());
         record.extend(packed);
-        self.grains += 1;
+        let start = (index * GRAIN) as u64;
+        self.populated += (self.capacity * SECTOR as u64 - start).min(GRAIN as u64);
         self.put(&record)
     }
 
@@ -200,6 +201,16 @@ mod tests {
         let one = one.finish().unwrap().0;
         // A grain of one byte's repetition is one sector; a marker and a table of four sectors follow.
         assert_eq!((one.populated, one.bytes - empty.bytes), (G, 6 * 512));
+    }
+
+    #[test]
+    fn a_short_last_grain_holds_no_more_than_the_disk() {
+        let mut short = writer(G + 512);
+        short.write(0, &vec![1; GRAIN + 512]).unwrap();
+        assert_eq!(short.finish().unwrap().0.populated, G + 512);
+        let mut last = writer(G + 512);
+        last.write(G, &[1; 512]).unwrap();
+        assert_eq!(last.finish().unwrap().0.populated, 512);
     }
 
     #[test]
