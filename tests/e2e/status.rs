@@ -177,7 +177,7 @@ async fn pictures(scene: &Scene, program: &Path, dir: &Path) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_shows_names_as_text_and_asks_nobody_else() -> Result<()> {
     let Some(program) = chromium() else {
-        skip("the status page in a browser: no chromium (ci/install --browser)");
+        skip("the status page in a browser: no chromium (ci/install)");
         return Ok(());
     };
     let (dir, scene) = scene(&[dense(64 * MIB, 1), dense(64 * MIB, 2)], hostile)?;
