@@ -71,6 +71,15 @@ fn nothing_is_lost(host: &Host) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether an agent may have begun with the configuration before; also where nobody can tell.
+fn agent_runs() -> bool {
+    let asked = std::process::Command::new("systemctl")
+        .args(["show", "--property", "ActiveState", "--value", "hotadd-agent"])
+        .stdin(std::process::Stdio::null())
+        .output();
+    !asked.is_ok_and(|told| matches!(told.stdout.trim_ascii(), b"inactive" | b"failed"))
+}
+
 /// Asks and configures this system; files lie in /etc/hotadd. `appliance`: also network, host name and password of root.
 ///
 /// # Errors
@@ -89,6 +98,10 @@ pub fn run(appliance: bool) -> io::Result<()> {
     if let Some(fingerprint) = host.fingerprint() {
         println!("Certificate SHA-256: {fingerprint}");
     }
-    println!("Start the agent: systemctl enable --now hotadd-agent");
+    if !agent_runs() {
+        // What can't be removed now is found by the next one.
+        let _ = host.tidy();
+    }
+    println!("Start the agent: systemctl enable hotadd-agent && systemctl restart hotadd-agent");
     Ok(())
 }

@@ -18,7 +18,7 @@ use crate::roles::ruled_with;
 use crate::session::{close, open};
 use crate::stream::Running;
 use crate::support::{
-    MIB, Seen, dense, duties, eventually, nothing_is_left, open_request, reading, request, scene, skip,
+    MIB, Seen, dense, duties, eventually, nothing_is_left, nothing_stays, open_request, reading, request, scene, skip,
 };
 
 const PATHS: [(&str, &str); 4] = [
@@ -214,5 +214,5 @@ async fn a_browser_shows_names_as_text_and_asks_nobody_else() -> Result<()> {
     );
     ensure!(broken.dom.contains("&lt;img src=x"), "the last figures stay: {}", broken.dom);
     drop(run);
-    nothing_is_left(&scene).await
+    nothing_stays(&scene).await
 }

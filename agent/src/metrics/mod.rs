@@ -11,7 +11,7 @@ mod tests;
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hotadd_api::v1::{Stages, Transport};
@@ -61,6 +61,14 @@ struct Meters {
     call_errors: Counters<2>,
     login_refused: Gauge,
     gauges: gauges::Gauges,
+    heard: Mutex<Heard>,
+}
+
+/// Of vCenter: when it answered last, and whether the newest call got no answer.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    last: Instant,
+    silent: bool,
 }
 
 impl fmt::Debug for Meter {
@@ -99,6 +107,7 @@ impl Default for Meter {
             call_errors: Family::default(),
             login_refused: Gauge::default(),
             gauges: gauges::Gauges::register(&mut registry),
+            heard: Mutex::new(Heard { last: Instant::now(), silent: false }),
             registry: Mutex::default(),
         };
         meters.register(&mut registry);
@@ -241,6 +250,20 @@ impl Meter {
         if let Some(error) = call.error {
             self.0.call_errors.get_or_create(&[("method", call.method), ("kind", failure(error))]).inc();
         }
+        let mut heard = self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        match call.error {
+            None | Some(ErrorKind::Fault(_)) => *heard = Heard { last: Instant::now(), silent: false },
+            Some(ErrorKind::Unreachable | ErrorKind::Tls | ErrorKind::Deadline) => heard.silent = true,
+            // Others say nothing of it, or nobody was asked.
+            Some(_) => {}
+        }
+    }
+
+    /// Since when vCenter has not answered; `None`: its last answer is not older than `patience`, and the newest call got one.
+    pub(crate) fn unheard(&self, patience: Duration) -> Option<Duration> {
+        let Heard { last, silent } = *self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = last.elapsed();
+        (silent || age > patience).then_some(age)
     }
 }
 

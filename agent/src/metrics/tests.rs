@@ -129,3 +129,20 @@ fn dashboard_and_alerts_ask_for_what_is_served() {
         assert!(asked > 3);
     }
 }
+
+#[test]
+fn vcenter_is_silent_from_a_call_without_an_answer_to_the_next_with_one() {
+    let (meter, long) = (Meter::default(), Duration::from_secs(3600));
+    let call = |error: Option<&ErrorKind>| meter.called(&Call { method: "CurrentTime", took: Duration::ZERO, error });
+    assert_eq!(meter.unheard(long), None);
+    for error in [ErrorKind::Unreachable, ErrorKind::Tls, ErrorKind::Deadline] {
+        call(Some(&error));
+        assert!(meter.unheard(long).is_some(), "{error:?}");
+        // Nobody was asked.
+        call(Some(&ErrorKind::LoginHeld));
+        assert!(meter.unheard(long).is_some(), "{error:?}");
+        call(None);
+        assert_eq!(meter.unheard(long), None, "{error:?}");
+    }
+    assert!(meter.unheard(Duration::ZERO).is_some(), "nothing was heard for longer than that");
+}

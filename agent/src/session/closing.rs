@@ -129,13 +129,21 @@ impl Manager {
         session.reads.close();
         let Held { watch, disks, snapshot, actor, _claim } = held;
         drop(watch);
+        if *why.reason() != reason::SES_CLOSED {
+            vm.traces.stage_broke(session.id, why);
+        }
         vm.traces.next_stage(session.id, "detach");
         drop(disks);
-        self.give_back_disks(session.id).await;
+        if let Settled::Owed(why) = self.give_back_disks(session.id).await {
+            vm.traces.stage_broke(session.id, &why);
+        }
         vm.traces.next_stage(session.id, "remove snapshot");
         drop(snapshot);
         let settled = self.give_back_rest(session.id).await;
         drop(actor);
+        if let Settled::Owed(why) = &settled {
+            vm.traces.stage_broke(session.id, why);
+        }
         vm.traces.stage_over(session.id);
         self.trace(session, if matches!(settled, Settled::Done) { Cleanup::Done } else { Cleanup::Owed });
         lock(&session.inner).state = if matches!(settled, Settled::Done) { State::Closed } else { State::Owed };

@@ -265,6 +265,10 @@ impl Job {
         let scope = self.request.wanted.scope;
         let origin = Arc::new(Origin::look(opener, scope, target, &moref, preflight.build).await);
         let refused = self.hold(opened, &origin, holding);
+        let traces = &opener.vm.traces;
+        if let Some(why) = fit.as_ref().err().or(refused.first()) {
+            traces.stage_broke(self.session, why);
+        }
         self.finish(Phase::Attach, clock).await;
         fit?;
         if holding.disks.is_empty() || (!self.request.partial && !refused.is_empty()) {
@@ -275,6 +279,9 @@ impl Job {
 
         let clock = self.begin(Phase::Read).await;
         let read = self.read_all(opener, holding).await;
+        if let Err(why) = &read {
+            traces.stage_broke(self.session, why);
+        }
         self.finish(Phase::Read, clock).await;
         read?;
         // What was read after the snapshot went away may be anything.

@@ -155,6 +155,7 @@ impl Manager {
         traces.stage(id, "preflight");
         let mut preflight = opener.preflight(actor, &request.vm, &request.keys, &request.ways).await?;
         let target = preflight.target.clone();
+        traces.about(id, target.moref.as_str(), &target.name);
         let claim = self.claim(&target.moref, &target.name, None)?;
         Opener::able(&preflight, true)?;
         let name = target.name.as_str();

@@ -57,13 +57,19 @@ impl Snapshot {
         let (seen, proxy) = vm.last_seen();
         let (newest, older) = vm.events.newest(bound::EVENTS);
         let late = state.late().count();
+        let controllers = slots::map(&proxy, &state, &vm.listed_own);
+        let patience = 2 * vm.deadlines.keep_alive + vm.deadlines.call;
         let findings = judge(&Facts {
             refused: refused.map(clip),
             login_refused: vm.meter.login_is_refused(),
             serving: work.is_some(),
             draining,
             up,
-            running: rows.items.len() + usize::try_from(rows.left_out).unwrap_or(usize::MAX),
+            unheard: vm.meter.unheard(patience),
+            strangers: slots::strangers(&controllers),
+            kept: state.duties().filter(|duty| is_kept(duty)).count(),
+            owes: state.duties().next().is_some(),
+            running: work.map_or(0, |(manager, jobs)| jobs.running() + manager.open_sessions()),
             late,
             settling: settling(&state, settler),
         });
@@ -88,11 +94,7 @@ impl Snapshot {
             reads: reads(vm),
             duties: duties(&state, settler),
             late,
-            slots: Slots {
-                seen_seconds: seen.as_secs(),
-                reserved: vm.reservations.kept_from(None),
-                controllers: slots::map(&proxy, &state, &vm.listed_own),
-            },
+            slots: Slots { seen_seconds: seen.as_secs(), reserved: vm.reservations.kept_from(None), controllers },
             events: List { items: newest.into_iter().map(event).collect(), left_out: older },
         }
     }
@@ -101,7 +103,7 @@ impl Snapshot {
 fn settling(state: &journal::State, settler: &Settler) -> Vec<Settling> {
     let of = |duty: &journal::Duty| {
         let (age, _) = gauges::settling(duty, settler)?;
-        Some(Settling { kind: kind(duty), age, doubtful: settler.all_doubtful(&[duty.id]) })
+        Some(Settling { kind: kind(duty), age, doubtful: settler.is_doubtful(duty.id) })
     };
     state.duties().filter(|duty| !is_kept(duty)).filter_map(of).collect()
 }
@@ -224,7 +226,7 @@ fn duty(duty: &journal::Duty, settler: &Settler) -> Duty {
         settling_seconds: settling.map(|(since, _)| since.as_secs()),
         tries: settling.map_or(0, |(_, tries)| tries),
         next_seconds: settling.and(settler.next_look()).map(|next| next.as_secs()),
-        doubtful: settling.is_some() && settler.all_doubtful(&[duty.id]),
+        doubtful: settling.is_some() && settler.is_doubtful(duty.id),
         why: clip(&settler.why(duty.id).unwrap_or_default()),
         what: clip(&what),
     }

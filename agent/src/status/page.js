@@ -39,6 +39,9 @@ function shape(tag, attributes) {
   return made;
 }
 
+// A page that is hidden asks nobody: what it knew then is not what is so now.
+function title(word) { document.title = `${document.hidden ? "not looking" : word} – hotadd-agent`; }
+
 // Only what changed is written, so that screen readers do not say it again.
 function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
@@ -102,8 +105,7 @@ function showVerdict(findings) {
   if (others.map((one) => one.text).join("\n") !== Array.from($("others").children, (item) => item.textContent).join("\n")) {
     $("others").replaceChildren(...others.map((one) => make("li", "", one.text)));
   }
-  const title = { ok: "OK", wait: "wait", act: "ACT" }[first.level] || "";
-  document.title = `${title} – hotadd-agent`;
+  title({ ok: "OK", wait: "wait", act: "ACT" }[first.level] || "");
 }
 
 function showDisk(disk) {
@@ -290,7 +292,7 @@ function showTrouble() {
     ? "It has not answered since this page was opened."
     : `These figures are old: from ${clock(answered)}.`;
   say($("stale"), `The agent does not answer (${trouble}). ${since} Trying again every ${EVERY / 1000} s.`);
-  document.title = "NO ANSWER – hotadd-agent";
+  title("NO ANSWER");
 }
 
 async function ask() {
@@ -331,7 +333,9 @@ function next() {
 
 document.addEventListener("visibilitychange", () => {
   clearTimeout(timer);
-  if (!document.hidden) look();
+  if (document.hidden) { title(""); return; }
+  if (answered !== null && Date.now() - answered > 3 * EVERY) { trouble = "not asked while nobody looked"; showTrouble(); }
+  look();
 });
 
 look();

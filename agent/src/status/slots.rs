@@ -95,6 +95,12 @@ pub(super) fn map(proxy: &ProxyFacts, state: &State, listed: &std::collections::
         .collect()
 }
 
+/// Disks that nobody here knows.
+pub(super) fn strangers(controllers: &[Controller]) -> usize {
+    let taken = controllers.iter().flat_map(|controller| &controller.taken);
+    taken.filter(|taken| taken.whose == Whose::Other).count()
+}
+
 fn name(by_slot: &mut BTreeMap<Slot, Taken>, duty: &Duty, whose: Whose) {
     let Some(attach) = duty.attach() else { return };
     let taken = Taken {

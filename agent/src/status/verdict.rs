@@ -33,6 +33,14 @@ pub struct Finding {
 pub(super) struct Facts {
     pub(super) refused: Option<String>,
     pub(super) login_refused: bool,
+    /// Since when vCenter has not answered.
+    pub(super) unheard: Option<Duration>,
+    /// Disks on the proxy that the journal does not name.
+    pub(super) strangers: usize,
+    /// Snapshots that are kept for a job that resumes.
+    pub(super) kept: usize,
+    /// Whether the journal names anything.
+    pub(super) owes: bool,
     pub(super) serving: bool,
     pub(super) draining: bool,
     pub(super) up: Duration,
@@ -65,6 +73,16 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         let text = "vCenter refuses the agent's login: nothing can be attached or detached until it takes it again.";
         all.push(finding(Level::Act, text.into(), "runbook: The password is rotated"));
     }
+    if let Some(age) = facts.unheard {
+        let level = if age >= DISK { Level::Act } else { Level::Wait };
+        let text = format!("vCenter has not answered for {}: nothing can be attached or detached.", words(age));
+        all.push(finding(level, text, "runbook: vCenter is lost or restarts"));
+    }
+    if facts.strangers > 0 {
+        let what = count(facts.strangers, "disk is", "disks are");
+        let text = format!("{what} on the proxy that the journal does not name: see {STRANGER}.");
+        all.push(finding(Level::Act, text, STRANGER));
+    }
     all.extend(["attach", "snapshot", "export", "guard"].iter().filter_map(|kind| settling(kind, &facts.settling)));
     if !facts.serving && facts.refused.is_none() {
         let level = if facts.up >= CLOSED { Level::Act } else { Level::Wait };
@@ -81,11 +99,17 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         );
         all.push(finding(Level::Wait, text, ""));
     }
+    if facts.kept > 0 {
+        let text = format!("{} for a job that resumes.", count(facts.kept, "snapshot is kept", "snapshots are kept"));
+        all.push(finding(Level::Wait, text, ""));
+    }
     if all.is_empty() {
-        let text = format!(
-            "Nothing to do: {}, nothing is left behind.",
-            count(facts.running, "job or session runs", "jobs and sessions run")
-        );
+        let runs = count(facts.running, "job or session runs", "jobs and sessions run");
+        // What runs has what the journal names.
+        let text = match facts.owes && facts.running == 0 {
+            true => "Nothing to do: what has just ended is being given back.".to_owned(),
+            false => format!("Nothing to do: {runs}, nothing is left behind."),
+        };
         all.push(finding(Level::Ok, text, ""));
     }
     all.sort_by_key(|finding| std::cmp::Reverse(finding.level));
@@ -112,6 +136,7 @@ fn settling(kind: &str, all: &[Settling]) -> Option<Finding> {
     Some(Finding { level, text: format!("{what}, oldest {}{end}", words(oldest)), page })
 }
 
+const STRANGER: &str = "runbook: A foreign disk is on the proxy";
 const SNAPSHOT: &str = "runbook: A snapshot or a disabled method stays";
 
 fn count(number: usize, one: &str, many: &str) -> String {
@@ -178,6 +203,23 @@ mod tests {
     }
 
     #[test]
+    fn it_is_never_well_while_vcenter_is_silent_or_a_disk_is_nobodys() {
+        let silent = |age| judge(&Facts { unheard: Some(age), ..serving(vec![]) });
+        assert_eq!((silent(Duration::ZERO)[0].level, silent(DISK)[0].level), (Level::Wait, Level::Act));
+        assert!(silent(DISK)[0].text.starts_with("vCenter has not answered for 15 min"), "{:?}", silent(DISK));
+        let told = judge(&Facts { strangers: 2, running: 1, ..serving(vec![]) });
+        assert_eq!((told.len(), told[0].level), (1, Level::Act));
+        assert!(told[0].text.starts_with("2 disks are on the proxy"), "{told:?}");
+        let told = judge(&Facts { kept: 1, owes: true, ..serving(vec![]) });
+        assert_eq!(
+            (told.len(), told[0].level, told[0].text.as_str()),
+            (1, Level::Wait, "1 snapshot is kept for a job that resumes.")
+        );
+        let told = judge(&Facts { owes: true, ..serving(vec![]) });
+        assert!(!told[0].text.contains("left behind"), "{told:?}");
+    }
+
+    #[test]
     fn an_agent_that_does_not_serve_says_why() {
         let told = judge(&Facts { refused: Some("HA-QUA-001 lvm2".into()), ..Facts::default() });
         assert_eq!((told.len(), told[0].level), (1, Level::Act));
@@ -191,7 +233,14 @@ mod tests {
     fn pages_are_sections_of_the_runbook() {
         let runbook = include_str!("../../../docs/runbook.md");
         let all = ["attach", "snapshot", "export", "guard"].map(|kind| old(kind, 100)).into();
-        let facts = Facts { refused: Some(String::new()), login_refused: true, serving: false, ..serving(all) };
+        let facts = Facts {
+            refused: Some(String::new()),
+            login_refused: true,
+            unheard: Some(DISK),
+            strangers: 1,
+            serving: false,
+            ..serving(all)
+        };
         for finding in judge(&facts) {
             let title = finding.page.strip_prefix("runbook: ").unwrap();
             assert!(runbook.contains(&format!("\n## {title}\n")), "no section {title}");

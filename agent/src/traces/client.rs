@@ -91,6 +91,8 @@ fn endpoint(settings: &TracesSettings) -> Result<Endpoint, String> {
         .connect_timeout(settings.timeout)
         .http2_max_header_list_size(HEADERS)
         .http2_keep_alive_interval(ALIVE)
+        // A connection that was given up while the other side reads nothing ends by it, too.
+        .keep_alive_while_idle(true)
         .keep_alive_timeout(settings.timeout);
     let Some(ca) = &settings.ca_file else { return Ok(endpoint) };
     let ca = fs::read(ca).map_err(|e| format!("traces.ca_file: {}: {e}", ca.display()))?;

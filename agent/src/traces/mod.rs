@@ -88,12 +88,23 @@ impl Traces {
         self.note(session, |story, now| story.stage(name, now));
     }
 
-    /// It has ended in order.
+    /// The VM was found.
+    pub fn about(&self, session: SessionId, moref: &str, name: &str) {
+        self.note(session, |story, _| story.vm = (moref.to_owned(), name.to_owned()));
+    }
+
+    /// The stage that runs will not end as it should.
+    pub fn stage_broke(&self, session: SessionId, why: &Error) {
+        let code = why.reason().code;
+        self.note(session, |story, _| story.stage_broke(code));
+    }
+
+    /// It has ended.
     pub fn stage_over(&self, session: SessionId) {
         self.note(session, |story, now| story.stage_over(now));
     }
 
-    /// It has ended in order, and another begins.
+    /// It has ended, and another begins.
     pub fn next_stage(&self, session: SessionId, name: &'static str) {
         self.stage_over(session);
         self.stage(session, name);

@@ -42,7 +42,8 @@ pub(super) fn of(story: &Story, ended: &Ended, at: Instant) -> Vec<Span> {
     let root = root(story, ended, at, &ids);
     let stages: Vec<(&Stage, Instant, Span)> = staged(story, at)
         .map(|(stage, until)| {
-            let code = if stage.ended.is_none() { ended.code } else { None };
+            let broken_off = if stage.ended.is_none() { ended.code } else { None };
+            let code = stage.code.or(broken_off);
             let span = ids.span(stage.name, INTERNAL, &root.span_id);
             (stage, until, timed(span, story, stage.began, until, code))
         })
@@ -108,7 +109,10 @@ fn root(story: &Story, ended: &Ended, at: Instant, ids: &Ids) -> Span {
     }
     root.attributes.extend(job.map(|job| KeyValue::text("hotadd.job.id", job.to_string())));
     root.attributes.push(KeyValue::text("hotadd.session.id", story.session.to_string()));
-    for (key, value) in [("hotadd.vm.moref", &ended.vm_moref), ("hotadd.vm.name", &ended.vm_name)] {
+    let (moref, name) = &story.vm;
+    let vm = [("hotadd.vm.moref", &ended.vm_moref, moref), ("hotadd.vm.name", &ended.vm_name, name)];
+    for (key, value, early) in vm {
+        let value = if value.is_empty() { early } else { value };
         if !value.is_empty() {
             root.attributes.push(KeyValue::text(key, bounded(value)));
         }

@@ -28,6 +28,9 @@ pub(super) struct Story {
     pub(super) tasks: Vec<Task>,
     pub(super) reads: Vec<Read>,
     pub(super) waits: Vec<Wait>,
+    last_wait: Option<&'static str>,
+    /// Moref and name, once the VM was found.
+    pub(super) vm: (String, String),
     /// Of all reads: bytes read, and sent.
     pub(super) bytes: (u64, u64),
     /// How much was not noted, beyond [`MOST`].
@@ -43,6 +46,8 @@ pub(super) struct Stage {
     pub(super) name: &'static str,
     pub(super) began: Instant,
     pub(super) ended: Option<Instant>,
+    /// Code of the reason, if it ended, but not as it should.
+    pub(super) code: Option<&'static str>,
 }
 
 /// A task of vCenter that was waited for.
@@ -78,14 +83,36 @@ impl Story {
     pub(super) fn new(of: Of, session: SessionId, parent: Option<Parent>, began: Instant) -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (stages, tasks, reads, waits) = Default::default();
-        Self { of, session, parent, stages, tasks, reads, waits, bytes: (0, 0), left_out: 0, began, wall }
+        let vm = Default::default();
+        Self {
+            of,
+            session,
+            parent,
+            stages,
+            tasks,
+            reads,
+            waits,
+            last_wait: None,
+            vm,
+            bytes: (0, 0),
+            left_out: 0,
+            began,
+            wall,
+        }
     }
 
     pub(super) fn stage(&mut self, name: &'static str, at: Instant) {
-        self.left_out += push(&mut self.stages, Stage { name, began: at, ended: None });
+        self.left_out += push(&mut self.stages, Stage { name, began: at, ended: None, code: None });
     }
 
-    /// The stage that was begun last has ended in order.
+    /// What the stage that runs came to.
+    pub(super) fn stage_broke(&mut self, code: &'static str) {
+        if let Some(stage) = self.stages.last_mut().filter(|stage| stage.ended.is_none()) {
+            stage.code.get_or_insert(code);
+        }
+    }
+
+    /// The stage that was begun last has ended.
     pub(super) fn stage_over(&mut self, at: Instant) {
         if let Some(stage) = self.stages.last_mut() {
             stage.ended.get_or_insert(at);
@@ -110,8 +137,7 @@ impl Story {
 
     pub(super) fn wait(&mut self, wait: Wait) {
         // A place in a queue is told again and again.
-        let same = self.waits.last().is_some_and(|last| last.code == wait.code);
-        if !same {
+        if self.last_wait.replace(wait.code) != Some(wait.code) {
             self.left_out += push(&mut self.waits, wait);
         }
     }

@@ -185,6 +185,24 @@ fn a_failed_job_says_its_code_where_it_broke_and_none_of_its_texts() {
 }
 
 #[test]
+fn a_stage_that_ended_badly_says_so_and_the_next_does_not() {
+    let began = Instant::now();
+    let mut story = Story::new(Of::Session, SessionId::new(), None, began);
+    story.vm = ("vm-7".into(), "web01".into());
+    story.stage("read", began);
+    story.stage_broke(reason::READ_GONE.code);
+    story.stage_over(at(began, 5));
+    // Of no stage any more.
+    story.stage_broke(reason::SES_BUSY.code);
+    story.stage("detach", at(began, 5));
+    story.stage_over(at(began, 9));
+    let spans = spans::of(&story, &Ended::default(), at(began, 10));
+    assert_eq!(said(&named(&spans, "read").attributes, "hotadd.reason"), reason::READ_GONE.code);
+    assert!(named(&spans, "detach").status.is_none());
+    assert_eq!(said(&spans[0].attributes, "hotadd.vm.moref"), "vm-7", "also of one that ended before it was told");
+}
+
+#[test]
 fn under_a_parent_it_is_a_part_of_that_trace() {
     let parent = Parent { trace: [7; 16], span: [9; 8], sampled: true };
     let (spans, _) = whole(Some(parent));

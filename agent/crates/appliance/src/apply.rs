@@ -134,7 +134,7 @@ impl Host {
         if [Configured::ByHand, Configured::Properties(settings.generation)].contains(&configured) {
             return;
         }
-        if unconfigured && state.spent == Some(settings.generation) {
+        if unconfigured && state.spent.contains(&settings.generation) {
             // Its address and name may be those of the original, which runs.
             let of = format!("{}.{} {}", properties::CLASS, properties::GENERATION, settings.generation);
             state.faults.retain(|fault| fault.code != reasons::COPY.id);
@@ -150,7 +150,11 @@ impl Host {
         // An appliance that serves keeps its network, name and password too if the agent refuses the rest.
         let before_last = || if unconfigured { Ok(()) } else { self.reach_wholly(&settings) };
         match self.configure(&settings, service, unconfigured, &mark, before_last) {
-            Ok(None) => state.reached(&settings),
+            Ok(None) => {
+                state.reached(&settings);
+                // The configuration is in place, whatever this comes to; the next boot tries again.
+                let _ = self.tidy();
+            }
             Ok(Some(why)) => state.faults.push(Fault::new(reasons::REFUSED, why)),
             Err(error) => state.faults.push(Fault::new(reasons::WRITE, error.to_string())),
         }

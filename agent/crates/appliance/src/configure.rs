@@ -155,8 +155,6 @@ impl Host {
             }
             return Err(error);
         }
-        // The configuration is in place, whatever this comes to; the next one and the next boot try again.
-        let _ = self.tidy();
         Ok(None)
     }
 
@@ -201,6 +199,11 @@ impl Host {
             return Vec::new();
         }
         let text = self.configured().1;
+        // Any of them alone is a person's: a pair of the site's, which something renews there.
+        let whole = [config::CERTIFICATE, config::KEY, config::CLIENT_CA, config::PASSWORD];
+        if !whole.iter().all(|name| flat(&text, name)) {
+            return Vec::new();
+        }
         config::FILES.into_iter().filter(|name| flat(&text, name)).collect()
     }
 
@@ -217,7 +220,11 @@ impl Host {
 
     /// Removes what a power cut left of a trial, the folders of configurations that are no more, and the flat files that they took the
     /// place of. An agent.toml that is a person's, or put elsewhere for a while, may come to name a folder again: then all of them stay.
-    pub(crate) fn tidy(&self) -> io::Result<()> {
+    /// Not while an agent runs that may have begun with them: it reads its password and certificates again by their names.
+    ///
+    /// # Errors
+    /// What can't be removed is found by the next call.
+    pub fn tidy(&self) -> io::Result<()> {
         fs::remove_dir_all(self.etc(TRIAL)).or_else(absent_is_fine)?;
         let Some(used) = self.in_use()?.filter(|_| self.is_ours()) else { return Ok(()) };
         for entry in fs::read_dir(self.path(ETC))? {

@@ -71,12 +71,15 @@ impl Host {
         if let Some(leaving) = &state.leaving {
             return Ok(leaving.clone());
         }
-        state.spent = match self.configured().0 {
-            // The last that were read are those that the copy was given, too; they may have had a fault.
-            Configured::Properties(generation) => state.seen.or(Some(generation)),
-            Configured::ByHand => state.seen.or(state.spent),
-            Configured::No => state.spent,
+        let made = match self.configured().0 {
+            Configured::Properties(generation) => Some(generation),
+            Configured::ByHand | Configured::No => None,
         };
+        // The last that were read may have had a fault, and the ones before have made what is here: the copy may be given either.
+        let given: Vec<u16> = made.into_iter().chain(state.seen.filter(|seen| Some(*seen) != made)).collect();
+        if !given.is_empty() && self.configured().0 != Configured::No {
+            state.spent = given;
+        }
         let name: String = before.chars().filter(char::is_ascii_alphanumeric).collect();
         // One that can't be read is one, too; and a copy that is not configured yet may have a mark that the agent has not answered.
         let there = self.etc(AGENT).symlink_metadata().is_ok() || self.path(JOURNAL).join(FORGOTTEN).exists();

@@ -29,7 +29,7 @@ impl Boot {
         assert!(self.host.root.join("var/lib/hotadd/damaged").exists());
         assert_eq!(self.file("etc/hostname").as_deref(), Some("hotadd-proxy\n"));
         let state = State::load(&self.host.path(STATE));
-        assert_eq!((state.spent, state.leaving, state.machine.as_deref()), (Some(1), None, Some(COPY)));
+        assert_eq!((state.spent, state.leaving, state.machine.as_deref()), (vec![1], None, Some(COPY)));
         assert!(!state.console);
         assert!(self.host.is_its_own());
     }

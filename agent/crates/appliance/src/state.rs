@@ -24,9 +24,9 @@ pub struct State {
     /// Identity of the virtual machine for which all this was made.
     #[serde(default)]
     pub machine: Option<String>,
-    /// Generation of the properties that belong to the appliance of which this one is a copy.
-    #[serde(default)]
-    pub spent: Option<u16>,
+    /// Generations of the properties that belong to the appliance of which this one is a copy. A release before knew one.
+    #[serde(default, deserialize_with = "one_or_more")]
+    pub spent: Vec<u16>,
     /// Generation of the properties that this machine was given last, whatever came of them.
     #[serde(default)]
     pub seen: Option<u16>,
@@ -50,6 +50,19 @@ pub struct Leaving {
     pub configured: bool,
     /// Name under which the journal is put aside.
     pub journal: String,
+}
+
+fn one_or_more<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<u16>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Told {
+        More(Vec<u16>),
+        One(Option<u16>),
+    }
+    Ok(match Told::deserialize(from)? {
+        Told::More(all) => all,
+        Told::One(one) => one.into_iter().collect(),
+    })
 }
 
 impl State {
@@ -103,6 +116,15 @@ impl Configured {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_of_a_release_before_knows_one_spent_generation_or_none() {
+        let spent = |text| serde_json::from_str::<State>(text).unwrap().spent;
+        assert_eq!(spent(r#"{"spent":3}"#), [3]);
+        assert_eq!(spent(r#"{"spent":null}"#), []);
+        assert_eq!(spent("{}"), []);
+        assert_eq!(spent(r#"{"spent":[1,2]}"#), [1, 2]);
+    }
 
     #[test]
     fn the_first_line_tells_who_made_it() {

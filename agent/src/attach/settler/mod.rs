@@ -254,6 +254,12 @@ impl Settler {
         self.still_open(duties).all(|id| open.get(&id).is_some_and(|o| o.doubtful))
     }
 
+    /// Whether waiting does not heal it; never of one that is retired.
+    #[must_use]
+    pub fn is_doubtful(&self, duty: DutyId) -> bool {
+        lock(&self.shared.open).get(&duty).is_some_and(|open| open.doubtful)
+    }
+
     /// Whether an earlier run of the agent began it.
     #[must_use]
     pub fn is_inherited(&self, duty: DutyId) -> bool {

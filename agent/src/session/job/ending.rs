@@ -48,6 +48,7 @@ impl Job {
                 .for_each(|t| t.detach_us = detach_us);
         });
         if let Some(clock) = clock {
+            self.trace_owed(&settled);
             self.finish(Phase::Detach, clock).await;
         }
         if kept {
@@ -126,6 +127,12 @@ impl Job {
             // Nothing is held any more, so a slow client may have its time.
             self.deaf.store(false, Ordering::Relaxed);
             self.emit(Event::Result(result)).await;
+        }
+    }
+
+    fn trace_owed(&self, settled: &Settled) {
+        if let Settled::Owed(why) = settled {
+            self.jobs.manager.opener().vm.traces.stage_broke(self.session, why);
         }
     }
 
