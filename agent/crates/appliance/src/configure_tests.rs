@@ -95,6 +95,35 @@ fn a_power_cut_behind_the_switch_leaves_old_files_to_the_next_boot() {
     assert_eq!(names(&boot), ["agent.toml", "files-1"]);
 }
 
+/// Something renews them where agent.toml found them.
+#[test]
+fn a_pair_of_the_sites_beside_agent_toml_stays() {
+    let (boot, _) = second();
+    for name in [config::CERTIFICATE, config::KEY] {
+        fs::copy(boot.host.etc("files-1").join(name), boot.host.etc(name)).unwrap();
+        let toml = boot.file("etc/hotadd/agent.toml").unwrap();
+        fs::write(boot.host.etc(AGENT), toml.replace(&format!("/files-1/{name}"), &format!("/{name}"))).unwrap();
+    }
+    assert_eq!(boot.codes(), [""; 0]);
+    assert_eq!(boot.configured(), Configured::Properties(2));
+    assert!(boot.host.etc(config::CERTIFICATE).exists() && boot.host.etc(config::KEY).exists());
+}
+
+/// An agent that began with them reads them again by their names.
+#[test]
+fn a_dialogue_leaves_the_files_of_the_configurations_before() {
+    let boot = Boot::new("");
+    let environment = crate::environment::Environment::parse(properties("").as_bytes()).unwrap();
+    let settings = crate::settings::read(&environment);
+    for _ in 0..3 {
+        assert_eq!(boot.host.set_up(&settings, settings.service.as_ref().unwrap(), false).unwrap(), None);
+    }
+    let all = ["agent.toml", "agent.toml.old", "files-1", "files-2", "files-3"];
+    assert_eq!(names(&boot), all);
+    boot.host.tidy().unwrap();
+    assert_eq!(names(&boot), ["agent.toml", "agent.toml.old", "files-2", "files-3"], "what the one before names stays");
+}
+
 #[test]
 fn files_of_a_person_stay() {
     let boot = Boot::new("");

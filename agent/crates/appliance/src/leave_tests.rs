@@ -218,6 +218,10 @@ fn a_copy_does_not_take_properties_that_led_the_original_to_nothing() {
         assert_eq!(boot.codes(), [reasons::COPY.id]);
         assert!(boot.file(NETWORK).unwrap().contains("DHCP=yes"));
     }
+    // Those that it was made by are the original's as well, whatever it was given since.
+    later.given(&properties(ORIGINAL));
+    assert_eq!(later.codes(), [reasons::COPY.id]);
+    assert!(later.file(NETWORK).unwrap().contains("DHCP=yes"));
 }
 
 /// Both programs have to mean the same file.
