@@ -121,8 +121,8 @@ mod tests {
     fn a_state_of_a_release_before_knows_one_spent_generation_or_none() {
         let spent = |text| serde_json::from_str::<State>(text).unwrap().spent;
         assert_eq!(spent(r#"{"spent":3}"#), [3]);
-        assert_eq!(spent(r#"{"spent":null}"#), []);
-        assert_eq!(spent("{}"), []);
+        assert_eq!(spent(r#"{"spent":null}"#), [0; 0]);
+        assert_eq!(spent("{}"), [0; 0]);
         assert_eq!(spent(r#"{"spent":[1,2]}"#), [1, 2]);
     }
 
