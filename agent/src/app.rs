@@ -489,6 +489,9 @@ async fn keep_alive(vm: Arc<ProxyVm>) {
         clock.tick().await;
         if let Err(error) = vm.hypervisor.keep_alive().await {
             tracing::warn!(%error, "keep-alive of the vCenter session failed");
+        } else if let Err(error) = vm.facts().await {
+            // For who may not ask: the status page.
+            tracing::debug!(%error, "the proxy can't be read");
         }
     }
 }

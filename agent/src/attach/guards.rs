@@ -77,20 +77,26 @@ pub async fn target(vm: &ProxyVm, settler: &Settler, actor: &Actor, target: &Tar
     };
     let duty = journalled(vm, actor, target, TARGET, free).await?;
     let held = HeldGuard { duty: duty.id, settler: settler.clone() };
-    let (error, fenced) = match disable(vm, actor, &duty, target, TARGET).await? {
+    let (error, unanswered) = match disable(vm, actor, &duty, target, TARGET).await? {
         Disabled::Yes => return Ok(Some(held)),
         Disabled::No(error) => (error, false),
         Disabled::Others(error) => {
             settler.hand_over_refused(duty.id);
+            if vm.guards != GuardPolicy::Refuse {
+                tracing::warn!(vm = duty.vm_name, %error, "the target is not guarded by us");
+                return Ok(None);
+            }
             (error, false)
         }
-        // The fence is the end of the cloned session: the job has none to go on with.
-        Disabled::Perhaps(error) => (error, actor.has_ticket()),
+        Disabled::Perhaps(error) => (error, true),
     };
     tracing::warn!(vm = duty.vm_name, reason = error.reason().code, %error, "the target is not guarded");
     drop(held);
     let settled = settler.settle(&[duty.id], vm.deadlines.cleanup).await;
     let error = if matches!(settled, Settled::Done) { error } else { error.owing() };
+    // The fence of what was never answered is the end of the cloned session: the job has none to go on with.
+    let key = actor.hypervisor().login();
+    let fenced = unanswered && actor.has_ticket() && key.is_none_or(|key| vm.hypervisor.has_ended(&key));
     if vm.guards == GuardPolicy::Refuse || fenced { Err(error) } else { Ok(None) }
 }
 

@@ -252,7 +252,9 @@ impl Meter {
         }
         let mut heard = self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
         match call.error {
-            None | Some(ErrorKind::Fault(_)) => *heard = Heard { last: Instant::now(), silent: false },
+            None | Some(ErrorKind::Fault(_) | ErrorKind::Unauthorized) => {
+                *heard = Heard { last: Instant::now(), silent: false }
+            }
             Some(ErrorKind::Unreachable | ErrorKind::Tls | ErrorKind::Deadline) => heard.silent = true,
             // Others say nothing of it, or nobody was asked.
             Some(_) => {}

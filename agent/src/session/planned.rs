@@ -409,20 +409,16 @@ impl Opener {
     /// An end that is not known stays begun, which counts as failed.
     async fn note_outcomes(&self, actor: &Actor, facts: &PlanFacts, tried: &[(Decision, Option<Answer>)]) {
         let (site, build) = Self::site_and_build(facts);
-        // Of several disks under one rule, one that failed decides.
-        let failed = |answer: &&(Decision, Option<Answer>)| matches!(&answer.1, Some(Err(_)));
-        let ordered = tried.iter().filter(|t| !failed(t)).chain(tried.iter().filter(failed));
+        let end = |(decision, answer)| Some((decision, outcome(actor, Option::as_ref(answer)?)));
+        let mut ends: Vec<(&Decision, TryOutcome)> = tried.iter().map(|(d, a)| (d, a)).filter_map(end).collect();
+        // Of several disks under one rule the last record decides: one that failed, before one that worked.
+        ends.sort_by_key(|(_, outcome)| match outcome {
+            TryOutcome::Withdrawn => 0,
+            TryOutcome::Worked => 1,
+            _ => 2,
+        });
         let mut records = Vec::new();
-        for (decision, answer) in ordered {
-            let outcome = match answer {
-                Some(Ok(_)) => TryOutcome::Worked,
-                // Rights that are missing are those of the one who asks.
-                Some(Err(error)) if actor.ended().is_some() || after_error(error) == Some(After::Refuse) => {
-                    TryOutcome::Withdrawn
-                }
-                Some(Err(error)) => TryOutcome::Failed { why: error.message().chars().take(300).collect() },
-                None => continue,
-            };
+        for (decision, outcome) in ends {
             records.extend(decision.tries.iter().map(|rule| {
                 let (site, build, outcome) = (site.clone(), build.clone(), outcome.clone());
                 Record::Tried(Tried { rule: rule.id().to_owned(), site, build, at: now(), outcome })
@@ -469,4 +465,19 @@ fn without_next(error: Error, label: &str) -> Vec<Error> {
         Some(After::Refuse) | None => None,
     };
     std::iter::once(error).chain(next).collect()
+}
+
+/// What one try tells of the place.
+fn outcome(actor: &Actor, answer: &Answer) -> TryOutcome {
+    match answer {
+        Ok(_) => TryOutcome::Worked,
+        // Rights that are missing are those of the one who asks; what hung is the place's all the same.
+        Err(error)
+            if error.cleanup() == Cleanup::Done
+                && (actor.ended().is_some() || after_error(error) == Some(After::Refuse)) =>
+        {
+            TryOutcome::Withdrawn
+        }
+        Err(error) => TryOutcome::Failed { why: error.message().chars().take(300).collect() },
+    }
 }

@@ -65,7 +65,8 @@ impl Snapshot {
             serving: work.is_some(),
             draining,
             up,
-            unheard: vm.meter.unheard(patience),
+            // A login that is refused is an answer, and nobody asks until it is taken again.
+            unheard: vm.meter.unheard(patience).filter(|_| !vm.meter.login_is_refused()),
             strangers: slots::strangers(&controllers),
             kept: state.duties().filter(|duty| is_kept(duty)).count(),
             owes: state.duties().next().is_some(),

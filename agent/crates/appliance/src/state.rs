@@ -25,7 +25,7 @@ pub struct State {
     #[serde(default)]
     pub machine: Option<String>,
     /// Generations of the properties that belong to the appliance of which this one is a copy. A release before knew one.
-    #[serde(default, deserialize_with = "one_or_more")]
+    #[serde(default, deserialize_with = "one_or_more", serialize_with = "one_if_it_is")]
     pub spent: Vec<u16>,
     /// Generation of the properties that this machine was given last, whatever came of them.
     #[serde(default)]
@@ -50,6 +50,15 @@ pub struct Leaving {
     pub configured: bool,
     /// Name under which the journal is put aside.
     pub journal: String,
+}
+
+/// So that a release before reads its own state again.
+fn one_if_it_is<S: serde::Serializer>(all: &[u16], to: S) -> Result<S::Ok, S::Error> {
+    match all {
+        [] => to.serialize_none(),
+        [one] => to.serialize_u16(*one),
+        more => more.serialize(to),
+    }
 }
 
 fn one_or_more<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<u16>, D::Error> {
@@ -119,11 +128,16 @@ mod tests {
 
     #[test]
     fn a_state_of_a_release_before_knows_one_spent_generation_or_none() {
-        let spent = |text| serde_json::from_str::<State>(text).unwrap().spent;
+        let spent = |text: &str| serde_json::from_str::<State>(text).unwrap().spent;
         assert_eq!(spent(r#"{"spent":3}"#), [3]);
         assert_eq!(spent(r#"{"spent":null}"#), [0; 0]);
         assert_eq!(spent("{}"), [0; 0]);
         assert_eq!(spent(r#"{"spent":[1,2]}"#), [1, 2]);
+        for (all, told) in [(vec![], "null"), (vec![3], "3"), (vec![1, 2], "[1,2]")] {
+            let text = serde_json::to_string(&State { spent: all.clone(), ..State::default() }).unwrap();
+            assert!(text.contains(&format!(r#""spent":{told},"#)), "{text}");
+            assert_eq!(spent(&text), all);
+        }
     }
 
     #[test]

@@ -208,8 +208,15 @@ pub(crate) fn of_a_session(op: &'static str, response: &Node) -> Result<(), Erro
         "RetrieveProperties" => vec![value],
         _ => named(value, "objects").collect(),
     });
-    let faults = objects.flat_map(|object| named(object, "missingSet")).filter_map(|missing| missing.child("fault"));
-    let mut faults = faults.map(Fault::from_localized);
-    let ended = faults.find(|fault| fault.kind == FaultKind::NotAuthenticated);
-    ended.map_or(Ok(()), |fault| Err(Error::fault_of(op, fault)))
+    let objects: Vec<&Node> = objects.collect();
+    // One path alone says nothing of the session: somebody was answered.
+    if objects.iter().any(|object| named(object, "propSet").next().is_some()) {
+        return Ok(());
+    }
+    let missing = objects.iter().flat_map(|object| named(object, "missingSet"));
+    let faults: Vec<Fault> = missing.filter_map(|missing| missing.child("fault")).map(Fault::from_localized).collect();
+    if faults.iter().any(|fault| fault.kind != FaultKind::NotAuthenticated) {
+        return Ok(());
+    }
+    faults.into_iter().next().map_or(Ok(()), |fault| Err(Error::fault_of(op, fault)))
 }

@@ -1,7 +1,10 @@
 //! Methods that we disabled: enabled again when nothing else of their VM is owed. Enabling is idempotent and undoes only
 //! what was disabled under our own source.
 use super::{Finding, Shared, lock};
-use crate::journal::{Duty, DutyPhase, GuardDuty};
+use crate::{
+    journal::{Duty, DutyPhase, GuardDuty},
+    reason,
+};
 
 impl Shared {
     pub(super) async fn end_guard(&self, duty: &Duty, guard: &GuardDuty) {
@@ -18,6 +21,10 @@ impl Shared {
         let enabled = self.vm.hypervisor.enable_methods(&duty.target(), &guard.methods, &guard.source).await;
         self.vm.audit_duty("enable methods", duty, &[], enabled.as_ref().err());
         if let Err(error) = enabled {
+            if *error.reason() == reason::VC_UNKNOWN_OUTCOME {
+                // They may be enabled by now: the next disk must not count on them.
+                lock(&self.open).entry(duty.id).or_default().enabled = true;
+            }
             self.forget_absence(duty.id);
             // A person's to grant or to enable; it is no reason to keep the port closed.
             return Finding::Doubtful(format!(
@@ -56,6 +63,10 @@ impl Shared {
         let still: Vec<&str> = free.filter(|method| disabled.contains(*method)).collect();
         if still.is_empty() {
             return None;
+        }
+        if still.len() == guard.methods.len() {
+            // All of them still guard.
+            lock(&self.open).entry(duty.id).or_default().enabled = false;
         }
         let (methods, source) = (still.join(", "), &guard.source);
         tracing::warn!(duty = %duty.id, vm = duty.vm_name, methods, source, "still disabled after they were enabled");

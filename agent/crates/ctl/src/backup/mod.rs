@@ -123,7 +123,9 @@ pub async fn run(args: &BackupArgs, agent_args: &AgentArgs, out: &Output) -> Res
         if may_go_on && let Some(rest) = resume.rest(&agent, &request, &mut collector, &mut interrupt, out).await? {
             // It may be another agent by now.
             if ticket.is_given() {
-                ticket.suits(&interrupt.guard(agent.info()).await?)?;
+                // The snapshot is kept for whoever resumes, until its time is over.
+                let owed = |failure: Failure| failure.cleanup(Cleanup::Owed).judged();
+                ticket.suits(&interrupt.guard(agent.info()).await?).map_err(owed)?;
             }
             request = BackupVmRequest { vcenter_clone_ticket: ticket.take()?, ..rest };
             continue;

@@ -119,6 +119,28 @@ async fn an_end_that_is_told_by_a_missing_value_is_seen() {
     assert_eq!(server.count("Login"), 2, "the account logs in again and asks once more");
 }
 
+/// Somebody was answered: the session lives, whatever is said of one path.
+#[tokio::test]
+async fn one_path_without_an_answer_ends_no_session() {
+    let both = ROOT.replace(
+        "</objects>",
+        "<missingSet><path>parent</path><fault><fault xsi:type=\"NotAuthenticated\"/>\
+        </fault></missingSet></objects>",
+    );
+    let server = Server::start(move |seen: &Seen| match seen.op.as_str() {
+        "CloneSession" => renamed(vim::login_as(1, "key-of-the-clone"), "Login", "CloneSession"),
+        "RetrievePropertiesEx" if seen.body.contains("type=\"Folder\"") => vim::answer("RetrievePropertiesEx", &both),
+        _ => vim::happy(seen, "8.0.2.0", &[]),
+    })
+    .await;
+    let client = Client::connect(server.config()).await.unwrap();
+    let Cloned { client: clone, .. } = client.clone_session(&ticket()).await.unwrap();
+    clone.keep_alive().await.unwrap();
+    client.datacenter_of(&hotadd_vsphere::MoRef::new("Folder", "group-d1")).await.unwrap();
+    assert!(!*clone.over().borrow());
+    assert_eq!(server.count("Login"), 1);
+}
+
 /// A wait that goes on by the next login has none to go on by.
 #[tokio::test]
 async fn a_wait_for_a_task_ends_with_the_clone() {
