@@ -6,10 +6,13 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"lukechampine.com/blake3"
 
 	"hotadd/v1"
@@ -58,11 +61,29 @@ func open(opened *v1.DiskOpened, folder string) (*coming, error) {
 	return &coming{image, left}, image.Truncate(int64(disk.CapacityBytes))
 }
 
+// ended asks how a job ended whose stream broke; it ends by that, and gives everything back. While the port is closed the agent settles: ask on.
+func ended(jobs v1.JobServiceClient, id string) (*v1.JobResult, error) {
+	for until := time.Now().Add(10 * time.Minute); ; time.Sleep(2 * time.Second) {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		result, err := jobs.GetJob(ctx, &v1.GetJobRequest{By: &v1.GetJobRequest_RequestId{RequestId: id}})
+		cancel()
+		late := time.Now().After(until)
+		switch code := status.Code(err); {
+		case err != nil && (late || (code != codes.Unavailable && code != codes.DeadlineExceeded)):
+			return nil, err
+		case err != nil:
+		case late || result.ResumeUntil != "" || (result.State != v1.JobState_JOB_STATE_RUNNING && result.Cleanup == v1.Cleanup_CLEANUP_DONE):
+			return result, nil
+		}
+	}
+}
+
 func backup(ctx context.Context, jobs v1.JobServiceClient, vm, folder string) (*v1.JobResult, map[int32]*coming, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // whoever returns early ends the job by it
+	id := fmt.Sprintf("backup_vm-%d", time.Now().UnixNano())
 	stream, err := jobs.BackupVm(ctx, &v1.BackupVmRequest{
-		RequestId: fmt.Sprintf("backup_vm-%d", time.Now().UnixNano()),
+		RequestId: id,
 		Vm:        vm,
 		Snapshot:  &v1.SnapshotRequest{Consistency: v1.Consistency_CONSISTENCY_PREFER_APP},
 	})
@@ -72,7 +93,11 @@ func backup(ctx context.Context, jobs v1.JobServiceClient, vm, folder string) (*
 	disks := map[int32]*coming{}
 	for {
 		event, err := stream.Recv()
-		if err != nil { // also io.EOF: a stream without a result was cut; GetJob tells how the job ended
+		if err == io.EOF || (err != nil && len(status.Convert(err).Proto().GetDetails()) == 0) { // cut: that is no word of the agent's
+			result, err := ended(jobs, id)
+			return result, disks, err
+		}
+		if err != nil {
 			return nil, disks, err
 		}
 		switch item := event.Item.(type) {

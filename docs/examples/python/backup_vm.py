@@ -47,8 +47,15 @@ def ended(agent: Agent, request_id: str) -> job_pb2.JobResult:
     """How a job ended whose stream broke. It ends by that, and gives everything back."""
     deadline = time.monotonic() + 600
     while True:
-        with told():
-            result: job_pb2.JobResult = agent.jobs.GetJob(job_pb2.GetJobRequest(request_id=request_id), timeout=10)
+        try:
+            with told():
+                result: job_pb2.JobResult = agent.jobs.GetJob(job_pb2.GetJobRequest(request_id=request_id), timeout=10)
+        except HotaddError as error:
+            # Without a code nobody answers: the port is closed while the agent gives back what an earlier run left.
+            if (error.code and not error.retry_after) or time.monotonic() > deadline:
+                raise
+            time.sleep(error.retry_after or 2)
+            continue
         running = result.state == job_pb2.JOB_STATE_RUNNING or result.cleanup != common_pb2.CLEANUP_DONE
         if not running or result.resume_until or time.monotonic() > deadline:
             return result

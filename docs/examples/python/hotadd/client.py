@@ -96,7 +96,14 @@ class Agent:
 
     def __init__(self, target: str, ca: Path, cert: Path, key: Path) -> None:
         credentials = grpc.ssl_channel_credentials(ca.read_bytes(), key.read_bytes(), cert.read_bytes())
-        self.channel = grpc.secure_channel(target, credentials, [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
+        # A stream that only waits learns by the pings that its agent is gone.
+        options = [
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
+        self.channel = grpc.secure_channel(target, credentials, options)
         self.disks = disk_pb2_grpc.DiskServiceStub(self.channel)
         self.jobs = job_pb2_grpc.JobServiceStub(self.channel)
         self.proxy = proxy_pb2_grpc.ProxyServiceStub(self.channel)
