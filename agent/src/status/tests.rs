@@ -190,7 +190,10 @@ fn the_page_is_for_those_who_may_list_sessions_and_loads_nothing_from_elsewhere(
     protect(&mut headers);
     let policy = headers["content-security-policy"].to_str().unwrap();
     assert!(
-        policy.starts_with("default-src 'none'; ") && !policy.contains("-inline") && !policy.contains("-eval") && !policy.contains('*'),
+        policy.starts_with("default-src 'none'; ")
+            && !policy.contains("-inline")
+            && !policy.contains("-eval")
+            && !policy.contains('*'),
         "{policy}"
     );
     let (page, script) = (include_str!("page.html"), include_str!("page.js"));
